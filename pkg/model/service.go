@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Protocol is an IP protocol number the data plane balances.
+type Protocol uint8
+
+// The protocols of a service port (IANA protocol numbers).
+const (
+	TCP Protocol = 6
+	UDP Protocol = 17
+)
+
+// String is "tcp" or "udp".
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	}
+	return fmt.Sprintf("protocol-%d", uint8(p))
+}
+
+// MarshalText writes "tcp" or "udp".
+func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// Port is one pair of a service: clients connect to Service on the virtual IP,
+// replicas receive on Container. "tcp+udp" in the config is two Ports.
+type Port struct {
+	Service   uint16   `json:"service"`
+	Container uint16   `json:"container"`
+	Protocol  Protocol `json:"protocol"`
+}
+
+// Mode is how packets reach a replica and come back.
+type Mode string
+
+// The modes of CONTRACT.md.
+const (
+	ModeNAT     Mode = "nat"
+	ModeFullNAT Mode = "full-nat"
+	ModeDSR     Mode = "dsr"
+)
+
+// Condition is what is known about a backend's fitness for new connections.
+type Condition uint8
+
+// Conditions, best first. Established connections of a draining backend live
+// on until the service's drain time ends; a down backend keeps TCP flows (they
+// may recover) and loses UDP flows at their next packet.
+const (
+	Ready Condition = iota
+	Draining
+	Down
+)
+
+// String is "ready", "draining" or "down".
+func (c Condition) String() string {
+	switch c {
+	case Ready:
+		return "ready"
+	case Draining:
+		return "draining"
+	case Down:
+		return "down"
+	}
+	return fmt.Sprintf("condition-%d", uint8(c))
+}
+
+// MarshalText writes the condition's name.
+func (c Condition) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// Backend is one replica of a service. It has at most one address per family
+// and at least one address.
+type Backend struct {
+	Addr4     netip.Addr `json:"addr4,omitzero"` // IPv4, never 4-in-6
+	Addr6     netip.Addr `json:"addr6,omitzero"`
+	Weight    uint16     `json:"weight"` // 1 … 65535, relative share of new connections
+	Backup    bool       `json:"backup,omitempty"`
+	Condition Condition  `json:"condition"`
+	Replica   string     `json:"replica,omitempty"` // the workload replica's id, empty for a fixed address
+}
+
+// Addrs lists the addresses the backend has, IPv4 first.
+func (b Backend) Addrs() []netip.Addr {
+	var addrs []netip.Addr
+	for _, a := range []netip.Addr{b.Addr4, b.Addr6} {
+		if a.IsValid() {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
+}
+
+// Addr is the backend's address in the family of vip; invalid if it has none.
+func (b Backend) Addr(vip netip.Addr) netip.Addr {
+	if vip.Is4() {
+		return b.Addr4
+	}
+	return b.Addr6
+}
+
+// Compare orders backends by address.
+func (b Backend) Compare(o Backend) int {
+	if c := b.Addr4.Compare(o.Addr4); c != 0 {
+		return c
+	}
+	return b.Addr6.Compare(o.Addr6)
+}
+
+// Balance is how a replica is chosen for a new connection.
+type Balance struct {
+	Affinity        string        `json:"affinity,omitempty"` // "none" | "client-ip"
+	AffinityTimeout time.Duration `json:"affinityTimeout,omitempty"`
+	Policy          string        `json:"policy,omitempty"` // "maglev" | "least-connections"
+}
+
+// HealthCheck is the active check of every replica. The zero value is "none".
+type HealthCheck struct {
+	Type     string        `json:"type"` // "tcp" | "http" | "none"
+	Path     string        `json:"path,omitempty"`
+	Status   []int         `json:"status,omitempty"` // accepted codes; empty: 200–399
+	Interval time.Duration `json:"interval"`
+	Timeout  time.Duration `json:"timeout"`
+	Rise     int           `json:"rise"`
+	Fall     int           `json:"fall"`
+}
+
+// RateLimit bounds new connections per client address; PerSecond 0 is off.
+type RateLimit struct {
+	PerSecond uint32 `json:"connectionsPerSecond"`
+	Burst     uint32 `json:"burst"`
+}
+
+// Service is one balanced service with its virtual IPs.
+type Service struct {
+	Name      ServiceName    `json:"name"`
+	Title     string         `json:"title,omitempty"`    // PROJECT/USER as the owner wrote it, before transliteration
+	Internal  string         `json:"internal,omitempty"` // internal DNS name
+	VIP4      netip.Addr     `json:"vip,omitzero"`
+	VIP6      netip.Addr     `json:"vip6,omitzero"`
+	Ports     []Port         `json:"ports"`    // sorted by Protocol, Service; unique
+	Backends  []Backend      `json:"backends"` // sorted by address; unique
+	Mode      Mode           `json:"mode"`
+	Balance   Balance        `json:"balance"`
+	Health    HealthCheck    `json:"health"`
+	Drain     time.Duration  `json:"drain"`
+	Allow     []netip.Prefix `json:"allow,omitempty"` // empty: everyone
+	RateLimit RateLimit      `json:"rateLimit"`
+
+	NodePorts []NodePort `json:"nodePorts,omitempty"`
+	HTTP      []HTTPHost `json:"http,omitempty"`
+	TCPNames  []TCPName  `json:"tcpNames,omitempty"`
+	Workload  *Workload  `json:"workload,omitempty"` // nil: fixed replicas or the placeholder
+}
+
+// Serving lists the backends new connections may go to in the family of vip:
+// ready primaries, or, when there is none, ready backups.
+func (s *Service) Serving(vip netip.Addr) []Backend {
+	var primary, backup []Backend
+	for _, b := range s.Backends {
+		switch {
+		case b.Condition != Ready || !b.Addr(vip).IsValid():
+		case b.Backup:
+			backup = append(backup, b)
+		default:
+			primary = append(primary, b)
+		}
+	}
+	if len(primary) > 0 {
+		return primary
+	}
+	return backup
+}
+
+// FindPort finds the pair of a protocol and service port.
+func (s *Service) FindPort(proto Protocol, service uint16) (Port, bool) {
+	i := slices.IndexFunc(s.Ports, func(p Port) bool { return p.Protocol == proto && p.Service == service })
+	if i < 0 {
+		return Port{}, false
+	}
+	return s.Ports[i], true
+}
+
+// NodePort exposes a service port on the node's public addresses.
+type NodePort struct {
+	Port        uint16 `json:"port"`
+	ServicePort uint16 `json:"servicePort"`
+}

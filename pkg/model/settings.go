@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+import "net/netip"
+
+// Settings is everything of the config that is not a service.
+type Settings struct {
+	Node           Node
+	Network        Network
+	Listen         Listen
+	DNS            DNS
+	ACME           ACME
+	Domains        Domains
+	Tokens         Tokens
+	TrustedProxies []netip.Prefix
+}
+
+// Node is where the data plane attaches.
+type Node struct {
+	// Interfaces where clients' packets arrive. nil: those of the default
+	// routes; empty but not nil: none, local clients only.
+	Interfaces []string
+	// Addresses are the node's public ones; nil: the interfaces' global ones.
+	Addresses []netip.Addr
+	// Cgroup is the cgroup2 subtree whose processes get connect-time
+	// balancing. nil: the cgroup2 root, found; pointing to "": off.
+	Cgroup *string
+	Attach string // "auto" | "xdp-native" | "xdp-generic" | "tc"
+	TC     string // "auto" | "tcx" | "clsact": how TC programs are attached
+}
+
+// Network is where addresses are taken from.
+type Network struct {
+	Services   netip.Prefix
+	Services6  netip.Prefix
+	Workloads  netip.Prefix // addresses of process replicas
+	Workloads6 netip.Prefix
+}
+
+// Listen is the listen addresses, "" for off.
+type Listen struct {
+	HTTP, HTTPS, Postgres, Mongo, Redis, DNS, Metrics, Dashboard string
+}
+
+// DNS is the internal name server's own resolver. Empty: /etc/resolv.conf.
+type DNS struct{ Upstream []netip.AddrPort }
+
+// ACME is the certificate authority.
+type ACME struct{ Directory, Email, CAFile string }
+
+// Domains is how ownership of a domain is checked.
+type Domains struct {
+	Resolver netip.AddrPort
+	TXTName  string
+}
+
+// Tokens names the workload's environment variables.
+type Tokens struct{ Prefix, Context string }
