@@ -7,8 +7,14 @@
 package activator
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -20,6 +26,8 @@ type Spec struct {
 	Workload model.Workload
 	Ports    []model.Port
 	Replicas int // how many should run
+	// Drain is how long connections to a replica that is to go may live on.
+	Drain time.Duration
 }
 
 // Phase is where a replica is in its life.
@@ -62,9 +70,129 @@ type Runner interface {
 	Replicas() []Replica
 	// Run watches the replicas, restarts what ended (with backoff) and calls
 	// changed after every change of Replicas, until ctx ends. It first adopts
-	// what an earlier agent left. It leaves the replicas running.
+	// what an earlier agent left, and then calls changed once, also when there
+	// was nothing. It leaves the replicas running.
 	Run(ctx context.Context, changed func()) error
 	// Shutdown stops every replica: SIGTERM, then SIGKILL after the time left
 	// in ctx or 10 s; and removes what was made for them.
 	Shutdown(ctx context.Context) error
+}
+
+// Config is what an Activator needs.
+type Config struct {
+	Runners []Runner     // one per driver
+	Log     *slog.Logger // default slog.Default()
+	// Retry bounds the time before a Runner whose Run failed is run again.
+	// Default 10 s.
+	Retry time.Duration
+}
+
+// Activator is the reconcile.Target that has workloads run. What is running
+// is published by its Source.
+type Activator struct {
+	cfg    Config
+	source *workloads
+
+	mu     sync.Mutex
+	failed map[string]error // by driver: why its Runner does not run
+}
+
+// New makes the Activator of a set of Runners.
+func New(cfg Config) *Activator {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Retry == 0 {
+		cfg.Retry = 10 * time.Second
+	}
+	a := &Activator{cfg: cfg, failed: map[string]error{}}
+	a.source = &workloads{activator: a, changed: make(chan struct{}, 1)}
+	return a
+}
+
+// Name is "activator".
+func (a *Activator) Name() string { return "activator" }
+
+// Serves lists the drivers that there is a Runner for.
+func (a *Activator) Serves() []model.Feature {
+	known := map[string]model.Feature{
+		"process": model.FeatureProcess, "docker": model.FeatureDocker, "kubernetes": model.FeatureKubernetes,
+	}
+	var fs []model.Feature
+	for _, r := range a.cfg.Runners {
+		if f, ok := known[r.Driver()]; ok {
+			fs = append(fs, f)
+		}
+	}
+	return fs
+}
+
+// Apply tells every Runner which of the state's workloads are its own.
+// Workloads whose driver has no Runner are left alone.
+func (a *Activator) Apply(ctx context.Context, s *model.State) error {
+	specs := map[string][]Spec{}
+	for i := range s.Services {
+		if svc := &s.Services[i]; svc.Workload != nil {
+			specs[svc.Workload.Driver] = append(specs[svc.Workload.Driver], specOf(svc))
+		}
+	}
+	var errs []error
+	for _, r := range a.cfg.Runners {
+		if err := r.Apply(ctx, specs[r.Driver()]); err != nil {
+			errs = append(errs, fmt.Errorf("run workloads of driver %s: %w", r.Driver(), err))
+		}
+		if err := a.failure(r.Driver()); err != nil && len(specs[r.Driver()]) > 0 {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// specOf is the workload of a service. Nothing sleeps yet, so one replica runs
+// even where none has to.
+func specOf(svc *model.Service) Spec {
+	n := max(1, svc.Workload.Scale.Min)
+	if svc.Workload.Scale.Paused {
+		n = 0
+	}
+	return Spec{Service: svc.Name, Workload: *svc.Workload, Ports: svc.Ports, Replicas: n, Drain: svc.Drain}
+}
+
+// Replicas lists what all Runners have, sorted by ID.
+func (a *Activator) Replicas() []Replica {
+	var all []Replica
+	for _, r := range a.cfg.Runners {
+		all = append(all, r.Replicas()...)
+	}
+	slices.SortFunc(all, func(x, y Replica) int { return cmp.Compare(x.ID, y.ID) })
+	return all
+}
+
+// Shutdown takes every replica out of the published Part, so that targets stop
+// sending to it, then stops them all (see Runner). Nothing is published after.
+func (a *Activator) Shutdown(ctx context.Context) error {
+	a.source.withdraw()
+	errs := make([]error, len(a.cfg.Runners))
+	var wg sync.WaitGroup
+	for i, r := range a.cfg.Runners {
+		wg.Go(func() {
+			if err := r.Shutdown(ctx); err != nil {
+				errs[i] = fmt.Errorf("stop workloads of driver %s: %w", r.Driver(), err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (a *Activator) failure(driver string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.failed[driver]
+}
+
+func (a *Activator) setFailure(driver string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.failed[driver] = err
 }

@@ -37,7 +37,7 @@ type Stats struct {
 	Services  []ServiceCount
 	Flows     uint64 // entries at the last sweep
 	FlowLimit uint64
-	Evictions uint64 // entries the kernel's LRU took, estimated from inserts and deletes
+	Evictions uint64 // flows whose entry the kernel's LRU had taken when their next packet came
 }
 
 // Flow is one tracked connection.

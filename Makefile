@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+# make help lists the targets. All of them work as root and, where there is
+# sudo, as an ordinary user.
+
+CLANG ?= clang-19
+STRIP ?= llvm-strip-19
+CLANG_FORMAT ?= clang-format-19
+GO ?= go
+CONFIG ?= examples/quickstart.yaml
+STATE ?= /var/lib/fairlead
+RUN ?= /run/fairlead
+FUZZTIME ?= 10s
+
+# Under sudo's own PATH there is no Go.
+export PATH := $(PATH):/usr/local/go/bin
+export CLANG STRIP GO
+
+VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
+# -buildvcs=false: git refuses to speak to root about a tree of another user.
+BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.release=$(VERSION)"
+TOOL := $(GO) tool -modfile=tools/go.mod
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo 'sudo -H --preserve-env=CI,GOFLAGS,GOPROXY,GOCACHE,GOMODCACHE,FAIRLEAD_TEST_MODES env PATH="$$PATH"')
+GENERATED := pkg/bpf/*_bpfel.go pkg/bpf/*_bpfel.o pkg/bpf/*_bpfeb.go pkg/bpf/*_bpfeb.o
+C_FILES = $(wildcard bpf/*.c bpf/lib/*.h)
+# Tests share the kernel: one package at a time, never from the cache.
+TEST := -count=1 -p 1 -timeout 20m
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## bin/fairlead, one static binary; needs Go and nothing else
+	$(BUILD) -o bin/fairlead ./cmd/fairlead
+
+.PHONY: run
+run: ## start fairlead with examples/quickstart.yaml in the foreground; Ctrl-C stops it and all it started
+	@scripts/setup.sh run
+	@$(MAKE) --no-print-directory build
+	@$(SUDO) PATH="$(CURDIR)/bin:$$PATH" scripts/run.sh $(CONFIG) $(STATE) $(RUN)
+
+.PHONY: stop
+stop: ## stop the fairlead of `make run` and take everything of it off this host
+	@$(SUDO) scripts/stop.sh $(RUN)
+
+.PHONY: test
+test: ## install what the tests need, then run all of them: unit, packet, namespaces
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory build
+	@$(SUDO) scripts/gotest.sh test $(TEST) ./...
+
+.PHONY: test-unit
+test-unit: ## tests that need neither root nor a kernel feature
+	@$(GO) test ./cmd/... ./pkg/... ./test
+
+.PHONY: test-packet
+test-packet: ## BPF programs against single packets (root)
+	@$(SUDO) scripts/gotest.sh test-packet $(TEST) ./test/packet/...
+
+.PHONY: test-netns
+test-netns: build ## real clients and servers in network namespaces (root)
+	@$(SUDO) scripts/gotest.sh test-netns $(TEST) ./test/netns/...
+
+.PHONY: fuzz-short
+fuzz-short: ## every fuzz target for FUZZTIME (10s)
+	@scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: generate
+generate: ## compile bpf/ with the pinned clang into pkg/bpf
+	@scripts/setup.sh generate
+	$(GO) generate ./pkg/bpf
+
+.PHONY: check-generated
+check-generated: generate ## fail if the committed objects are not what bpf/ compiles to
+	@changed=$$(git status --porcelain -- $(GENERATED)); if [ -n "$$changed" ]; then \
+		git --no-pager diff --stat -- $(GENERATED); \
+		echo "check-generated: these differ from what bpf/ compiles to; run make generate and commit them:"; \
+		echo "$$changed"; exit 1; fi
+	@echo "check-generated: pkg/bpf is what bpf/ compiles to"
+
+.PHONY: fmt
+fmt: ## format Go and C in place
+	$(TOOL) gofumpt -w $$(git ls-files -co --exclude-standard '*.go' | grep -v _bpfe)
+	$(if $(C_FILES),$(CLANG_FORMAT) -i $(C_FILES))
+
+.PHONY: lint
+lint: ## gofumpt, go vet, staticcheck, clang-format; changes nothing
+	@out=$$($(TOOL) gofumpt -l $$(git ls-files -co --exclude-standard '*.go' | grep -v _bpfe)) || exit 1; \
+		if [ -n "$$out" ]; then echo "lint: not formatted, run make fmt:"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+	@if ! command -v $(CLANG_FORMAT) >/dev/null; then echo "lint: no $(CLANG_FORMAT), C not checked"; \
+		elif [ -n "$(C_FILES)" ]; then $(CLANG_FORMAT) --dry-run -Werror $(C_FILES); fi
+
+.PHONY: bench-packet
+bench-packet: ## ns per packet, beside a bare XDP_TX (root)
+	@$(SUDO) $(GO) run ./bench/packet
+
+.PHONY: clean
+clean: ## remove what the targets above made in this tree
+	rm -rf bin bench/out

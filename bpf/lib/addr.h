@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef FL_ADDR_H
+#define FL_ADDR_H
+
+#include <bpf/bpf_endian.h>
+
+#include "types.h"
+
+static __always_inline void addr_map4(struct addr *a, __be32 ip)
+{
+	a->w[0] = 0;
+	a->w[1] = 0;
+	a->w[2] = bpf_htonl(0xffff);
+	a->w[3] = ip;
+}
+
+static __always_inline bool addr_is4(const struct addr *a)
+{
+	return a->w[0] == 0 && a->w[1] == 0 && a->w[2] == bpf_htonl(0xffff);
+}
+
+/* Not 0 if they differ. Without branches: each would double the verifier's paths. */
+static __always_inline __u32 addr_differs(const struct addr *a, const struct addr *b)
+{
+	return (a->w[3] ^ b->w[3]) | (a->w[2] ^ b->w[2]) | (a->w[1] ^ b->w[1]) | (a->w[0] ^ b->w[0]);
+}
+
+static __always_inline bool addr_equal(const struct addr *a, const struct addr *b)
+{
+	return !addr_differs(a, b);
+}
+
+/*
+ * A keyed 64-bit mix of a flow's tuple (multiply-xorshift, the constants of
+ * SplitMix64). The secret keeps a client from choosing its backend or filling
+ * one slot; it is the same on every node of a cluster.
+ */
+static __always_inline __u64 hash_mix(__u64 h, __u64 v)
+{
+	h = (h ^ v) * 0xbf58476d1ce4e5b9ULL;
+	return h ^ (h >> 29);
+}
+
+static __always_inline __u32 hash_flow(const struct flow_key *k, __u64 seed)
+{
+	__u64 h = seed;
+
+	h = hash_mix(h, ((__u64)k->src.w[0] << 32) | k->src.w[1]);
+	h = hash_mix(h, ((__u64)k->src.w[2] << 32) | k->src.w[3]);
+	h = hash_mix(h, ((__u64)k->dst.w[0] << 32) | k->dst.w[1]);
+	h = hash_mix(h, ((__u64)k->dst.w[2] << 32) | k->dst.w[3]);
+	h = hash_mix(h, ((__u64)k->sport << 32) | ((__u64)k->dport << 16) | k->proto);
+	h *= 0x94d049bb133111ebULL;
+	return h >> 32;
+}
+
+#endif

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef FL_ICMP_H
+#define FL_ICMP_H
+
+#include "emit.h"
+#include "rewrite.h"
+#include "select.h"
+
+/*
+ * ICMP errors about translated packets. The quoted packet went the other way:
+ * its tuple, reversed, is the key of the flow entry that translates the error
+ * itself. Only the 8 bytes of RFC 792 are relied on.
+ */
+
+struct quote {
+	struct flow_key *key; /* of the quoted packet, reversed */
+	__u32 l3;
+	__u32 l4;
+};
+
+static __always_inline bool icmp_is_error(const struct pkt *p)
+{
+	if (p->v6)
+		return p->key->proto == IPPROTO_ICMPV6 && p->icmp_type >= ICMP6_DEST_UNREACH && p->icmp_type <= ICMP6_PARAMPROB;
+	return p->key->proto == IPPROTO_ICMP &&
+	       (p->icmp_type == ICMP_DEST_UNREACH || p->icmp_type == ICMP_TIME_EXCEEDED || p->icmp_type == ICMP_PARAMETERPROB);
+}
+
+static __always_inline int quote_parse(const struct pkt *p, struct quote *q)
+{
+	__be16 *l4;
+
+	q->l3 = p->l4 + sizeof(struct icmphdr);
+	if (p->v6) {
+		struct ipv6hdr *ip6 = p->data + q->l3;
+
+		if ((void *)(ip6 + 1) > p->end || ip6->version != 6)
+			return -1;
+		__builtin_memcpy(&q->key->dst, &ip6->saddr, sizeof(q->key->dst));
+		__builtin_memcpy(&q->key->src, &ip6->daddr, sizeof(q->key->src));
+		q->key->proto = ip6->nexthdr;
+		q->l4 = q->l3 + sizeof(*ip6);
+	} else {
+		struct iphdr *iph = p->data + q->l3;
+
+		if ((void *)(iph + 1) > p->end || iph->version != 4 || iph->ihl < 5 || iph->frag_off & bpf_htons(0x1fff))
+			return -1;
+		addr_map4(&q->key->dst, iph->saddr);
+		addr_map4(&q->key->src, iph->daddr);
+		q->key->proto = iph->protocol;
+		q->l4 = q->l3 + (__u32)iph->ihl * 4;
+	}
+	if (q->key->proto != IPPROTO_TCP && q->key->proto != IPPROTO_UDP)
+		return -1;
+	l4 = p->data + q->l4;
+	if ((void *)(l4 + 4) > p->end)
+		return -1;
+	q->key->dport = l4[0];
+	q->key->sport = l4[1];
+	return 0;
+}
+
+/* The quote was sent as x reversed: put that back, and count what changed. */
+static __always_inline int quote_rewrite(struct pkt *p, const struct quote *q, const struct xlate *x, __u64 *diff)
+{
+	__be16 *l4;
+
+	*diff = csum_diff32(0, q->key->dport, x->dport) + (__u32)~q->key->sport + x->sport;
+	if (p->v6) {
+		struct ipv6hdr *ip6 = p->data + q->l3;
+
+		opaque(ip6);
+		if ((void *)(ip6 + 1) > p->end)
+			return -1;
+		__builtin_memcpy(&ip6->saddr, &x->dst, sizeof(x->dst));
+		__builtin_memcpy(&ip6->daddr, &x->src, sizeof(x->src));
+		*diff += csum_diff_addrs(&q->key->src, &q->key->dst, &x->src, &x->dst);
+	} else {
+		struct iphdr *iph = p->data + q->l3;
+
+		opaque(iph);
+		if ((void *)(iph + 1) > p->end)
+			return -1;
+		/* The inner header checksum cancels the inner addresses out. */
+		csum_apply(&iph->check, csum_diff_addrs(&q->key->src, &q->key->dst, &x->src, &x->dst));
+		iph->saddr = x->dst.w[3];
+		iph->daddr = x->src.w[3];
+	}
+	l4 = p->data + q->l4;
+	opaque(l4);
+	if ((void *)(l4 + 2) > p->end)
+		return -1;
+	l4[0] = x->dport;
+	l4[1] = x->sport;
+	return 0;
+}
+
+static __always_inline int icmp_rewrite(struct pkt *p, const struct quote *q, const struct xlate *x, const struct addr *src)
+{
+	__u64 addrs = csum_diff_addrs(&p->key->src, &p->key->dst, src, &x->dst), diff;
+	struct icmphdr *ih;
+
+	if (quote_rewrite(p, q, x, &diff))
+		return -1;
+	ih = p->data + p->l4;
+	opaque(ih);
+	if ((void *)(ih + 1) > p->end)
+		return -1;
+	csum_apply(&ih->checksum, p->v6 ? diff + addrs : diff);
+	return ip_rewrite(p, src, &x->dst, addrs);
+}
+
+/*
+ * Translates an ICMP error that concerns a flow. The sender of an error towards
+ * a client becomes the VIP if it was the backend itself; a router keeps its own
+ * address, as traceroute needs it.
+ */
+static __always_inline int icmp_error(struct pkt *p, bool *handled)
+{
+	struct scratch *s = scratch();
+	struct quote q = {};
+	struct backend *b;
+	struct flow *f;
+	struct addr src;
+	struct xlate x;
+	struct hop h = {};
+	bool embryo;
+
+	if (!s)
+		return 0;
+	s->key = (struct flow_key){};
+	q.key = &s->key;
+	if (quote_parse(p, &q))
+		return 0;
+	f = flow_find(q.key, &embryo);
+	if (!f)
+		return 0;
+	*handled = true;
+	x = xlate_of(f);
+	if (f->flags & FLOW_REPLY) {
+		src = addr_equal(&p->key->src, &q.key->src) ? x.src : p->key->src;
+		hop_client(p, &x, f->ifindex, &h);
+	} else {
+		b = backend_of(&f->dst, f->dport, f->backend);
+		src = p->key->src;
+		if (b)
+			hop_backend(p, b, &h);
+	}
+	if (h.how == EXIT_TO_TC) {
+		count(p, REASON_HANDED_TO_TC);
+		return XDP_PASS;
+	}
+	if (h.how == EXIT_NONE) {
+		count(p, REASON_NO_ROUTE);
+		return verdict_drop(p);
+	}
+	if (p->ttl <= 1 || icmp_rewrite(p, &q, &x, &src)) {
+		count(p, REASON_REWRITE);
+		return verdict_drop(p);
+	}
+	return emit(p, &h, REASON_ICMP_FORWARDED);
+}
+
+#endif

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef FL_SELECT_H
+#define FL_SELECT_H
+
+#include "flow.h"
+#include "table.h"
+
+/* Other slots tried, then other source ports, before a new flow is refused. */
+#define SELECT_SLOTS 4
+#define SELECT_PORTS 8
+
+static __always_inline struct service *service_find(const struct addr *vip, __be16 port, __u8 proto)
+{
+	struct service_key key = { .port = port, .proto = proto };
+
+	key.vip = *vip;
+	return bpf_map_lookup_elem(&fl_services, &key);
+}
+
+static __always_inline bool is_vip(const struct addr *a)
+{
+	return service_find(a, 0, 0);
+}
+
+/* The backend of a known flow, if it is still the one the flow was made for. */
+static __always_inline struct backend *backend_of(const struct addr *addr, __be16 port, __u32 id)
+{
+	struct backend *b = bpf_map_lookup_elem(&fl_backends, &id);
+
+	if (!b || !(b->flags & BE_USED) || b->port != port || !addr_equal(&b->addr, addr))
+		return NULL;
+	return b;
+}
+
+static __always_inline __be16 random_port(void)
+{
+	return bpf_htons(1024 + bpf_get_prandom_u32() % (65536 - 1024));
+}
+
+/*
+ * Chooses a backend for a new flow and records both directions: key and service
+ * come, and the client's direction goes, by scratch. The client's address and
+ * port are kept unless the backend is the client itself (hairpin: the VIP
+ * becomes the source) or every tuple tried is taken (the port changes).
+ * Returns REASON_FORWARDED or why not.
+ */
+__noinline enum reason flow_choose(__u32 ifindex)
+{
+	struct scratch *s = scratch();
+	struct backend *b;
+	__u32 hash, id = 0;
+
+	if (!s)
+		return REASON_TABLE_FULL;
+	hash = hash_flow(&s->key, hash_seed);
+	s->reply = (struct flow){ .src = s->key.dst,
+				  .dst = s->key.src,
+				  .sport = s->key.dport,
+				  .dport = s->key.sport,
+				  .flags = FLOW_REPLY,
+				  .service = s->service.id,
+				  .ifindex = ifindex,
+				  .seen = bpf_jiffies64() };
+	s->twin = (struct flow_key){ .proto = s->key.proto };
+	for (int i = 0; i < SELECT_SLOTS + SELECT_PORTS; i++) {
+		b = backend_at(&s->service, hash, &id);
+		if (!b)
+			return REASON_NO_BACKEND;
+		s->reply.backend = id;
+		s->twin.src = b->addr;
+		s->twin.sport = b->port;
+		s->twin.dst = addr_equal(&b->addr, &s->key.src) ? s->key.dst : s->key.src;
+		s->twin.dport = i < SELECT_SLOTS ? s->key.sport : random_port();
+		if (flow_claim(&s->twin, &s->reply))
+			goto claimed;
+		hash = hash_mix(hash, i + 1);
+	}
+	return REASON_COLLISION;
+claimed:
+	s->flow = s->reply;
+	s->flow.flags = 0;
+	s->flow.src = s->twin.dst;
+	s->flow.dst = s->twin.src;
+	s->flow.sport = s->twin.dport;
+	s->flow.dport = s->twin.sport;
+	if (bpf_map_update_elem(&fl_embryos, &s->key, &s->flow, BPF_ANY)) {
+		bpf_map_delete_elem(&fl_embryos, &s->twin);
+		return REASON_TABLE_FULL;
+	}
+	return REASON_FORWARDED;
+}
+
+/* Makes a flow for the first packet from a client to a service. */
+static __always_inline enum reason flow_open(const struct pkt *p, const struct service *svc, struct flow **opened)
+{
+	bool reopened = p->key->proto == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN;
+	struct scratch *s = scratch();
+	enum reason why;
+
+	if (!s)
+		return REASON_TABLE_FULL;
+	s->key = *p->key;
+	s->service = *svc;
+	*opened = &s->flow;
+	why = flow_choose(p->ifindex);
+	if (why == REASON_FORWARDED)
+		count_connection(svc->id, reopened);
+	return why;
+}
+
+#endif

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef FL_TYPES_H
+#define FL_TYPES_H
+
+/*
+ * Structures shared with Go (pkg/bpf checks sizes and offsets against BTF).
+ * Every byte is named: a hole in a map key loads fine and never matches.
+ */
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <stdbool.h>
+
+/* An address is 16 bytes; IPv4 is mapped (::ffff:a.b.c.d), so there is one path. */
+struct addr {
+	__be32 w[4];
+};
+
+/* One served (address, port, protocol); port 0 and proto 0: the address is a VIP. */
+struct service_key {
+	struct addr vip;
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+_Static_assert(sizeof(struct service_key) == 20, "service_key has no hole");
+
+/* The consistent-hash table of a service is slots base .. base+len of fl_slots. */
+struct service {
+	__u32 id; /* index into fl_svc_stats */
+	__u32 base;
+	__u32 len; /* 0: no backend */
+	__u32 flags;
+};
+_Static_assert(sizeof(struct service) == 16, "service has no hole");
+
+/*
+ * Slots lie in cache lines: an array map rounds every value up to 8 bytes, and
+ * a map of single numbers would be half air.
+ */
+#define SLOTS_PER_LINE 16
+struct slot_line {
+	__u32 backend[SLOTS_PER_LINE];
+};
+
+/* Backend flags. */
+enum {
+	BE_USED = 1 << 0, /* the entry is in use */
+	BE_OPEN = 1 << 1, /* takes new connections */
+	BE_DOWN = 1 << 2, /* unhealthy: UDP flows leave it at once */
+	BE_MAC = 1 << 3,  /* dmac and smac are known */
+	BE_XDP = 1 << 4,  /* XDP may redirect to ifindex */
+	BE_PEER = 1 << 5, /* ifindex is a veth into another namespace */
+};
+
+/* One (replica address, container port, protocol): a cache line. */
+struct backend {
+	struct addr addr;
+	__be16 port;
+	__u8 proto;
+	__u8 flags;
+	__u32 ifindex; /* 0: no route */
+	__u8 dmac[6];
+	__u8 smac[6];
+	__u32 service;
+	__u32 pad[6];
+};
+_Static_assert(sizeof(struct backend) == 64, "backend is a cache line");
+
+/* The five-tuple as seen on the wire, before translation. */
+struct flow_key {
+	struct addr src;
+	struct addr dst;
+	__be16 sport;
+	__be16 dport;
+	__u8 proto;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct flow_key) == 40, "flow_key has no hole");
+
+/* Flow flags and states. */
+enum {
+	FLOW_REPLY = 1 << 0, /* this entry translates replies */
+};
+enum {
+	FLOW_FIN_CLIENT = 1 << 0,
+	FLOW_FIN_BACKEND = 1 << 1,
+	FLOW_RST = 1 << 2,
+	FLOW_SEEN_REPLY = 1 << 3,
+};
+
+/*
+ * What packets of one direction become. Both directions have an entry; the
+ * key of the other one is this translation, reversed.
+ */
+struct flow {
+	struct addr src;
+	struct addr dst;
+	__be16 sport;
+	__be16 dport;
+	__u32 backend;
+	__u32 service;
+	__u32 ifindex; /* where the client's packets arrive */
+	__u8 flags;
+	__u8 state;
+	__u8 pad[6];
+	__u64 seen; /* jiffies of the last packet, to about a second */
+};
+_Static_assert(sizeof(struct flow) == 64, "flow is a cache line");
+
+/*
+ * What the 512 bytes of stack do not hold, and the arguments of the functions
+ * that the verifier checks apart from their callers (before Linux 5.12 those
+ * take no pointers). One per CPU.
+ */
+struct scratch {
+	struct flow_key key;
+	struct flow flow;
+	struct flow_key twin; /* the other direction */
+	struct flow reply;
+	struct flow_key other; /* of flow_close and flow_mark */
+	struct service service;
+	__u32 l3; /* of pkt_forget */
+	__u32 l4;
+	__u32 vlans;
+	__u32 icmp_type;
+};
+
+/* What the agent knows of an interface, at index (ifindex & IFACE_MASK). */
+#define IFACE_MASK 0xffff
+enum {
+	IFACE_XDP_XMIT = 1 << 0, /* takes frames from XDP_REDIRECT */
+	IFACE_PEER = 1 << 1,	 /* bpf_redirect_peer reaches the other end */
+};
+struct iface {
+	__u32 ifindex; /* 0: unused */
+	__u16 slot;    /* of the counters; 0: other */
+	__u16 flags;
+};
+
+struct svc_stats {
+	__u64 connections;
+	__u64 packets_in;
+	__u64 bytes_in;
+	__u64 packets_out;
+	__u64 bytes_out;
+	__u64 reopened; /* flows made by a TCP packet in mid-connection: their entry was lost */
+};
+
+/* Two clocks read at one moment: what a flow's time means in nanoseconds. */
+struct clock {
+	__u64 jiffies;
+	__u64 ktime;
+};
+
+/* The VIP a local socket meant, by the backend it was given (connect hooks). */
+struct sock_key {
+	__u64 cookie;
+	struct addr backend;
+	__be16 port;
+	__u8 proto;
+	__u8 pad[5];
+};
+_Static_assert(sizeof(struct sock_key) == 32, "sock_key has no hole");
+
+struct sock_vip {
+	struct addr vip;
+	__be16 port;
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct sock_vip) == 20, "sock_vip has no hole");
+
+/*
+ * How a packet left the program. Names are metric labels (without REASON_, in
+ * lower case); the verdict of each is in pkg/bpf/reason.go, tested against this.
+ */
+enum reason {
+	REASON_NOT_OURS,       /* pass */
+	REASON_NOT_IP,	       /* pass */
+	REASON_MALFORMED,      /* pass: no VIP could be read in it */
+	REASON_HANDED_TO_TC,   /* pass: XDP leaves it to the TC program */
+	REASON_FORWARDED,      /* forward: client to backend */
+	REASON_REPLIED,	       /* forward: backend to client */
+	REASON_ICMP_FORWARDED, /* forward: ICMP error, inner header translated */
+	REASON_ECHO_ANSWERED,  /* answer */
+	REASON_PORT_REFUSED,   /* answer: VIP, unserved port */
+	REASON_NO_BACKEND,     /* answer: served port, nobody behind it */
+	REASON_TTL_EXCEEDED,   /* answer */
+	REASON_BAD_PACKET,     /* drop: malformed, addressed to a VIP */
+	REASON_FRAGMENT,       /* drop: fragment to a VIP */
+	REASON_PROTOCOL,       /* drop: not TCP, UDP or ICMP, to a VIP */
+	REASON_NO_ROUTE,       /* drop */
+	REASON_COLLISION,      /* drop: no free reverse tuple */
+	REASON_TABLE_FULL,     /* drop: a map refused an entry */
+	REASON_UNANSWERABLE,   /* drop: an answer that must not or cannot be sent */
+	REASON_REWRITE,	       /* drop: a helper refused to change the packet */
+	REASON_MAX,
+};
+
+#define STAT_REASONS 32
+#define STAT_SLOTS 256
+_Static_assert(REASON_MAX <= STAT_REASONS, "raise STAT_REASONS");
+
+#endif

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) services() *cobra.Command {
+	c := &cobra.Command{
+		Use:               "services [PROJECT/USER]",
+		Aliases:           []string{"service"},
+		Short:             "The services: virtual IPs, ports, replicas, traffic",
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: serviceNames,
+	}
+	run, asJSON := runFlag(c), outputFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return withAgent(*run, func(client *admin.Client) error {
+			if name := first(args); name != "" {
+				s, err := client.Service(c.Context(), name)
+				if err != nil {
+					return err
+				}
+				if asJSON() {
+					return printJSON(a.out, s)
+				}
+				a.printService(s)
+				return nil
+			}
+			services, err := client.Services(c.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON() {
+				return printJSON(a.out, services)
+			}
+			a.printServices(services)
+			return nil
+		})
+	}
+	return c
+}
+
+func (a *app) printServices(services []admin.Service) {
+	if len(services) == 0 {
+		fmt.Fprintln(a.out, "no services: add one under \"services:\" in the config file; it is served as soon as the file is saved")
+		return
+	}
+	p := a.paint
+	t := &table{head: []string{"", "SERVICE", "ADDRESS", "REPLICAS", "CONNECTIONS", "ACTIVE", "IN", "OUT"}}
+	for _, s := range services {
+		for i, port := range s.Ports {
+			glyph, name, replicas := p.health(s.Ready(), s.Wanted), s.Name, replicasOf(s)
+			if i > 0 {
+				glyph, name, replicas = "", "", ""
+			}
+			t.add(glyph, name, address(s, port), replicas, fmt.Sprint(port.Connections), fmt.Sprint(port.Active),
+				bytesOf(port.BytesIn), bytesOf(port.BytesOut))
+		}
+	}
+	t.write(a.out, p, "")
+}
+
+func (a *app) printService(s admin.Service) {
+	p := a.paint
+	fmt.Fprintf(a.out, "%s %s\n\n", p.health(s.Ready(), s.Wanted), p.bold(s.Name))
+	t := &table{}
+	add := func(key, value string) {
+		if value != "" {
+			t.add(p.dim(key), value)
+		}
+	}
+	if s.Title != s.Name {
+		add("written", s.Title)
+	}
+	var vips []string
+	for _, v := range []netip.Addr{s.VIP, s.VIP6} {
+		if v.IsValid() {
+			vips = append(vips, v.String())
+		}
+	}
+	add("addresses", strings.Join(vips, "  "))
+	add("name", s.Internal)
+	add("mode", s.Mode)
+	add("drain", s.Drain)
+	add("runs on", s.Workload)
+	add("replicas", replicasOf(s))
+	add("not yet", strings.Join(s.NotServedYet, ", "))
+	t.write(a.out, p, "")
+
+	fmt.Fprintln(a.out)
+	t = &table{head: []string{"PORT", "REACHES", "CONNECTIONS", "ACTIVE", "IN", "OUT"}}
+	for _, port := range s.Ports {
+		t.add(fmt.Sprintf("%d/%s", port.Service, port.Protocol), fmt.Sprint(port.Container), fmt.Sprint(port.Connections),
+			fmt.Sprint(port.Active), bytesOf(port.BytesIn), bytesOf(port.BytesOut))
+	}
+	t.write(a.out, p, "")
+
+	fmt.Fprintln(a.out)
+	if len(s.Replicas) == 0 {
+		fmt.Fprintln(a.out, "no replicas: connections are refused; look at \"fairlead workloads\", or list addresses under \"replicas:\"")
+		return
+	}
+	t = &table{head: []string{"", "REPLICA", "ADDRESS", "CONDITION", "WEIGHT"}}
+	for _, r := range s.Replicas {
+		weight := fmt.Sprint(r.Weight)
+		if r.Backup {
+			weight += " backup"
+		}
+		t.add(p.mark(r.Ready()), dash(r.ID), replicaAddress(r), r.Condition, weight)
+	}
+	t.write(a.out, p, "")
+}
+
+func replicaAddress(r admin.Replica) string {
+	var out []string
+	for _, a := range []netip.Addr{r.Addr4, r.Addr6} {
+		if a.IsValid() {
+			out = append(out, a.String())
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+// replicasOf is "3" when all are ready, else "2 of 3".
+func replicasOf(s admin.Service) string {
+	ready, all := s.Ready(), max(s.Wanted, len(s.Replicas))
+	if ready == all {
+		return fmt.Sprint(ready)
+	}
+	return fmt.Sprintf("%d of %d", ready, all)
+}
+
+// address is where clients connect.
+func address(s admin.Service, p admin.Port) string {
+	vip := s.VIP
+	if !vip.IsValid() {
+		vip = s.VIP6
+	}
+	if !vip.IsValid() {
+		return fmt.Sprintf("no address:%d/%s", p.Service, p.Protocol)
+	}
+	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(vip, p.Service), p.Protocol)
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package admin is how a person and a program talk to the running agent: JSON
+// over HTTP on a Unix socket that only its owner may open, the client of it,
+// and the operator's drains as a source of conditions. It reads views that the
+// agent provides and knows no target.
+//
+// The JSON of the views is stable: fields are added, never renamed.
+package admin
+
+import (
+	"context"
+	"net/netip"
+	"path/filepath"
+)
+
+// SocketPath is where the agent of a run directory listens.
+func SocketPath(runDir string) string { return filepath.Join(runDir, "fairlead.sock") }
+
+// Views is what the server shows. Every field must be set; they are called
+// from many goroutines at once.
+type Views struct {
+	Status       func() Status
+	Services     func() []Service
+	Workloads    func() []Workload
+	Domains      func() Domains
+	Certificates func() Certificates
+	// Flows yields the tracked connections until yield returns false.
+	Flows func(ctx context.Context, q FlowQuery, yield func(Flow) bool) error
+	// Drain starts or ends the drain of an address. Its error is the
+	// operator's: the address is unknown, or the drain cannot be kept.
+	Drain func(ctx context.Context, r DrainRequest) (DrainResult, error)
+}
+
+// FlowQuery narrows a listing of flows; zero fields match everything.
+type FlowQuery struct {
+	Service string
+	Client  netip.Addr
+	Backend netip.Addr
+	Limit   int // 0: no limit
+}
+
+// DrainRequest is the body of POST /v1/drain.
+type DrainRequest struct {
+	Address string `json:"address"` // ADDRESS or ADDRESS:PORT, the port being a container port
+	Undo    bool   `json:"undo,omitempty"`
+}
+
+// DrainResult tells what a drain did.
+type DrainResult struct {
+	Address  string           `json:"address"`
+	Draining bool             `json:"draining"` // false: it takes new connections again
+	Changed  bool             `json:"changed"`  // false: it was so before
+	Services []DrainedService `json:"services"`
+	// Flows established to the address; -1: they could not be counted.
+	Flows int    `json:"flows"`
+	Note  string `json:"note,omitempty"`
+}
+
+// DrainedService is one service that has the address as a replica.
+type DrainedService struct {
+	Service string `json:"service"`
+	Left    int    `json:"left"` // replicas that still take new connections
+	Flows   int    `json:"flows"`
+	Drain   string `json:"drain"` // how long established connections may go on once the replica is removed
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package admin
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/model"
+)
+
+// Service is one service with what the data plane counted for it.
+type Service struct {
+	Name         string     `json:"name"`
+	Title        string     `json:"title,omitempty"` // as the owner wrote it
+	Internal     string     `json:"internal,omitempty"`
+	VIP          netip.Addr `json:"vip,omitzero"`
+	VIP6         netip.Addr `json:"vip6,omitzero"`
+	Mode         string     `json:"mode"`
+	Drain        string     `json:"drain"`
+	Workload     string     `json:"workload,omitempty"` // its driver
+	Wanted       int        `json:"wanted"`             // replicas that should be there
+	Ports        []Port     `json:"ports"`
+	Replicas     []Replica  `json:"replicas"`
+	NotServedYet []string   `json:"notServedYet"`
+}
+
+// Port is a service port and its counters since the maps were made.
+type Port struct {
+	Service     uint16 `json:"service"`
+	Container   uint16 `json:"container"`
+	Protocol    string `json:"protocol"`
+	Connections uint64 `json:"connections"`
+	Active      uint64 `json:"active"` // established flows at the last sweep
+	PacketsIn   uint64 `json:"packetsIn"`
+	PacketsOut  uint64 `json:"packetsOut"`
+	BytesIn     uint64 `json:"bytesIn"` // from clients
+	BytesOut    uint64 `json:"bytesOut"`
+}
+
+// Replica is one backend of a service.
+type Replica struct {
+	Addr4     netip.Addr `json:"addr4,omitzero"`
+	Addr6     netip.Addr `json:"addr6,omitzero"`
+	Weight    uint16     `json:"weight"`
+	Backup    bool       `json:"backup,omitempty"`
+	Condition string     `json:"condition"` // "ready" | "draining" | "down"
+	ID        string     `json:"id,omitempty"`
+}
+
+// Ready tells whether the replica takes new connections.
+func (r Replica) Ready() bool { return r.Condition == model.Ready.String() }
+
+// Ready counts the replicas that take new connections.
+func (s *Service) Ready() int {
+	n := 0
+	for _, r := range s.Replicas {
+		if r.Ready() {
+			n++
+		}
+	}
+	return n
+}
+
+// NewService makes the view of a service, with counters at zero.
+func NewService(m *model.Service) Service {
+	s := Service{
+		Name: m.Name.String(), Title: m.Title, Internal: m.Internal, VIP: m.VIP4, VIP6: m.VIP6,
+		Mode: string(m.Mode), Drain: m.Drain.String(), Wanted: Wanted(m),
+		Ports: make([]Port, len(m.Ports)), Replicas: make([]Replica, len(m.Backends)), NotServedYet: []string{},
+	}
+	if m.Workload != nil {
+		s.Workload = m.Workload.Driver
+	}
+	for i, p := range m.Ports {
+		s.Ports[i] = Port{Service: p.Service, Container: p.Container, Protocol: p.Protocol.String()}
+	}
+	for i, b := range m.Backends {
+		s.Replicas[i] = Replica{
+			Addr4: b.Addr4, Addr6: b.Addr6, Weight: b.Weight, Backup: b.Backup,
+			Condition: b.Condition.String(), ID: b.Replica,
+		}
+	}
+	return s
+}
+
+// Wanted is how many replicas a service should have. Nothing sleeps yet, so a
+// workload with scale.min 0 has one.
+func Wanted(m *model.Service) int {
+	switch {
+	case m.Workload == nil:
+		return len(m.Backends)
+	case m.Workload.Scale.Paused:
+		return 0
+	}
+	return max(1, m.Workload.Scale.Min)
+}
+
+// Flow is one tracked connection.
+type Flow struct {
+	Service     string         `json:"service"`
+	Protocol    string         `json:"protocol"`
+	Client      netip.AddrPort `json:"client"`
+	VIP         netip.AddrPort `json:"vip"`
+	Backend     netip.AddrPort `json:"backend"`
+	State       string         `json:"state"` // "new" | "established" | "closing"
+	IdleSeconds float64        `json:"idleSeconds"`
+}
+
+// Workload is one replica that fairlead runs.
+type Workload struct {
+	ID       string     `json:"id"`
+	Service  string     `json:"service"`
+	Driver   string     `json:"driver"`
+	Phase    string     `json:"phase"` // "starting" | "ready" | "backoff" | "stopping"
+	Reason   string     `json:"reason,omitempty"`
+	Addr4    netip.Addr `json:"addr4,omitzero"`
+	Addr6    netip.Addr `json:"addr6,omitzero"`
+	PID      int        `json:"pid,omitempty"`
+	Since    time.Time  `json:"since"`
+	Next     time.Time  `json:"next,omitzero"` // when it will be started again
+	Restarts int        `json:"restarts"`
+	Log      string     `json:"log,omitempty"`
+}
+
+// Domain is one host name of the HTTP front.
+type Domain struct {
+	Host    string `json:"host"`
+	Service string `json:"service"`
+	State   string `json:"state"`
+}
+
+// Domains is the answer of GET /v1/domains; Note tells why a list is empty.
+type Domains struct {
+	Domains []Domain
+	Note    string
+}
+
+// Certificate is one certificate fairlead keeps.
+type Certificate struct {
+	Host    string    `json:"host"`
+	State   string    `json:"state"`
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// Certificates is the answer of GET /v1/certificates.
+type Certificates struct {
+	Certificates []Certificate
+	Note         string
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/fairlead-lb/fairlead/pkg/activator"
+	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/attach"
+	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/ipam"
+	"github.com/fairlead-lb/fairlead/pkg/metrics"
+	"github.com/fairlead-lb/fairlead/pkg/nexthop"
+	"github.com/fairlead-lb/fairlead/pkg/reconcile"
+	"github.com/fairlead-lb/fairlead/pkg/runner/process"
+	"github.com/fairlead-lb/fairlead/pkg/source"
+	"github.com/fairlead-lb/fairlead/pkg/source/file"
+)
+
+// build makes every source and target. A new front is one more line in
+// targets, a new source one more in sources.
+func build(a *Agent) (p parts, err error) {
+	var closers []func()
+	p.close = func() {
+		for i := len(closers) - 1; i >= 0; i-- {
+			closers[i]()
+		}
+	}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	log, run, state := a.cfg.Log, a.cfg.RunDir, a.cfg.StateDir
+
+	if _, err := attach.EnsureBPFFS(pinDir(run)); err != nil {
+		return p, err
+	}
+	for _, dir := range []string{objectPins(run), linkPins(run)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return p, fmt.Errorf("make pin directory: %w", err)
+		}
+	}
+	objects, err := bpf.Open(bpf.Config{PinDir: objectPins(run), Log: log})
+	if err != nil {
+		return p, fmt.Errorf("load programs: %w", err)
+	}
+	closers = append(closers, func() { _ = objects.Close() })
+	hops, err := nexthop.New(nexthop.Config{Log: log})
+	if err != nil {
+		return p, fmt.Errorf("follow routes: %w", err)
+	}
+	closers = append(closers, hops.Close)
+	plane, err := dataplane.New(dataplane.Config{
+		Maps: objects, Hops: hops, Log: log,
+		NodeAddrs: func(interfaces []string) ([]netip.Addr, error) { return nodeAddrs(hops.Links(), interfaces) },
+	})
+	if err != nil {
+		return p, fmt.Errorf("adopt maps: %w", err)
+	}
+	links, err := attach.New(attach.Config{
+		Programs: attach.Programs(objects.Programs()), PinDir: linkPins(run), Ifaces: objects, Hops: hops, Log: log,
+	})
+	if err != nil {
+		return p, fmt.Errorf("adopt links: %w", err)
+	}
+	closers = append(closers, links.Close)
+	drains, err := admin.NewDrains(admin.DrainsConfig{Path: drainsFile(state), Log: log})
+	if err != nil {
+		return p, err
+	}
+	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
+	workloads := activator.New(activator.Config{Runners: a.runners(&p), Log: log})
+	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
+	closers = append(closers, func() { _ = scrape.Close() })
+	p.withdrawal = &withdrawal{}
+
+	fatal := make(chan error, 1)
+	p.fatal = fatal
+
+	p.sources = []source.Source{required{config, fatal}, drains, workloads.Source(), p.withdrawal}
+	p.targets = []reconcile.Target{plane, links, workloads, scrape}
+	p.forward = []reconcile.Target{plane}
+	p.complete = ipam.New(ipam.Config{Path: vipsFile(state), Log: log}).Complete
+	p.workers = []worker{
+		{"next hops", func(ctx context.Context) error {
+			return hops.Run(ctx, func() { a.engine.kick(plane, links) })
+		}},
+		{"interfaces", func(ctx context.Context) error {
+			return links.Watch(ctx, func() { a.engine.kick(links) })
+		}},
+		{"flows", plane.Run},
+	}
+	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
+	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
+	p.stats, p.flows = plane.Stats, plane.Flows
+	p.attached = func() ([]admin.Interface, []admin.Cgroup) { return attached(links) }
+	return p, nil
+}
+
+// runners makes those drivers that this host can run. One that it cannot is
+// no reason not to balance the rest: its workloads are reported as not served.
+func (a *Agent) runners(p *parts) []activator.Runner {
+	var out []activator.Runner
+	r, err := process.New(process.Config{
+		StateDir: workloadsState(a.cfg.StateDir), RunDir: workloadsRun(a.cfg.RunDir), Log: a.cfg.Log,
+		Network: func() (v4, v6 netip.Prefix) {
+			n := a.engine.state().Settings.Network
+			return n.Workloads, n.Workloads6
+		},
+	})
+	if err != nil {
+		a.cfg.Log.Error("workloads of driver process cannot run", "error", err)
+		p.problems = append(p.problems, "workloads of driver process cannot run: "+err.Error())
+	} else {
+		out = append(out, r)
+	}
+	return out
+}
+
+// attached shows which interface and cgroup carries which program.
+func attached(t *attach.Target) ([]admin.Interface, []admin.Cgroup) {
+	var interfaces []admin.Interface
+	for _, i := range t.Interfaces() {
+		interfaces = append(interfaces, admin.Interface{
+			Name: i.Name, Index: i.Index, Role: i.Role, XDP: i.XDP, TC: i.TC,
+			Slot: uint32(i.Slot), Note: i.Note, Error: i.Error,
+		})
+	}
+	var cgroups []admin.Cgroup
+	if path, hooks, note := t.Cgroup(); path != "" || note != "" {
+		cgroups = append(cgroups, admin.Cgroup{Path: path, Hooks: hooks, Note: note})
+	}
+	return interfaces, cgroups
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/fairlead-lb/fairlead/pkg/attach"
+	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/runner/process"
+)
+
+// Detach removes all that fairlead has on this host: links, programs, maps and
+// pins, workloads with their namespaces and cgroups, and the run directory. It
+// refuses with a *HeldError while an agent runs. removed says in words what
+// was there; everything is tried, and the errors are joined. Twice does no
+// harm.
+func Detach(runDir string) (removed []string, err error) { return detach(runDir, abstractName) }
+
+func detach(runDir, name string) (removed []string, err error) {
+	if runDir, err = filepath.Abs(runDir); err != nil {
+		return nil, err
+	}
+	_, statErr := os.Stat(runDir)
+	fresh := errors.Is(statErr, os.ErrNotExist)
+	lock, _, err := acquire(runDir, name)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.release()
+
+	links, err := attach.Detach(linkPins(runDir))
+	errs := []error{err}
+	removed = append(removed, links...)
+	workloads, err := process.Cleanup(workloadsRun(runDir), "")
+	errs = append(errs, err)
+	removed = append(removed, workloads...)
+	objects, err := bpf.Remove(objectPins(runDir))
+	errs = append(errs, err)
+	removed = append(removed, objects...)
+	if err := errors.Join(errs...); err != nil {
+		return removed, err // what is left is needed for the next try
+	}
+	for _, dir := range []string{linkPins(runDir), objectPins(runDir)} {
+		_ = os.Remove(dir) // UnmountBPFFS says what is in the way
+	}
+	if err := attach.UnmountBPFFS(pinDir(runDir)); err != nil {
+		return removed, err
+	}
+	if err := removeRun(runDir); err != nil {
+		return removed, err
+	}
+	if !fresh {
+		removed = append(removed, "run directory "+runDir)
+	}
+	return removed, nil
+}
+
+// removeRun removes what fairlead puts into the run directory, and the
+// directory if nothing of somebody else's is in it. Never recursive where a
+// file system could still be mounted.
+func removeRun(runDir string) error {
+	var errs []error
+	for _, name := range []string{"fairlead.sock", "workloads", "bpf", "fairlead.lock"} {
+		if err := os.Remove(filepath.Join(runDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove %s: %w", name, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	_ = os.Remove(runDir) // not empty: it is not ours alone
+	return nil
+}

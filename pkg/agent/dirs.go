@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import "path/filepath"
+
+// Below the run directory: what a reboot takes away.
+
+func pinDir(runDir string) string       { return filepath.Join(runDir, "bpf") } // a bpffs
+func objectPins(runDir string) string   { return filepath.Join(runDir, "bpf", "objects") }
+func linkPins(runDir string) string     { return filepath.Join(runDir, "bpf", "links") }
+func workloadsRun(runDir string) string { return filepath.Join(runDir, "workloads") }
+
+// Below the state directory: what must outlive a reboot.
+
+func vipsFile(stateDir string) string       { return filepath.Join(stateDir, "vips.json") }
+func drainsFile(stateDir string) string     { return filepath.Join(stateDir, "drains.json") }
+func workloadsState(stateDir string) string { return filepath.Join(stateDir, "workloads") }

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// abstractName is bound in the agent's network namespace: two agents with
+// different run directories would still fight over its interfaces.
+const abstractName = "@fairlead"
+
+// HeldError says that another agent runs.
+type HeldError struct {
+	PID    int // 0: unknown
+	RunDir string
+}
+
+// Error names the other agent and what to do.
+func (e *HeldError) Error() string {
+	if e.PID == 0 {
+		return fmt.Sprintf("another fairlead agent runs on this host (run directory %s): stop it first", e.RunDir)
+	}
+	return fmt.Sprintf("another fairlead agent runs on this host: pid %d, run directory %s: stop it first, with kill %d", e.PID, e.RunDir, e.PID)
+}
+
+// lock keeps a second agent away: from the run directory by flock, from the
+// network namespace by an abstract Unix socket. The kernel drops both with the
+// process, however it ends.
+type lock struct {
+	file *os.File
+	l    net.Listener // nil: somebody else's name, see acquire
+	wg   sync.WaitGroup
+}
+
+// acquire takes both locks, or returns a *HeldError. note, if not empty, says
+// what is odd and does not stop the agent.
+func acquire(runDir, name string) (k *lock, note string, err error) {
+	k = &lock{}
+	// The name first: a second agent leaves no run directory behind.
+	k.l, err = net.Listen("unix", name)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		held, uid := holder(name)
+		if uid == 0 || uid == os.Geteuid() || uid < 0 {
+			return nil, "", held
+		}
+		// Anybody may bind an abstract name: that must not keep root from starting.
+		note = fmt.Sprintf("abstract socket %s belongs to pid %d of uid %d, which is no fairlead agent: a second agent in this network namespace would go unnoticed", name, held.PID, uid)
+	case err != nil:
+		return nil, "", fmt.Errorf("listen on abstract socket %s: %w", name, err)
+	default:
+		k.wg.Go(func() { tell(k.l, runDir) })
+	}
+	if k.file, err = lockFile(runDir); err != nil {
+		k.release()
+		return nil, "", err
+	}
+	return k, note, nil
+}
+
+func lockFile(runDir string) (*os.File, error) {
+	if err := os.MkdirAll(runDir, 0o755); err != nil {
+		return nil, fmt.Errorf("make run directory: %w", err)
+	}
+	path := filepath.Join(runDir, "fairlead.lock")
+	for {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, fmt.Errorf("open lock: %w: fairlead needs root, so try with sudo", err)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open lock: %w", err)
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			defer f.Close()
+			return nil, &HeldError{PID: readPID(f), RunDir: runDir}
+		}
+		if err != nil {
+			_ = f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		if !current(f, path) { // removed by a detach meanwhile: the lock is on nothing
+			_ = f.Close()
+			continue
+		}
+		if err := writePID(f); err != nil {
+			_ = f.Close()
+			return nil, fmt.Errorf("write lock: %w", err)
+		}
+		return f, nil
+	}
+}
+
+func current(f *os.File, path string) bool {
+	a, err1 := f.Stat()
+	b, err2 := os.Stat(path)
+	return err1 == nil && err2 == nil && os.SameFile(a, b)
+}
+
+func readPID(f *os.File) int {
+	b, _ := io.ReadAll(io.LimitReader(f, 32))
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+	return pid
+}
+
+func writePID(f *os.File) error {
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	return err
+}
+
+// tell answers a second agent with the run directory, until the listener is
+// closed.
+func tell(l net.Listener, runDir string) {
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(100 * time.Millisecond) // out of descriptors, which passes
+			continue
+		}
+		_ = c.SetDeadline(time.Now().Add(time.Second))
+		_, _ = io.WriteString(c, runDir+"\n")
+		_ = c.Close()
+	}
+}
+
+// holder asks who has the name; uid is -1 when the kernel does not tell.
+func holder(name string) (*HeldError, int) {
+	held := &HeldError{RunDir: "unknown"}
+	c, err := net.DialTimeout("unix", name, time.Second)
+	if err != nil {
+		return held, -1
+	}
+	defer c.Close()
+	uid := -1
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+				held.PID, uid = int(cred.Pid), int(cred.Uid)
+			}
+		})
+	}
+	_ = c.SetDeadline(time.Now().Add(time.Second))
+	b, _ := io.ReadAll(io.LimitReader(c, 4096))
+	if dir := strings.TrimSpace(string(b)); dir != "" {
+		held.RunDir = dir
+	}
+	return held, uid
+}
+
+// release drops both. The file stays: removing it would race with an agent
+// that has just opened it.
+func (k *lock) release() {
+	if k.l != nil {
+		_ = k.l.Close()
+	}
+	k.wg.Wait()
+	if k.file != nil {
+		_ = k.file.Close()
+	}
+}

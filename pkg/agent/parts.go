@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+
+	"github.com/fairlead-lb/fairlead/pkg/activator"
+	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/reconcile"
+	"github.com/fairlead-lb/fairlead/pkg/source"
+)
+
+// otherInterfaces is the label of packets whose interface has no counters of
+// its own.
+const otherInterfaces = "other"
+
+// parts is what an agent is made of. Every field is set.
+type parts struct {
+	sources  []source.Source // earlier ones win conflicts
+	targets  []reconcile.Target
+	workers  []worker
+	complete func(*model.State) error
+
+	problems []string // found while building
+
+	forward      []reconcile.Target // those of targets that carry connections
+	withdrawal   *withdrawal
+	drains       *admin.Drains
+	fatal        <-chan error // a required source has nothing to give
+	reload       func()
+	configError  func() error
+	configErrors func() uint64
+	attached     func() ([]admin.Interface, []admin.Cgroup)
+	stats        func() (dataplane.Stats, error)
+	flows        func(context.Context, dataplane.FlowFilter, func(dataplane.Flow) bool) error
+	replicas     func() []activator.Replica
+	shutdown     func(context.Context) error // stops the workloads
+	close        func()
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+)
+
+// flowBatch is how many flows one system call reads.
+const flowBatch = 4096
+
+// EachFlow calls yield for every flow entry, both directions, until it returns
+// false. Flows that come or go meanwhile may be missed or seen twice.
+func (o *Objects) EachFlow(yield func(k FlowKey, f Flow, confirmed bool) bool) error {
+	more := true
+	for _, name := range []string{lbMapFlFlows, lbMapFlEmbryos} {
+		err := eachFlow(o.maps[name], func(k FlowKey, f Flow) bool {
+			more = yield(k, f, name == lbMapFlFlows)
+			return more
+		})
+		if err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
+
+func eachFlow(m *ebpf.Map, yield func(FlowKey, Flow) bool) error {
+	keys, vals := make([]lbFlowKey, flowBatch), make([]lbFlow, flowBatch)
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := m.BatchLookup(&cursor, keys, vals, nil)
+		for i := range n {
+			if !yield(flowKeyOf(&keys[i]), flowOf(&vals[i])) {
+				return nil
+			}
+		}
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil // the end
+		}
+		if err != nil {
+			return fmt.Errorf("read flows: %w", err)
+		}
+	}
+}
+
+// DeleteFlow removes one entry from wherever it is.
+func (o *Objects) DeleteFlow(k FlowKey) error {
+	key := k.kernel()
+	for _, name := range []string{lbMapFlFlows, lbMapFlEmbryos} {
+		if err := o.maps[name].Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("delete flow: %w", err)
+		}
+	}
+	return nil
+}
+
+// Clock reads the kernel's jiffies and monotonic clock at one moment.
+func (o *Objects) Clock() (jiffies uint64, monotonic time.Duration, err error) {
+	if _, err := o.progs[lbProgFlReadClock].Run(&ebpf.RunOptions{Data: make([]byte, 64)}); err != nil {
+		return 0, 0, fmt.Errorf("read clock: %w", err)
+	}
+	var c lbClock
+	if err := o.maps[lbMapFlClock].Lookup(uint32(0), &c); err != nil {
+		return 0, 0, fmt.Errorf("read clock: %w", err)
+	}
+	return c.Jiffies, time.Duration(c.Ktime), nil
+}

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+)
+
+// Config sizes and places the kernel objects. Sizes apply when the maps are
+// made; maps that are pinned already keep theirs.
+type Config struct {
+	// PinDir is an existing directory on a bpffs; "": nothing is pinned and
+	// everything goes with Close.
+	PinDir string
+
+	Services uint32 // served (address, port, protocol); default 65 536
+	Backends uint32 // (replica, port, protocol); default 65 536
+	Slots    uint32 // of all consistent-hash tables; default 4 Mi (16 MiB)
+	Flows    uint32 // entries, two per connection; default 1 Mi (about 150 MiB when full)
+	Embryos  uint32 // entries of flows nobody confirmed yet; default 128 Ki
+	// HashSeed is the secret of the flow hash; 0: random, kept with the pins.
+	// Nodes of one cluster need the same.
+	HashSeed uint64
+	Log      *slog.Logger // default slog.Default()
+}
+
+func (c *Config) defaults() {
+	for _, d := range []struct {
+		size  *uint32
+		value uint32
+	}{{&c.Services, 1 << 16}, {&c.Backends, 1 << 16}, {&c.Slots, 1 << 22}, {&c.Flows, 1 << 20}, {&c.Embryos, 1 << 17}} {
+		if *d.size == 0 {
+			*d.size = d.value
+		}
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+}
+
+// metaMap holds what must survive the agent beside the maps themselves.
+const metaMap = "fl_meta"
+
+type meta struct{ HashSeed uint64 }
+
+// Objects are the loaded programs and maps. Methods are safe for concurrent
+// use except where they say otherwise.
+type Objects struct {
+	cfg      Config
+	progs    map[string]*ebpf.Program
+	maps     map[string]*ebpf.Map
+	slots    *ebpf.Memory
+	backends *ebpf.Memory
+}
+
+// Open loads the programs over the maps pinned in cfg.PinDir, and makes the
+// maps that are missing. What is pinned in another layout is an error that
+// says what to do. Close releases it; pins stay.
+func Open(cfg Config) (*Objects, error) {
+	cfg.defaults()
+	lb, err := loadLb()
+	if err != nil {
+		return nil, err
+	}
+	sock, err := loadSock()
+	if err != nil {
+		return nil, err
+	}
+	o := &Objects{cfg: cfg, progs: map[string]*ebpf.Program{}, maps: map[string]*ebpf.Map{}}
+	if err := o.load(lb, sock); err != nil {
+		_ = o.Close()
+		return nil, err
+	}
+	return o, nil
+}
+
+func (o *Objects) load(lb, sock *ebpf.CollectionSpec) error {
+	m, err := o.openMeta()
+	if err != nil {
+		return err
+	}
+	for name, size := range map[string]uint32{
+		lbMapFlServices: o.cfg.Services, lbMapFlSvcStats: o.cfg.Services,
+		lbMapFlBackends: o.cfg.Backends, lbMapFlSlots: (o.cfg.Slots + slotsPerLine - 1) / slotsPerLine,
+		lbMapFlFlows: o.cfg.Flows, lbMapFlEmbryos: o.cfg.Embryos,
+	} {
+		lb.Maps[name].MaxEntries = size
+	}
+	if err := lb.Variables[lbVarHashSeed].Set(m.HashSeed); err != nil {
+		return fmt.Errorf("set hash seed: %w", err)
+	}
+	if err := lb.Variables[lbVarHasCsumIpv6].Set(probeCsumIPv6()); err != nil {
+		return fmt.Errorf("set feature switch: %w", err)
+	}
+	if err := sock.Variables[sockVarNetnsCookie].Set(netnsCookie()); err != nil {
+		return fmt.Errorf("set namespace cookie: %w", err)
+	}
+	retval := features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil
+	if err := sock.Variables[sockVarHasSetRetval].Set(retval); err != nil {
+		return fmt.Errorf("set feature switch: %w", err)
+	}
+	if err := o.loadSpec(lb); err != nil {
+		return err
+	}
+	if err := o.loadSpec(sock); err != nil {
+		return err
+	}
+	if o.slots, err = o.maps[lbMapFlSlots].Memory(); err != nil {
+		return fmt.Errorf("map table slots into memory: %w", err)
+	}
+	if o.backends, err = o.maps[lbMapFlBackends].Memory(); err != nil {
+		return fmt.Errorf("map backends into memory: %w", err)
+	}
+	return nil
+}
+
+// loadSpec loads one object; maps that are open already are shared with it.
+func (o *Objects) loadSpec(spec *ebpf.CollectionSpec) error {
+	opts := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}}
+	for name, ms := range spec.Maps {
+		if m, ok := o.maps[name]; ok {
+			opts.MapReplacements[name] = m
+			ms.MaxEntries = m.MaxEntries()
+			continue
+		}
+		if o.cfg.PinDir == "" || !keepsOver(name) {
+			continue
+		}
+		ms.Pinning = ebpf.PinByName
+		opts.Maps.PinPath = o.cfg.PinDir
+		if err := adoptSize(ms, filepath.Join(o.cfg.PinDir, name)); err != nil {
+			return err
+		}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	if err != nil {
+		return loadError(err)
+	}
+	defer coll.Close()
+	for name := range coll.Maps {
+		if _, ok := o.maps[name]; !ok {
+			o.maps[name] = coll.DetachMap(name)
+		}
+	}
+	for name := range coll.Programs {
+		prog := coll.DetachProgram(name)
+		o.progs[name] = prog
+		if err := o.pinProgram(name, prog); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepsOver tells whether a map's content outlives the agent.
+func keepsOver(name string) bool {
+	return len(name) > 3 && name[:3] == "fl_" && name != lbMapFlScratch && name != lbMapFlClock
+}
+
+// adoptSize lets a pinned map keep the size it was made with.
+func adoptSize(ms *ebpf.MapSpec, path string) error {
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open pinned map %s: %w", path, err)
+	}
+	defer m.Close()
+	ms.MaxEntries = m.MaxEntries()
+	if err := ms.Compatible(m); err != nil {
+		return fmt.Errorf("adopt pinned map %s: %w: it was made by another version; run \"fairlead detach\" once", path, err)
+	}
+	return nil
+}
+
+func (o *Objects) pinProgram(name string, prog *ebpf.Program) error {
+	if o.cfg.PinDir == "" {
+		return nil
+	}
+	path := filepath.Join(o.cfg.PinDir, "prog_"+name)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("replace pinned program: %w", err)
+	}
+	if err := prog.Pin(path); err != nil {
+		return fmt.Errorf("pin program %s: %w", path, err)
+	}
+	return nil
+}
+
+// openMeta opens or makes the meta map and its seed.
+func (o *Objects) openMeta() (meta, error) {
+	spec := &ebpf.MapSpec{Name: metaMap, Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1}
+	opts := ebpf.MapOptions{}
+	if o.cfg.PinDir != "" {
+		spec.Pinning, opts.PinPath = ebpf.PinByName, o.cfg.PinDir
+	}
+	m, err := ebpf.NewMapWithOptions(spec, opts)
+	if err != nil {
+		return meta{}, loadError(err)
+	}
+	o.maps[metaMap] = m
+	var v meta
+	if err := m.Lookup(uint32(0), &v); err != nil {
+		return meta{}, fmt.Errorf("read meta map: %w", err)
+	}
+	switch {
+	case o.cfg.HashSeed != 0:
+		v.HashSeed = o.cfg.HashSeed
+	case v.HashSeed == 0:
+		var b [8]byte
+		if _, err := rand.Read(b[:]); err != nil {
+			return meta{}, fmt.Errorf("make hash seed: %w", err)
+		}
+		v.HashSeed = binary.NativeEndian.Uint64(b[:]) | 1
+	}
+	if err := m.Put(uint32(0), v); err != nil {
+		return meta{}, fmt.Errorf("write meta map: %w", err)
+	}
+	return v, nil
+}
+
+// Close releases programs and maps; what is pinned or attached stays.
+func (o *Objects) Close() error {
+	var errs []error
+	for _, p := range o.progs {
+		errs = append(errs, p.Close())
+	}
+	for _, m := range o.maps {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Remove unpins every map and program in dir and lists what it removed. A
+// directory that is not there holds nothing.
+func Remove(dir string) (removed []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list pins: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			errs = append(errs, fmt.Errorf("remove pin: %w", err))
+			continue
+		}
+		removed = append(removed, "pin "+e.Name())
+	}
+	return removed, errors.Join(errs...)
+}
+
+func loadError(err error) error {
+	var ve *ebpf.VerifierError
+	switch {
+	case errors.As(err, &ve):
+		return fmt.Errorf("the kernel's verifier refuses a program: %w (fairlead doctor tells what this kernel lacks)", err)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%w: CAP_BPF and CAP_NET_ADMIN are needed; run as root", err)
+	}
+	return err
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import (
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+)
+
+// csumIPv6 is BPF_F_IPV6 of bpf_l4_csum_replace (Linux 6.16).
+const csumIPv6 = 1 << 7
+
+// probeCsumIPv6 asks the kernel by trying: an unknown flag is -EINVAL.
+func probeCsumIPv6() bool {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "fl_probe_csum", Type: ebpf.SchedCLS, License: "GPL",
+		Instructions: asm.Instructions{
+			asm.Mov.Imm(asm.R2, 40),
+			asm.Mov.Imm(asm.R3, 0),
+			asm.Mov.Imm(asm.R4, 1),
+			asm.Mov.Imm(asm.R5, 1<<4|csumIPv6), // BPF_F_PSEUDO_HDR
+			asm.FnL4CsumReplace.Call(),
+			asm.Return(),
+		},
+	})
+	if err != nil {
+		return false
+	}
+	defer prog.Close()
+	ret, err := prog.Run(&ebpf.RunOptions{Data: make([]byte, 64), DataOut: make([]byte, 128)})
+	return err == nil && ret == 0
+}
+
+// netnsCookie identifies the network namespace of this process; 0 if the
+// kernel cannot tell (before 5.14), which the programs take for the machine's.
+func netnsCookie() uint64 {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0
+	}
+	return cookie
+}

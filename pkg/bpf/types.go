@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf
+
+import "net/netip"
+
+// Backend flags (enum in bpf/lib/types.h).
+const (
+	BackendUsed uint8 = 1 << iota // the entry is in use
+	BackendOpen                   // takes new connections
+	BackendDown                   // unhealthy: UDP flows leave it at once
+	BackendMAC                    // DMAC and SMAC are known
+	BackendXDP                    // XDP may redirect to IfIndex
+	BackendPeer                   // IfIndex is a veth into another namespace
+)
+
+// Flow flags and states (enums in bpf/lib/types.h).
+const (
+	FlowReply uint8 = 1
+
+	FlowFinClient  uint8 = 1 << 0
+	FlowFinBackend uint8 = 1 << 1
+	FlowRST        uint8 = 1 << 2
+)
+
+// ServiceKey is one served address, port and protocol. Port 0 with protocol 0
+// marks the address as a VIP: what it does not serve is refused.
+type ServiceKey struct {
+	VIP   netip.Addr
+	Port  uint16
+	Proto uint8
+}
+
+// Service is the table of one ServiceKey: Slots [Base, Base+Len).
+type Service struct {
+	ID   uint32 // index of its counters
+	Base uint32
+	Len  uint32 // 0: no backend
+}
+
+// Backend is one replica address and container port with the way to it.
+type Backend struct {
+	Addr    netip.Addr
+	Port    uint16
+	Proto   uint8
+	Flags   uint8
+	IfIndex uint32
+	DMAC    [6]byte
+	SMAC    [6]byte
+	Service uint32
+}
+
+// FlowKey is a tuple as seen on the wire.
+type FlowKey struct {
+	Src, Dst netip.AddrPort
+	Proto    uint8
+}
+
+// Flow is what packets of a FlowKey become.
+type Flow struct {
+	Src, Dst netip.AddrPort
+	Backend  uint32
+	Service  uint32
+	IfIndex  uint32
+	Flags    uint8
+	State    uint8
+	Seen     uint64 // jiffies
+}
+
+// Twin is the key of the flow's other direction.
+func (f Flow) Twin(proto uint8) FlowKey { return FlowKey{Src: f.Dst, Dst: f.Src, Proto: proto} }
+
+// ServiceStats are the counters of one service id, summed over the CPUs.
+type ServiceStats struct {
+	Connections, PacketsIn, BytesIn, PacketsOut, BytesOut uint64
+	Reopened                                              uint64 // flows whose entry was lost and made again
+}
+
+func (k ServiceKey) kernel() lbServiceKey {
+	out := lbServiceKey{Port: swap16(k.Port), Proto: k.Proto}
+	out.Vip.W = toAddr(k.VIP)
+	return out
+}
+
+func serviceKeyOf(k lbServiceKey) ServiceKey {
+	return ServiceKey{VIP: fromAddr(k.Vip.W), Port: swap16(k.Port), Proto: k.Proto}
+}
+
+func (b Backend) kernel() lbBackend {
+	out := lbBackend{
+		Port: swap16(b.Port), Proto: b.Proto, Flags: b.Flags, Ifindex: b.IfIndex,
+		Dmac: b.DMAC, Smac: b.SMAC, Service: b.Service,
+	}
+	out.Addr.W = toAddr(b.Addr)
+	return out
+}
+
+func backendOf(b lbBackend) Backend {
+	return Backend{
+		Addr: fromAddr(b.Addr.W), Port: swap16(b.Port), Proto: b.Proto, Flags: b.Flags, IfIndex: b.Ifindex,
+		DMAC: b.Dmac, SMAC: b.Smac, Service: b.Service,
+	}
+}
+
+func (k FlowKey) kernel() lbFlowKey {
+	out := lbFlowKey{Sport: swap16(k.Src.Port()), Dport: swap16(k.Dst.Port()), Proto: k.Proto}
+	out.Src.W, out.Dst.W = toAddr(k.Src.Addr()), toAddr(k.Dst.Addr())
+	return out
+}
+
+func flowKeyOf(k *lbFlowKey) FlowKey {
+	return FlowKey{
+		Src:   netip.AddrPortFrom(fromAddr(k.Src.W), swap16(k.Sport)),
+		Dst:   netip.AddrPortFrom(fromAddr(k.Dst.W), swap16(k.Dport)),
+		Proto: k.Proto,
+	}
+}
+
+func flowOf(f *lbFlow) Flow {
+	return Flow{
+		Src:     netip.AddrPortFrom(fromAddr(f.Src.W), swap16(f.Sport)),
+		Dst:     netip.AddrPortFrom(fromAddr(f.Dst.W), swap16(f.Dport)),
+		Backend: f.Backend, Service: f.Service, IfIndex: f.Ifindex, Flags: f.Flags, State: f.State, Seen: f.Seen,
+	}
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package dataplane is the Target that keeps the kernel's maps equal to the
+// desired state: it gives ids to services and backends and keeps them over
+// restarts, writes in an order that never shows programs half a change
+// (backends, then table, then service; deletes the other way), lets removed
+// backends drain, and sweeps flows that ended. It attaches nothing and starts
+// nothing.
+package dataplane
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/nexthop"
+)
+
+// Maps is what the data plane needs of the kernel: bpf.Objects, or a fake.
+type Maps interface {
+	Sizes() bpf.Sizes
+	Services() (map[bpf.ServiceKey]bpf.Service, error)
+	PutService(bpf.ServiceKey, bpf.Service) error
+	DeleteService(bpf.ServiceKey) error
+	Backends() (map[uint32]bpf.Backend, error)
+	PutBackend(uint32, bpf.Backend) error
+	Slots(base, n uint32) ([]uint32, error)
+	PutSlots(base uint32, ids []uint32) error
+	EachFlow(yield func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool) error
+	DeleteFlow(bpf.FlowKey) error
+	Clock() (jiffies uint64, monotonic time.Duration, err error)
+	EachPacketCount(yield func(slot uint32, reason int, packets uint64)) error
+	ServiceStats(id uint32) (bpf.ServiceStats, error)
+	ResetServiceStats(id uint32) error
+}
+
+// Hops tells where backends are: nexthop.Table.
+type Hops interface {
+	Track([]netip.Addr)
+	Lookup(netip.Addr) nexthop.Hop
+}
+
+// Config is what a Target needs.
+type Config struct {
+	Maps Maps
+	Hops Hops
+	// NodeAddrs lists the node's public addresses on the given interfaces
+	// (nil: those of the default routes), for node ports. Optional.
+	NodeAddrs func(interfaces []string) ([]netip.Addr, error)
+	Now       func() time.Time // default time.Now
+	Log       *slog.Logger     // default slog.Default()
+	Timeouts  Timeouts
+}
+
+// Target implements reconcile.Target. Create it with New.
+type Target struct {
+	cfg Config
+
+	mu     sync.Mutex // one Apply, Sweep or reading at a time
+	kernel kernel
+	// applied is the last state that was written whole; 0 after an error.
+	applied uint64
+	fresh   bool // the bookkeeping was just read from the maps
+	swept   sweep
+	hz      clockRate
+	wake    chan struct{} // a drain's deadline was set
+}
+
+// New makes a Target and adopts what the maps hold already: ids, tables and
+// backends keep their places. Nothing is written before the first Apply.
+func New(cfg Config) (*Target, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	cfg.Timeouts.defaults()
+	t := &Target{cfg: cfg, wake: make(chan struct{}, 1)}
+	if err := t.adopt(); err != nil {
+		return nil, err
+	}
+	t.fresh = true
+	return t, nil
+}
+
+// Name is "dataplane".
+func (t *Target) Name() string { return "dataplane" }
+
+// Serves lists what the packet programs do.
+func (t *Target) Serves() []model.Feature {
+	return []model.Feature{model.FeatureL4, model.FeatureNodePort}
+}
+
+// Apply writes the difference between the state and the kernel. The same state
+// again re-reads the maps and mends what something else changed.
+func (t *Target) Apply(_ context.Context, s *model.State) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.fresh && (t.applied == 0 || t.applied == s.Generation) {
+		if err := t.reread(); err != nil {
+			return err
+		}
+	}
+	t.applied, t.fresh = 0, false
+	want, err := t.compile(s)
+	if err != nil {
+		return err
+	}
+	if err := t.write(want); err != nil {
+		return err
+	}
+	t.applied = s.Generation
+	return nil
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/model"
+)
+
+// Timeouts are how long a flow without packets is remembered; zero fields take
+// the defaults. The tables are bounded whatever these say.
+type Timeouts struct {
+	Every       time.Duration // between sweeps; default 10 s
+	TCP         time.Duration // established; default 24 h (RFC 5382 asks for 2 h 4 min at least)
+	TCPClosed   time.Duration // after RST, or FIN of both sides; default 10 s
+	UDP         time.Duration // default 3 min (RFC 4787 asks for 2 min at least)
+	Unconfirmed time.Duration // handshake not finished, datagram not answered; default 1 min
+}
+
+func (o *Timeouts) defaults() {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{{&o.Every, 10 * time.Second}, {&o.TCP, 24 * time.Hour}, {&o.TCPClosed, 10 * time.Second}, {&o.UDP, 3 * time.Minute}, {&o.Unconfirmed, time.Minute}} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+}
+
+// sweep is what the last look at the flow table saw.
+type sweep struct {
+	entries uint64
+	active  map[uint32]uint64 // by service id
+}
+
+// Run sweeps the flow table until ctx ends: entries of flows that are over or
+// idle go, and so do those of backends whose drain has ended.
+func (t *Target) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.wake:
+		case <-timer.C:
+			err := t.Sweep()
+			if err != nil && !failing {
+				t.cfg.Log.Error("sweep flow table", "error", err)
+			}
+			failing = err != nil
+		}
+		timer.Reset(t.untilSweep())
+	}
+}
+
+// untilSweep is the time to the next sweep or to the end of the next drain.
+func (t *Target) untilSweep() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d := t.cfg.Timeouts.Every
+	now := t.cfg.Now()
+	for _, e := range t.kernel.backends {
+		if !e.release.IsZero() {
+			d = min(d, max(e.release.Sub(now), 0)+time.Millisecond)
+		}
+	}
+	return d
+}
+
+// Sweep looks at every flow once.
+func (t *Target) Sweep() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now, err := t.hz.read(t.cfg.Maps)
+	if err != nil {
+		return err
+	}
+	released := t.released()
+	seen := sweep{active: map[uint32]uint64{}}
+	expired := map[bpf.FlowKey]bpf.Flow{}
+	var doomed []bpf.FlowKey
+	err = t.cfg.Maps.EachFlow(func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool {
+		seen.entries++
+		switch {
+		case released[f.Backend]:
+			doomed = append(doomed, k)
+		case t.hz.age(now, f.Seen) > t.lifetime(k, f, confirmed):
+			expired[k] = f
+		case confirmed && f.Flags&bpf.FlowReply == 0 && !over(f):
+			seen.active[f.Service]++
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	for k, f := range expired {
+		// One direction may be silent for long while the other is busy. An entry
+		// whose twin the kernel's LRU took stays until that takes it too.
+		if _, both := expired[f.Twin(k.Proto)]; both {
+			doomed = append(doomed, k)
+		}
+	}
+	var errs []error
+	for _, k := range doomed {
+		if err := t.cfg.Maps.DeleteFlow(k); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	t.swept = seen
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("sweep flow table: %w", err)
+	}
+	return t.free(released)
+}
+
+func over(f bpf.Flow) bool {
+	const both = bpf.FlowFinClient | bpf.FlowFinBackend
+	return f.State&bpf.FlowRST != 0 || f.State&both == both
+}
+
+func (t *Target) lifetime(k bpf.FlowKey, f bpf.Flow, confirmed bool) time.Duration {
+	o := &t.cfg.Timeouts
+	switch {
+	case !confirmed:
+		return o.Unconfirmed
+	case k.Proto == uint8(model.UDP):
+		return o.UDP
+	case over(f):
+		return o.TCPClosed
+	}
+	return o.TCP
+}
+
+// released lists the backends whose drain has ended.
+func (t *Target) released() map[uint32]bool {
+	now := t.cfg.Now()
+	out := map[uint32]bool{}
+	for id, e := range t.kernel.backends {
+		if !e.release.IsZero() && !now.Before(e.release) {
+			out[id] = true
+		}
+	}
+	return out
+}
+
+// free empties the entries of released backends, now that no flow leads there.
+func (t *Target) free(released map[uint32]bool) error {
+	for id := range released {
+		e := t.kernel.backends[id]
+		if err := t.cfg.Maps.PutBackend(id, bpf.Backend{}); err != nil {
+			return err
+		}
+		delete(t.kernel.backends, id)
+		if t.kernel.byName[e.name] == id {
+			delete(t.kernel.byName, e.name)
+		}
+	}
+	return nil
+}

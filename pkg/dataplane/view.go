@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"context"
+
+	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/model"
+)
+
+// Stats reads all counters. Active connections and flow entries are those of
+// the last sweep.
+func (t *Target) Stats() (Stats, error) {
+	t.mu.Lock()
+	names := make(map[uint32]portName, len(t.kernel.names))
+	for id, name := range t.kernel.names {
+		names[id] = name
+	}
+	swept := t.swept
+	t.mu.Unlock()
+
+	s := Stats{Flows: swept.entries, FlowLimit: uint64(t.cfg.Maps.Sizes().Flows)}
+	err := t.cfg.Maps.EachPacketCount(func(slot uint32, reason int, packets uint64) {
+		r := bpf.Reasons[reason]
+		s.Packets = append(s.Packets, PacketCount{Slot: slot, Verdict: string(r.Verdict), Reason: r.Name, Packets: packets})
+	})
+	if err != nil {
+		return Stats{}, err
+	}
+	for id, name := range names {
+		c, err := t.cfg.Maps.ServiceStats(id)
+		if err != nil {
+			return Stats{}, err
+		}
+		s.Evictions += c.Reopened
+		s.Services = append(s.Services, ServiceCount{
+			Service:     name.service,
+			Port:        model.Port{Service: name.port, Protocol: name.proto},
+			Connections: c.Connections,
+			PacketsIn:   c.PacketsIn, BytesIn: c.BytesIn,
+			PacketsOut: c.PacketsOut, BytesOut: c.BytesOut,
+			Active: swept.active[id],
+		})
+	}
+	return s, nil
+}
+
+// Flows calls yield for every tracked connection that the filter lets through,
+// in no order, until it returns false or the filter's limit is reached.
+func (t *Target) Flows(ctx context.Context, filter FlowFilter, yield func(Flow) bool) error {
+	t.mu.Lock()
+	names := make(map[uint32]portName, len(t.kernel.names))
+	for id, name := range t.kernel.names {
+		names[id] = name
+	}
+	now, err := t.hz.read(t.cfg.Maps)
+	rate := t.hz
+	t.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	n := 0
+	err = t.cfg.Maps.EachFlow(func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool {
+		if ctx.Err() != nil {
+			return false
+		}
+		if f.Flags&bpf.FlowReply != 0 {
+			return true
+		}
+		flow := Flow{
+			Service: names[f.Service].service, Protocol: model.Protocol(k.Proto),
+			Client: k.Src, VIP: k.Dst, Backend: f.Dst, State: stateOf(f, confirmed), Idle: rate.age(now, f.Seen),
+		}
+		if !filter.matches(flow) {
+			return true
+		}
+		n++
+		return yield(flow) && (filter.Limit == 0 || n < filter.Limit)
+	})
+	if err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+func stateOf(f bpf.Flow, confirmed bool) string {
+	switch {
+	case !confirmed:
+		return "new"
+	case f.State != 0:
+		return "closing"
+	}
+	return "established"
+}
+
+func (f FlowFilter) matches(flow Flow) bool {
+	return (f.Service == model.ServiceName{} || f.Service == flow.Service) &&
+		(!f.Client.IsValid() || f.Client == flow.Client.Addr()) &&
+		(!f.Backend.IsValid() || f.Backend == flow.Backend.Addr())
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"runtime"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// Build names the running program.
+type Build struct{ Version, Revision string }
+
+// NewRegistry has everything that /metrics shows.
+func NewRegistry(r Reader, b Build) *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "fairlead_build_info", Help: "The running program; always 1.",
+		ConstLabels: prometheus.Labels{"version": b.Version, "revision": b.Revision, "goversion": runtime.Version()},
+	})
+	info.Set(1)
+	reg.MustRegister(info, &collector{r},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return reg
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("fairlead_"+name, help, labels, nil)
+}
+
+var (
+	packetsDesc = desc("packets_total", "Packets the data plane saw, by what became of them and why.",
+		"interface", "direction", "verdict", "reason")
+	connectionsDesc = desc("service_connections_total", "Connections begun, by service port.", "service", "port")
+	bytesDesc       = desc("service_bytes_total", "Bytes of IP packets, in from clients and out from replicas.",
+		"service", "port", "direction")
+	activeDesc       = desc("service_active_connections", "Established connections at the last sweep.", "service", "port")
+	healthyDesc      = desc("backend_healthy", "1 while the replica is not known to be down.", "service", "backend")
+	flowsDesc        = desc("flow_table_entries", "Tracked flows at the last sweep.")
+	flowLimitDesc    = desc("flow_table_limit", "Flows the table can hold.")
+	evictionsDesc    = desc("flow_table_evictions_total", "Flows that a full table gave up for newer ones.")
+	generationDesc   = desc("config_generation", "Generation of the newest desired state; 0 before the first.")
+	configErrorsDesc = desc("config_errors_total", "Invalid configs that were refused.")
+	readyDesc        = desc("ready", "1 once every target has applied the newest desired state.")
+	readErrorDesc    = desc("dataplane_read_error", "1 when the data plane's counters cannot be read.")
+)
+
+// collector reads at scrape time.
+type collector struct{ r Reader }
+
+// Describe sends the metrics that can occur.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc,
+		evictionsDesc, generationDesc, configErrorsDesc, readyDesc, readErrorDesc,
+	} {
+		ch <- d
+	}
+}
+
+// Collect sends one reading. Counters that cannot be read are left out, so
+// that a graph has a gap and no false zero.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	gauge := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
+	}
+	a := c.r.Agent()
+	gauge(generationDesc, a.Generation)
+	counter(configErrorsDesc, a.ConfigErrors)
+	gauge(readyDesc, one(len(c.r.Behind()) == 0))
+	seen := map[Backend]bool{}
+	for _, b := range c.r.Backends() {
+		key := Backend{Service: b.Service, Address: b.Address}
+		if !seen[key] {
+			seen[key] = true
+			gauge(healthyDesc, one(b.Healthy), b.Service, b.Address)
+		}
+	}
+	t, err := c.r.Traffic()
+	gauge(readErrorDesc, one(err != nil))
+	if err != nil {
+		return
+	}
+	packets := map[Packets]uint64{}
+	for _, p := range t.Packets {
+		n := p.Count
+		p.Count = 0
+		packets[p] += n
+	}
+	for p, n := range packets {
+		counter(packetsDesc, n, p.Interface, p.Direction, p.Verdict, p.Reason)
+	}
+	for key, s := range byPort(t.Services) {
+		port := strconv.Itoa(int(key.port))
+		counter(connectionsDesc, s.Connections, key.service, port)
+		counter(bytesDesc, s.BytesIn, key.service, port, "in")
+		counter(bytesDesc, s.BytesOut, key.service, port, "out")
+		gauge(activeDesc, s.Active, key.service, port)
+	}
+	gauge(flowsDesc, t.Flows)
+	gauge(flowLimitDesc, t.FlowLimit)
+	counter(evictionsDesc, t.Evictions)
+}
+
+type servicePort struct {
+	service string
+	port    uint16
+}
+
+func byPort(services []Service) map[servicePort]Service {
+	sum := map[servicePort]Service{}
+	for _, s := range services {
+		key := servicePort{s.Name, s.Port}
+		t := sum[key]
+		t.Connections += s.Connections
+		t.Active += s.Active
+		t.BytesIn += s.BytesIn
+		t.BytesOut += s.BytesOut
+		sum[key] = t
+	}
+	return sum
+}
+
+func one(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package metrics serves Prometheus metrics, liveness and readiness over HTTP.
+// Nothing is counted here: a scrape reads what the data plane and the agent
+// have counted. The listener is a reconcile.Target, so that its address follows
+// the config and an address in use is reported and tried again.
+package metrics
+
+// Reader is what a scrape reads. Every field must be set; they are called from
+// many goroutines at once and must not block for long.
+type Reader struct {
+	Agent    func() Agent
+	Traffic  func() (Traffic, error)
+	Backends func() []Backend
+	// Behind names each target that has not applied the newest desired state,
+	// and why; empty: the agent is ready.
+	Behind func() []string
+}
+
+// Agent is what the agent knows of itself.
+type Agent struct {
+	Generation   uint64 // of the newest desired state
+	ConfigErrors uint64 // invalid configs seen
+}
+
+// Traffic is a reading of the data plane's counters.
+type Traffic struct {
+	Packets   []Packets
+	Services  []Service
+	Flows     uint64
+	FlowLimit uint64
+	Evictions uint64
+}
+
+// Packets is one cell of packets_total; cells with equal labels are summed.
+type Packets struct {
+	Interface string
+	Direction string // "in" from clients | "out" from replicas
+	Verdict   string // "forward" | "pass" | "drop" | "answer"
+	Reason    string
+	Count     uint64
+}
+
+// Service is the counters of one service port; equal names and ports (TCP and
+// UDP) are summed.
+type Service struct {
+	Name        string // PROJECT/USER
+	Port        uint16
+	Connections uint64
+	Active      uint64
+	BytesIn     uint64 // from clients
+	BytesOut    uint64
+}
+
+// Backend is one replica.
+type Backend struct {
+	Service string
+	Address string
+	Healthy bool
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/goleak"
+
+	"github.com/fairlead-lb/fairlead/pkg/model"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func testReader() Reader {
+	return Reader{
+		Agent: func() Agent { return Agent{Generation: 4, ConfigErrors: 2} },
+		Traffic: func() (Traffic, error) {
+			return Traffic{
+				Packets: []Packets{
+					{Interface: "eth0", Direction: "in", Verdict: "drop", Reason: "truncated", Count: 3},
+					{Interface: "other", Direction: "in", Verdict: "pass", Reason: "not-ours", Count: 1},
+					{Interface: "other", Direction: "in", Verdict: "pass", Reason: "not-ours", Count: 2},
+				},
+				Services: []Service{
+					{Name: "test/user", Port: 90, Connections: 5, Active: 1, BytesIn: 100, BytesOut: 200},
+					{Name: "test/user", Port: 90, Connections: 2, Active: 1, BytesIn: 10, BytesOut: 20}, // UDP
+				},
+				Flows: 7, FlowLimit: 1000, Evictions: 1,
+			}, nil
+		},
+		Backends: func() []Backend {
+			return []Backend{{"test/user", "10.1.0.2", true}, {"test/user", "10.1.0.3", false}, {"test/user", "10.1.0.2", true}}
+		},
+		Behind: func() []string { return nil },
+	}
+}
+
+func TestCollect(t *testing.T) {
+	want := `
+# HELP fairlead_backend_healthy 1 while the replica is not known to be down.
+# TYPE fairlead_backend_healthy gauge
+fairlead_backend_healthy{backend="10.1.0.2",service="test/user"} 1
+fairlead_backend_healthy{backend="10.1.0.3",service="test/user"} 0
+# HELP fairlead_config_errors_total Invalid configs that were refused.
+# TYPE fairlead_config_errors_total counter
+fairlead_config_errors_total 2
+# HELP fairlead_config_generation Generation of the newest desired state; 0 before the first.
+# TYPE fairlead_config_generation gauge
+fairlead_config_generation 4
+# HELP fairlead_dataplane_read_error 1 when the data plane's counters cannot be read.
+# TYPE fairlead_dataplane_read_error gauge
+fairlead_dataplane_read_error 0
+# HELP fairlead_flow_table_entries Tracked flows at the last sweep.
+# TYPE fairlead_flow_table_entries gauge
+fairlead_flow_table_entries 7
+# HELP fairlead_flow_table_evictions_total Flows that a full table gave up for newer ones.
+# TYPE fairlead_flow_table_evictions_total counter
+fairlead_flow_table_evictions_total 1
+# HELP fairlead_flow_table_limit Flows the table can hold.
+# TYPE fairlead_flow_table_limit gauge
+fairlead_flow_table_limit 1000
+# HELP fairlead_packets_total Packets the data plane saw, by what became of them and why.
+# TYPE fairlead_packets_total counter
+fairlead_packets_total{direction="in",interface="eth0",reason="truncated",verdict="drop"} 3
+fairlead_packets_total{direction="in",interface="other",reason="not-ours",verdict="pass"} 3
+# HELP fairlead_ready 1 once every target has applied the newest desired state.
+# TYPE fairlead_ready gauge
+fairlead_ready 1
+# HELP fairlead_service_active_connections Established connections at the last sweep.
+# TYPE fairlead_service_active_connections gauge
+fairlead_service_active_connections{port="90",service="test/user"} 2
+# HELP fairlead_service_bytes_total Bytes of IP packets, in from clients and out from replicas.
+# TYPE fairlead_service_bytes_total counter
+fairlead_service_bytes_total{direction="in",port="90",service="test/user"} 110
+fairlead_service_bytes_total{direction="out",port="90",service="test/user"} 220
+# HELP fairlead_service_connections_total Connections begun, by service port.
+# TYPE fairlead_service_connections_total counter
+fairlead_service_connections_total{port="90",service="test/user"} 7
+`
+	if err := testutil.CollectAndCompare(&collector{testReader()}, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+	reg := NewRegistry(testReader(), Build{Version: "v1", Revision: "abc"})
+	problems, err := testutil.GatherAndLint(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "fairlead_") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+	}
+	for _, name := range []string{"fairlead_build_info", "go_goroutines", "process_open_fds"} {
+		if n, err := testutil.GatherAndCount(reg, name); err != nil || n != 1 {
+			t.Errorf("%s: %d, %v; want 1", name, n, err)
+		}
+	}
+}
+
+func TestUnreadableCountersAreAGap(t *testing.T) {
+	r := testReader()
+	r.Traffic = func() (Traffic, error) { return Traffic{}, errors.New("no map") }
+	reg := NewRegistry(r, Build{})
+	if n, err := testutil.GatherAndCount(reg, "fairlead_flow_table_entries"); err != nil || n != 0 {
+		t.Errorf("flow_table_entries: %d, %v; want none", n, err)
+	}
+	if n, err := testutil.GatherAndCount(reg, "fairlead_config_generation"); err != nil || n != 1 {
+		t.Errorf("config_generation: %d, %v; want 1", n, err)
+	}
+}
+
+func TestHealthAndReadiness(t *testing.T) {
+	r := testReader()
+	var behind []string
+	r.Behind = func() []string { return behind }
+	h := Handler(r, Build{})
+	ask := func(path string) (int, string) {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		return w.Code, w.Body.String()
+	}
+	if code, _ := ask("/readyz"); code != 200 {
+		t.Errorf("/readyz: %d, want 200", code)
+	}
+	behind = []string{"target attach at generation 1 of 2: no eth0", "target dataplane at generation 1 of 2"}
+	if code, body := ask("/readyz"); code != 503 || body != strings.Join(behind, "\n")+"\n" {
+		t.Errorf("/readyz: %d %q, want 503 and the reasons", code, body)
+	}
+	if code, _ := ask("/healthz"); code != 200 {
+		t.Errorf("/healthz: %d, want 200", code)
+	}
+	if code, body := ask("/metrics"); code != 200 || !strings.Contains(body, "fairlead_ready 0") {
+		t.Errorf("/metrics: %d, want fairlead_ready 0", code)
+	}
+}
+
+func state(metrics string) *model.State {
+	s := &model.State{}
+	s.Settings.Listen.Metrics = metrics
+	return s
+}
+
+func TestListenerFollowsTheConfig(t *testing.T) {
+	s := New(Config{Reader: testReader()})
+	defer s.Close()
+	ctx := context.Background()
+	apply := func(address string) {
+		t.Helper()
+		if err := s.Apply(ctx, state(address)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply("")
+	if s.Addr() != nil {
+		t.Fatalf("listens on %v, want nowhere", s.Addr())
+	}
+	apply("127.0.0.1:0")
+	first := s.Addr().String()
+	apply("127.0.0.1:0")
+	if s.Addr().String() != first {
+		t.Errorf("the same config opened a new listener")
+	}
+	get(t, "http://"+first+"/healthz")
+
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Apply(ctx, state(taken.Addr().String())); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("taken address: %v, want \"in use\"", err)
+	}
+	get(t, "http://"+first+"/healthz") // the old one is still there
+	_ = taken.Close()
+	apply(taken.Addr().String())
+	get(t, "http://"+taken.Addr().String()+"/metrics")
+	if c, err := net.Dial("tcp", first); err == nil {
+		_ = c.Close()
+		t.Error("the old address still answers")
+	}
+	apply("")
+}
+
+func get(t *testing.T, url string) {
+	t.Helper()
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := c.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != 200 {
+		t.Errorf("%s: %s, %v", url, resp.Status, err)
+	}
+}

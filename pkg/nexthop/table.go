@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nexthop
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	mdnetlink "github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Config of a Table; the zero value is production.
+type Config struct {
+	Log *slog.Logger // default slog.Default()
+}
+
+// The rhythm of a Table.
+const (
+	settle  = 20 * time.Millisecond // how long a burst of changes is collected
+	full    = 30 * time.Second      // everything is looked at anew this often
+	retry   = 5 * time.Second       // unresolved neighbours are looked at this often
+	askWait = 4 * time.Second       // the kernel needs 3 s to give a neighbour up
+)
+
+// Table knows the next hops of the tracked addresses. Safe for concurrent use.
+type Table struct {
+	log   *slog.Logger
+	links *Links
+
+	passing sync.Mutex // one pass at a time, so that an older answer never replaces a newer one
+
+	mu    sync.Mutex
+	hops  map[netip.Addr]Hop
+	asked map[neighKey]time.Time
+}
+
+// New opens a table in the network namespace of the caller. The caller closes
+// it with Close after Run has returned.
+func New(cfg Config) (*Table, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	links, err := OpenLinks()
+	if err != nil {
+		return nil, err
+	}
+	return &Table{log: cfg.Log, links: links, hops: map[netip.Addr]Hop{}, asked: map[neighKey]time.Time{}}, nil
+}
+
+// Close closes the table's sockets.
+func (t *Table) Close() { t.links.Close() }
+
+// Links are the questions about interfaces the table's sockets can answer;
+// they end with the table.
+func (t *Table) Links() *Links { return t.links }
+
+// Track replaces the set of tracked addresses. New ones are resolved before it
+// returns.
+func (t *Table) Track(addrs []netip.Addr) {
+	t.passing.Lock()
+	defer t.passing.Unlock()
+	want := make(map[netip.Addr]bool, len(addrs))
+	var fresh []netip.Addr
+	t.mu.Lock()
+	for _, a := range addrs {
+		a = a.Unmap()
+		if _, ok := t.hops[a]; !ok && !want[a] {
+			fresh = append(fresh, a)
+		}
+		want[a] = true
+	}
+	for a := range t.hops {
+		if !want[a] {
+			delete(t.hops, a)
+		}
+	}
+	t.mu.Unlock()
+	found := t.resolve(fresh, false)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, h := range found {
+		t.hops[h.Addr] = h
+	}
+}
+
+// Lookup tells where an address leads: a tracked one as last heard of, any
+// other as the kernel answers now.
+func (t *Table) Lookup(addr netip.Addr) Hop {
+	addr = addr.Unmap()
+	t.mu.Lock()
+	h, ok := t.hops[addr]
+	t.mu.Unlock()
+	if ok {
+		return h
+	}
+	return t.resolve([]netip.Addr{addr}, false)[0]
+}
+
+// resolve asks the kernel about each address, in order, and lets it look for
+// the neighbours it does not know. With confirm it also lets it check those it
+// has not heard of lately: packets that BPF redirects do not do that.
+func (t *Table) resolve(addrs []netip.Addr, confirm bool) []Hop {
+	p := pass{links: t.links, seen: map[uint32]seenLink{}}
+	hops := make([]Hop, 0, len(addrs))
+	for _, a := range addrs {
+		hop, state := p.resolve(a)
+		if hop.IfIndex != 0 && !hop.Local && (state&nudKnown == 0 || confirm && state&unix.NUD_STALE != 0) {
+			t.ask(hop.neighbour())
+		}
+		hops = append(hops, hop)
+	}
+	return hops
+}
+
+// ask has the kernel look for a neighbour, unless it was asked just now.
+func (t *Table) ask(k neighKey) {
+	now := time.Now()
+	t.mu.Lock()
+	recent := now.Sub(t.asked[k]) < askWait
+	if !recent {
+		t.asked[k] = now
+	}
+	t.mu.Unlock()
+	if recent {
+		return
+	}
+	// Interfaces that are down or have no neighbours refuse; the hop stays
+	// unresolved, which is what its reader is told.
+	if err := t.links.probe(k); err != nil {
+		t.log.Debug("neighbour not asked for", "address", k.addr, "interface", k.ifindex, "error", err)
+	}
+}
+
+// Run follows the kernel until ctx ends and calls changed after the answers of
+// Lookup changed for a tracked address. It returns nil when ctx ends, an error
+// if the kernel refuses the subscriptions.
+func (t *Table) Run(ctx context.Context, changed func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	q := newQueue()
+	subs := []subscription{{family: unix.NETLINK_ROUTE, groups: append(append(append([]uint32(nil), LinkEvents...), RouteEvents...), neighEvents...)}}
+	if g := t.links.netdev.groups["mgmt"]; g != 0 { // XDP features change with a veth's peer
+		subs = append(subs, subscription{family: unix.NETLINK_GENERIC, groups: []uint32{g}})
+	}
+	errs := make([]error, len(subs))
+	var wg sync.WaitGroup
+	for i, sub := range subs {
+		wg.Go(func() {
+			defer cancel()
+			errs[i] = watch(ctx, t.log, sub, func(m *mdnetlink.Message) { q.add(sub.family, m) })
+		})
+	}
+	t.follow(ctx, q, changed)
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// follow refreshes what the queue says has changed.
+func (t *Table) follow(ctx context.Context, q *queue, changed func()) {
+	all, unresolved := time.NewTicker(full), time.NewTicker(retry)
+	defer all.Stop()
+	defer unresolved.Stop()
+	pause := settle
+	for {
+		var diff bool
+		select {
+		case <-ctx.Done():
+			return
+		case <-all.C:
+			diff = t.refresh(func(Hop) bool { return true }, true)
+		case <-unresolved.C:
+			diff = t.refresh(func(h Hop) bool { return h.IfIndex != 0 && !h.Local && !h.Resolved() }, false)
+		case <-q.ready:
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+			}
+			everything, neighs := q.take()
+			start := time.Now()
+			diff = t.refresh(func(h Hop) bool { return everything || neighs[h.neighbour()] }, false)
+			// A big table in a busy network must not eat the machine.
+			pause = max(settle, 2*time.Since(start))
+		}
+		if diff {
+			changed()
+		}
+	}
+}
+
+// refresh resolves the tracked addresses whose hop is concerned and tells
+// whether any answer changed.
+func (t *Table) refresh(concerned func(Hop) bool, confirm bool) bool {
+	t.passing.Lock()
+	defer t.passing.Unlock()
+	var addrs []netip.Addr
+	t.mu.Lock()
+	for a, h := range t.hops {
+		if concerned(h) {
+			addrs = append(addrs, a)
+		}
+	}
+	t.forget()
+	t.mu.Unlock()
+	found := t.resolve(addrs, confirm)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	diff := false
+	for _, h := range found {
+		if t.hops[h.Addr] != h {
+			t.hops[h.Addr] = h
+			diff = true
+		}
+	}
+	return diff
+}
+
+// forget drops the notes of old questions; t.mu is held.
+func (t *Table) forget() {
+	for k, at := range t.asked {
+		if time.Since(at) > askWait {
+			delete(t.asked, k)
+		}
+	}
+}
+
+// queue collects what changed between two refreshes.
+type queue struct {
+	ready chan struct{}
+
+	mu     sync.Mutex
+	all    bool
+	neighs map[neighKey]bool
+}
+
+func newQueue() *queue {
+	return &queue{ready: make(chan struct{}, 1), neighs: map[neighKey]bool{}}
+}
+
+// add notes what a message may have changed; nil stands for anything.
+func (q *queue) add(family int, m *mdnetlink.Message) {
+	q.mu.Lock()
+	if m != nil && family == unix.NETLINK_ROUTE && (m.Header.Type == unix.RTM_NEWNEIGH || m.Header.Type == unix.RTM_DELNEIGH) {
+		k, _, ok := parseNeigh(m.Data)
+		if !ok {
+			q.mu.Unlock()
+			return
+		}
+		q.neighs[k] = true
+	} else {
+		q.all = true
+	}
+	q.mu.Unlock()
+	select {
+	case q.ready <- struct{}{}:
+	default:
+	}
+}
+
+func (q *queue) take() (all bool, neighs map[neighKey]bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	all, neighs = q.all, q.neighs
+	q.all, q.neighs = false, map[neighKey]bool{}
+	return all, neighs
+}

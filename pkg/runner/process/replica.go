@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package process
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/activator"
+)
+
+// replica is one replica and what its keeper, the goroutine that alone drives
+// it, knows. The lock of the Runner guards what others read or write too.
+type replica struct {
+	id    string
+	rec   record
+	log   string
+	paths paths
+
+	spec    *activator.Spec // nil: adopted, and not yet known whether it is wanted
+	phase   activator.Phase
+	reason  string
+	since   time.Time
+	next    time.Time
+	delay   time.Duration // wait before the next restart
+	proc    *proc         // nil: no process; only the keeper changes it
+	made    bool          // it has a record, and maybe more
+	stop    chan struct{} // closed: it is to go
+	known   chan struct{} // closed: spec is set
+	running bool          // its keeper runs
+}
+
+func (rep *replica) public() activator.Replica {
+	out := activator.Replica{
+		ID: rep.id, Service: rep.rec.Service, Driver: "process",
+		Phase: rep.phase, Reason: rep.reason, Addr4: rep.rec.Addr4, Addr6: rep.rec.Addr6,
+		Since: rep.since, Next: rep.next, Restarts: rep.rec.Restarts, Log: rep.log,
+	}
+	if rep.proc != nil {
+		out.PID = rep.proc.pid
+	}
+	return out
+}
+
+// look copies what the keeper shares with others.
+func (r *Runner) look(rep *replica) (activator.Phase, record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return rep.phase, rep.rec
+}
+
+// enter changes the phase. The caller holds the lock.
+func (r *Runner) enter(rep *replica, phase activator.Phase, reason string) {
+	if rep.phase != phase {
+		rep.since = r.cfg.Now()
+	}
+	rep.phase, rep.reason, rep.next = phase, reason, time.Time{}
+}
+
+// retireLocked tells the keeper that the replica is to go.
+func (r *Runner) retireLocked(rep *replica, why string) {
+	select {
+	case <-rep.stop:
+		return
+	default:
+	}
+	rep.rec.Stopping = true
+	r.enter(rep, activator.Stopping, why)
+	close(rep.stop)
+}
+
+// keep drives one replica until it is removed or ctx ends; then its process
+// goes on without a keeper.
+func (r *Runner) keep(ctx context.Context, rep *replica) {
+	for {
+		if stopped(rep) {
+			r.retire(ctx, rep)
+			return
+		}
+		if rep.proc == nil && !r.awaitStart(ctx, rep) {
+			if ctx.Err() != nil {
+				return
+			}
+			continue // stopped meanwhile
+		}
+		reason := ""
+		if rep.proc == nil {
+			if err := r.start(ctx, rep); err != nil {
+				reason = err.Error()
+			}
+		}
+		if rep.proc != nil {
+			reason = r.watch(ctx, rep)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if !stopped(rep) {
+			r.fall(rep, reason)
+		}
+	}
+}
+
+func stopped(rep *replica) bool {
+	select {
+	case <-rep.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// awaitStart waits until the replica may be started; false: ctx ended or it is
+// to go.
+func (r *Runner) awaitStart(ctx context.Context, rep *replica) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-rep.stop:
+		return false
+	case <-rep.known:
+	}
+	r.mu.Lock()
+	wait := rep.next.Sub(r.cfg.Now())
+	r.mu.Unlock()
+	if wait <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-rep.stop:
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// watch waits until the process has ended (and says how), the replica is to
+// go, or ctx ends; meanwhile it finds out when the replica is ready.
+func (r *Runner) watch(ctx context.Context, rep *replica) (how string) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	exited := make(chan string, 1)
+	wg.Go(func() {
+		if how, ok := rep.proc.wait(ctx); ok {
+			exited <- how
+		}
+	})
+	if phase, _ := r.look(rep); phase == activator.Starting {
+		wg.Go(func() { r.probe(ctx, rep) })
+	}
+	select {
+	case <-ctx.Done():
+	case <-rep.stop:
+	case how = <-exited:
+		cancel()
+		wg.Wait() // the prober must not call it ready after this
+		r.buried(rep)
+	}
+	return how
+}
+
+// buried forgets the ended process. What it left running in its cgroup is
+// ended too, so that the next one finds its ports free.
+func (r *Runner) buried(rep *replica) {
+	if err := killCgroup(rep.paths.cgroup); err != nil {
+		r.cfg.Log.Warn("end what a replica left", "replica", rep.id, "error", err)
+	}
+	r.update(func() {
+		rep.proc.close()
+		rep.proc = nil
+	})
+}
+
+// fall puts the replica, which has no process, into backoff.
+func (r *Runner) fall(rep *replica, reason string) {
+	_, rec := r.look(rep)
+	if last := lastLine(rep.log, rec.LogStart); last != "" && rec.PID != 0 {
+		reason += ": " + last
+	}
+	r.update(func() {
+		now := r.cfg.Now()
+		good := rep.rec.Ready && now.Sub(rep.rec.Since) >= r.cfg.BackoffReset
+		if good || rep.delay == 0 {
+			rep.delay = r.cfg.BackoffMin
+		} else {
+			rep.delay = min(2*rep.delay, r.cfg.BackoffMax)
+		}
+		rep.rec.PID, rep.rec.Start, rep.rec.Ready = 0, "", false
+		rep.rec.Restarts++
+		if !stopped(rep) {
+			r.enter(rep, activator.Backoff, reason)
+			rep.next = now.Add(rep.delay)
+		}
+	})
+	r.cfg.Log.Warn("replica ended", "replica", rep.id, "reason", reason, "again-in", rep.delay)
+}

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package process
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/activator"
+	"github.com/fairlead-lb/fairlead/pkg/model"
+)
+
+// Run adopts what an earlier agent left and keeps the wanted replicas running
+// until ctx ends or Shutdown is called. An error means that it could not
+// start. At most one Run may go on at a time.
+func (r *Runner) Run(ctx context.Context, changed func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		r.keepers.Wait()
+		r.mu.Lock()
+		r.changed, r.stopAll = func() {}, nil
+		r.mu.Unlock()
+	}()
+	r.mu.Lock()
+	closed := r.closed
+	r.changed, r.stopAll = changed, cancel
+	r.mu.Unlock()
+	if closed {
+		return nil
+	}
+	if err := r.adopt(); err != nil {
+		return err
+	}
+	changed()
+	logs := time.NewTicker(r.cfg.LogEvery)
+	defer logs.Stop()
+	for {
+		r.reconcile(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.kick:
+		case <-logs.C:
+			r.rotateLogs()
+		}
+	}
+}
+
+// adopt learns of the replicas that an earlier agent left, once.
+func (r *Runner) adopt() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.adopted {
+		return nil
+	}
+	for _, dir := range runDirs(r.cfg.RunDir) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return explain(fmt.Errorf("make run directory: %w", err))
+		}
+	}
+	records, bad, err := loadRecords(r.cfg.RunDir, r.cfg.Cgroup)
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for _, rec := range records {
+		if why := bad[rec.ID]; why != nil {
+			r.cfg.Log.Error("replica of an earlier agent cannot be adopted; removing it", "replica", rec.ID, "error", why)
+			if _, err := teardown(pathsOf(r.cfg.RunDir, rec.Cgroup, rec.ID)); err != nil {
+				r.cfg.Log.Error("remove what an earlier agent left", "replica", rec.ID, "error", err)
+			}
+			continue
+		}
+		ids = append(ids, rec.ID)
+		r.replicas[rec.ID] = r.adoptOne(rec)
+	}
+	r.cfg.IPAM.Retain(ids)
+	r.adopted = true
+	return nil
+}
+
+// adoptOne takes over a replica. A process that serves is ready at once, so
+// that no state without it is ever published.
+func (r *Runner) adoptOne(rec record) *replica {
+	rep := r.newReplica(rec)
+	rep.made = true
+	for _, x := range rec.hops() {
+		if err := r.cfg.IPAM.Reserve(x.addr, rec.ID); err != nil {
+			r.cfg.Log.Error("keep address of replica", "replica", rec.ID, "error", err)
+		}
+	}
+	rep.proc = findProc(rec)
+	phase := activator.Starting
+	switch {
+	case rec.Stopping:
+		phase = activator.Stopping
+		close(rep.stop)
+	case rep.proc == nil:
+		r.enter(rep, activator.Backoff, "ended while no agent ran")
+		return rep
+	case rec.Ready:
+		phase = activator.Ready
+	}
+	r.enter(rep, phase, "")
+	if rep.proc == nil {
+		return rep
+	}
+	err := error(nil)
+	if !pinned(rep.paths.netns) { // its mount is gone, the process holds the namespace still
+		err = pinNetns(fmt.Sprintf("/proc/%d/ns/net", rec.PID), rep.paths.netns)
+	}
+	if err == nil {
+		err = connect(rec, rep.paths)
+	}
+	if err != nil {
+		r.cfg.Log.Error("mend network of adopted replica", "replica", rec.ID, "error", err)
+	}
+	r.cfg.Log.Info("replica adopted", "replica", rec.ID, "pid", rec.PID, "phase", string(phase))
+	return rep
+}
+
+func (r *Runner) newReplica(rec record) *replica {
+	return &replica{
+		id: rec.ID, rec: rec, log: r.logPath(rec.ID), paths: pathsOf(r.cfg.RunDir, rec.Cgroup, rec.ID), since: r.cfg.Now(),
+		stop: make(chan struct{}), known: make(chan struct{}),
+	}
+}
+
+// reconcile compares what is wanted with what there is, and sees that every
+// replica has a keeper.
+func (r *Runner) reconcile(ctx context.Context) {
+	r.mu.Lock()
+	defer func() {
+		changed := r.changed
+		r.mu.Unlock()
+		changed()
+	}()
+	if r.closed || ctx.Err() != nil {
+		return
+	}
+	if r.applied {
+		services := map[model.ServiceName]bool{}
+		for name := range r.wanted {
+			services[name] = true
+		}
+		for _, rep := range r.replicas {
+			services[rep.rec.Service] = true
+		}
+		for _, name := range slices.SortedFunc(maps.Keys(services), model.ServiceName.Compare) {
+			r.reconcileService(name)
+		}
+	}
+	for _, rep := range r.replicas {
+		if rep.running {
+			continue
+		}
+		rep.running = true
+		r.keepers.Go(func() {
+			r.keep(ctx, rep)
+			r.mu.Lock()
+			rep.running = false
+			r.mu.Unlock()
+		})
+	}
+}
+
+func (r *Runner) reconcileService(name model.ServiceName) {
+	w, wanted := r.wanted[name]
+	var have []candidate
+	for _, rep := range r.of(name) {
+		if stopped(rep) {
+			continue
+		}
+		c := candidate{id: rep.id, ready: rep.phase == activator.Ready}
+		c.current = wanted && rep.rec.Hash == w.hash && r.addressed(rep.rec)
+		have = append(have, c)
+		if c.current {
+			rep.learn(w.spec)
+		}
+	}
+	n := 0
+	if wanted {
+		n = max(0, w.spec.Replicas)
+	}
+	start, stop := plan(n, have)
+	for _, id := range stop {
+		why := "more replicas than wanted"
+		if i := slices.IndexFunc(have, func(c candidate) bool { return c.id == id }); !wanted {
+			why = "no longer in the config"
+		} else if !have[i].current {
+			why = "replaced by a replica of the new config"
+		}
+		r.retireLocked(r.replicas[id], why)
+	}
+	for range start {
+		rep := r.newReplica(record{
+			Version: recordVersion, ID: r.freeID(name), Service: name, Hash: w.hash, Cgroup: r.cfg.Cgroup, Ports: portsOf(w.spec),
+		})
+		r.enter(rep, activator.Starting, "being set up")
+		rep.learn(w.spec)
+		r.replicas[rep.id] = rep
+	}
+}
+
+// of lists the replicas of a service by number.
+func (r *Runner) of(name model.ServiceName) []*replica {
+	var reps []*replica
+	for _, rep := range r.replicas {
+		if rep.rec.Service == name {
+			reps = append(reps, rep)
+		}
+	}
+	slices.SortFunc(reps, func(a, b *replica) int { return cmp.Compare(number(a.rec.ID), number(b.rec.ID)) })
+	return reps
+}
+
+// freeID is PROJECT.USER.N with the lowest N that no replica has.
+func (r *Runner) freeID(name model.ServiceName) string {
+	for n := 1; ; n++ {
+		id := fmt.Sprintf("%s.%s.%d", name.Project, name.User, n)
+		if r.replicas[id] == nil {
+			return id
+		}
+	}
+}
+
+func number(id string) int {
+	n, _ := strconv.Atoi(id[strings.LastIndexByte(id, '.')+1:])
+	return n
+}
+
+// addressed tells whether the replica's addresses are of the present prefixes.
+func (r *Runner) addressed(rec record) bool {
+	if len(rec.hops()) == 0 {
+		return true // gets them at its start
+	}
+	v4, v6 := r.network()
+	return rec.Addr4.IsValid() == v4.IsValid() && rec.Addr6.IsValid() == v6.IsValid() &&
+		(!v4.IsValid() || v4.Contains(rec.Addr4)) && (!v6.IsValid() || v6.Contains(rec.Addr6))
+}
+
+// learn takes what may change while the process runs.
+func (rep *replica) learn(s activator.Spec) {
+	rep.rec.Drain, rep.rec.Timeout = s.Drain, s.Workload.Scale.StartTimeout
+	if rep.spec == nil {
+		rep.spec = &s
+		close(rep.known)
+	}
+}
+
+func (r *Runner) rotateLogs() {
+	r.mu.Lock()
+	var logs []string
+	for _, rep := range r.replicas {
+		logs = append(logs, rep.log)
+	}
+	r.mu.Unlock()
+	for _, path := range logs {
+		if err := rotateLog(path, r.cfg.LogSize); err != nil && !errors.Is(err, os.ErrNotExist) {
+			r.cfg.Log.Warn("rotate log", "error", err)
+		}
+	}
+}
+
+// runDirs are the directories below the run directory.
+func runDirs(runDir string) []string {
+	return []string{filepath.Join(runDir, "replicas"), filepath.Join(runDir, "netns"), filepath.Join(runDir, "work")}
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package process
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-lb/fairlead/pkg/activator"
+	"github.com/fairlead-lb/fairlead/pkg/model"
+)
+
+func TestPlan(t *testing.T) {
+	c := func(id string) candidate { // N: new, O: old; +: ready
+		return candidate{id: id, current: id[0] == 'N', ready: strings.HasSuffix(id, "+")}
+	}
+	for _, tc := range []struct {
+		n     int
+		have  string
+		start int
+		stop  string
+	}{
+		{0, "", 0, ""},
+		{2, "", 2, ""},
+		{2, "N1+ N2", 0, ""},
+		{1, "N1 N2+", 0, "N1"},
+		{1, "N1+ N2+ N3", 0, "N3 N2+"},
+		{0, "N1+ O2+", 0, "N1+ O2+"},
+		{2, "O1+ O2+", 2, ""},
+		{2, "O1+ O2+ N3+ N4", 0, "O2+"},
+		{2, "O1+ O2+ N3+ N4+", 0, "O1+ O2+"},
+		{2, "O1+ O2 N3", 1, "O2"},
+		{1, "O1+ O2+", 1, "O2+"},
+	} {
+		var have []candidate
+		for _, id := range strings.Fields(tc.have) {
+			have = append(have, c(id))
+		}
+		start, stop := plan(tc.n, have)
+		if got := strings.Join(stop, " "); start != tc.start || got != tc.stop {
+			t.Errorf("plan(%d, %s) = %d, %q; want %d, %q", tc.n, tc.have, start, got, tc.start, tc.stop)
+		}
+	}
+}
+
+func TestExpand(t *testing.T) {
+	env := map[string]string{"PORT": "8090", "A_B": "x y"}
+	got := expand([]string{"p", "$PORT", "${PORT}/${A_B}", ":$PORT,$PORTS", "$$ $1 $ ${", "$(PORT) ${NO}"}, env)
+	want := []string{"p", "8090", "8090/x y", ":8090,$PORTS", "$$ $1 $ ${", "$(PORT) ${NO}"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	s := activator.Spec{
+		Ports:    []model.Port{{Container: 8090, Protocol: model.TCP}, {Container: 1, Protocol: model.UDP}},
+		Workload: model.Workload{Env: map[string]string{"X": "1"}},
+	}
+	want := []string{"FAIRLEAD_REPLICA=a.b.1", "HOME=/h", "PATH=" + defaultPath, "PORT=8090", "X=1"}
+	if diff := cmp.Diff(want, flatten(environment(s, "a.b.1", "/h"))); diff != "" {
+		t.Error(diff)
+	}
+	s.Workload.Env = map[string]string{"PORT": "7", "PATH": "/p"}
+	if env := environment(s, "a.b.1", "/h"); env["PORT"] != "7" || env["PATH"] != "/p" {
+		t.Errorf("environment %v", env)
+	}
+}
+
+func TestParseSockets(t *testing.T) {
+	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
+   1: 00000000000000000000000001000000:1F9A 00000000000000000000000000000000:0000 0A 00000000:00000000 00:0
+   2: 0000000000000000FFFF00000200420A:1F9A 0000000000000000FFFF00000100420A:D431 01 00000000:00000000 00:0
+   3: junk
+`
+	var got []string
+	for _, s := range parseSockets(table) {
+		got = append(got, fmt.Sprint(s.local, " ", s.state))
+	}
+	want := []string{"127.0.0.1:8080 10", "[::1]:8090 10", "10.66.0.2:8090 1"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func FuzzParseSockets(f *testing.F) {
+	f.Add("   0: 0100007F:1F90 00000000:0000 0A\n")
+	f.Fuzz(func(_ *testing.T, s string) { parseSockets(s) })
+}
+
+func TestRotateLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "logs", "a.log")
+	f, err := openLog(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	write := func(s string) {
+		if _, err := f.WriteString(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(path string) string { b, _ := os.ReadFile(path); return string(b) }
+	write("1234\n")
+	for _, limit := range []int64{5, 4} {
+		if err := rotateLog(path, limit); err != nil {
+			t.Fatal(err)
+		}
+		write("new\n")
+	}
+	if now, old := read(path), read(path+".1"); now != "new\n" || old != "1234\nnew\n" {
+		t.Errorf("now %q, old %q", now, old)
+	}
+	write(strings.Repeat("x", 100))
+	if err := rotateLog(path, 4); err != nil || len(read(path)) != 0 || len(read(path+".1")) != 104 {
+		t.Errorf("%v, now %q, old %q", err, read(path), read(path+".1"))
+	}
+	if names, _ := filepath.Glob(path + "*"); len(names) != 2 {
+		t.Errorf("files %v", names)
+	}
+}
+
+func TestLastLine(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	for _, tc := range []struct {
+		log   string
+		start int64
+		want  string
+	}{
+		{"", 0, ""},
+		{"a\nb\n\n", 0, "b"},
+		{"a\nb\x1b[1m\xff", 0, "b·[1m·"},
+		{"old\n", 4, ""},
+		{"old\nnew\n", 4, "new"},
+		{"rotated\n", 400, "rotated"},
+		{strings.Repeat("é", 300), 0, strings.Repeat("é", 200) + "…"},
+		{strings.Repeat("x", 9000) + "\nend", 0, "end"},
+	} {
+		if err := os.WriteFile(path, []byte(tc.log), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := lastLine(path, tc.start); got != tc.want {
+			t.Errorf("lastLine(%.20q, %d) = %q, want %q", tc.log, tc.start, got, tc.want)
+		}
+	}
+}
+
+func TestExplainNamesWhatIsMissing(t *testing.T) {
+	err := explain(fmt.Errorf("make link: %w", os.ErrPermission))
+	if err == nil {
+		t.Fatal("no error")
+	}
+	if err := explain(fmt.Errorf("x: %w", bytes.ErrTooLarge)); err.Error() != "x: "+bytes.ErrTooLarge.Error() {
+		t.Errorf("changed to %v", err)
+	}
+}
