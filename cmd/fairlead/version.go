@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/spf13/cobra"
@@ -65,7 +66,8 @@ func build() metrics.Build {
 	if b.Revision != "" {
 		b.Revision += dirty
 	}
-	if b.Version == "" || b.Version == "(devel)" {
+	// Not a release: the revision tells more than a pseudo-version.
+	if b.Version == "" || b.Version == "(devel)" || strings.HasPrefix(b.Version, "v0.0.0-") {
 		b.Version = "devel"
 	}
 	return b

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/admin"
@@ -27,8 +28,8 @@ import (
 func build(a *Agent) (p parts, err error) {
 	var closers []func()
 	p.close = func() {
-		for i := len(closers) - 1; i >= 0; i-- {
-			closers[i]()
+		for _, c := range slices.Backward(closers) {
+			c()
 		}
 	}
 	defer func() {
@@ -36,40 +37,11 @@ func build(a *Agent) (p parts, err error) {
 			p.close()
 		}
 	}()
-	log, run, state := a.cfg.Log, a.cfg.RunDir, a.cfg.StateDir
-
-	if _, err := attach.EnsureBPFFS(pinDir(run)); err != nil {
+	log, state := a.cfg.Log, a.cfg.StateDir
+	k, err := openKernel(a.cfg, &closers)
+	if err != nil {
 		return p, err
 	}
-	for _, dir := range []string{objectPins(run), linkPins(run)} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return p, fmt.Errorf("make pin directory: %w", err)
-		}
-	}
-	objects, err := bpf.Open(bpf.Config{PinDir: objectPins(run), Log: log})
-	if err != nil {
-		return p, fmt.Errorf("load programs: %w", err)
-	}
-	closers = append(closers, func() { _ = objects.Close() })
-	hops, err := nexthop.New(nexthop.Config{Log: log})
-	if err != nil {
-		return p, fmt.Errorf("follow routes: %w", err)
-	}
-	closers = append(closers, hops.Close)
-	plane, err := dataplane.New(dataplane.Config{
-		Maps: objects, Hops: hops, Log: log,
-		NodeAddrs: func(interfaces []string) ([]netip.Addr, error) { return nodeAddrs(hops.Links(), interfaces) },
-	})
-	if err != nil {
-		return p, fmt.Errorf("adopt maps: %w", err)
-	}
-	links, err := attach.New(attach.Config{
-		Programs: attach.Programs(objects.Programs()), PinDir: linkPins(run), Ifaces: objects, Hops: hops, Log: log,
-	})
-	if err != nil {
-		return p, fmt.Errorf("adopt links: %w", err)
-	}
-	closers = append(closers, links.Close)
 	drains, err := admin.NewDrains(admin.DrainsConfig{Path: drainsFile(state), Log: log})
 	if err != nil {
 		return p, err
@@ -79,28 +51,72 @@ func build(a *Agent) (p parts, err error) {
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
 	closers = append(closers, func() { _ = scrape.Close() })
 	p.withdrawal = &withdrawal{}
-
 	fatal := make(chan error, 1)
 	p.fatal = fatal
 
 	p.sources = []source.Source{required{config, fatal}, drains, workloads.Source(), p.withdrawal}
-	p.targets = []reconcile.Target{plane, links, workloads, scrape}
-	p.forward = []reconcile.Target{plane}
+	p.targets = []reconcile.Target{k.plane, k.links, workloads, scrape}
+	p.forward = []reconcile.Target{k.plane}
 	p.complete = ipam.New(ipam.Config{Path: vipsFile(state), Log: log}).Complete
 	p.workers = []worker{
 		{"next hops", func(ctx context.Context) error {
-			return hops.Run(ctx, func() { a.engine.kick(plane, links) })
+			return k.hops.Run(ctx, func() { a.engine.kick(k.plane, k.links) })
 		}},
 		{"interfaces", func(ctx context.Context) error {
-			return links.Watch(ctx, func() { a.engine.kick(links) })
+			return k.links.Watch(ctx, func() { a.engine.kick(k.links) })
 		}},
-		{"flows", plane.Run},
+		{"flows", k.plane.Run},
 	}
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
-	p.stats, p.flows = plane.Stats, plane.Flows
-	p.attached = func() ([]admin.Interface, []admin.Cgroup) { return attached(links) }
+	p.stats, p.flows = k.plane.Stats, k.plane.Flows
+	p.attached = func() ([]admin.Interface, []admin.Cgroup) { return attached(k.links) }
 	return p, nil
+}
+
+// kernel is what of an agent outlives it: maps, links and what feeds them.
+type kernel struct {
+	hops  *nexthop.Table
+	plane *dataplane.Target
+	links *attach.Target
+}
+
+// openKernel loads the programs, or adopts what an earlier agent pinned. What
+// must be closed is added to closers, also when it fails.
+func openKernel(cfg Config, closers *[]func()) (k kernel, err error) {
+	log, run := cfg.Log, cfg.RunDir
+	if _, err := attach.EnsureBPFFS(pinDir(run)); err != nil {
+		return k, err
+	}
+	for _, dir := range []string{objectPins(run), linkPins(run)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return k, fmt.Errorf("make pin directory: %w", err)
+		}
+	}
+	objects, err := bpf.Open(bpf.Config{PinDir: objectPins(run), Log: log})
+	if err != nil {
+		return k, fmt.Errorf("load programs: %w", err)
+	}
+	*closers = append(*closers, func() { _ = objects.Close() })
+	if k.hops, err = nexthop.New(nexthop.Config{Log: log}); err != nil {
+		return k, fmt.Errorf("follow routes: %w", err)
+	}
+	*closers = append(*closers, k.hops.Close)
+	k.plane, err = dataplane.New(dataplane.Config{
+		Maps: objects, Hops: k.hops, Log: log,
+		NodeAddrs: func(interfaces []string) ([]netip.Addr, error) { return nodeAddrs(k.hops.Links(), interfaces) },
+	})
+	if err != nil {
+		return k, fmt.Errorf("adopt maps: %w", err)
+	}
+	k.links, err = attach.New(attach.Config{
+		Programs: attach.Programs(objects.Programs()), PinDir: linkPins(run), Ifaces: objects, Hops: k.hops, Log: log,
+	})
+	if err != nil {
+		return k, fmt.Errorf("adopt links: %w", err)
+	}
+	*closers = append(*closers, k.links.Close)
+	return k, nil
 }
 
 // runners makes those drivers that this host can run. One that it cannot is

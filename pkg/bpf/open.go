@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -149,7 +150,7 @@ func (o *Objects) loadSpec(spec *ebpf.CollectionSpec) error {
 	}
 	defer coll.Close()
 	for name := range coll.Maps {
-		if _, ok := o.maps[name]; !ok {
+		if _, ok := o.maps[name]; !ok && isOurs(name) { // .rodata belongs to its object alone
 			o.maps[name] = coll.DetachMap(name)
 		}
 	}
@@ -163,9 +164,12 @@ func (o *Objects) loadSpec(spec *ebpf.CollectionSpec) error {
 	return nil
 }
 
+// isOurs tells a map of bpf/lib/maps.h from the sections of an object.
+func isOurs(name string) bool { return strings.HasPrefix(name, "fl_") }
+
 // keepsOver tells whether a map's content outlives the agent.
 func keepsOver(name string) bool {
-	return len(name) > 3 && name[:3] == "fl_" && name != lbMapFlScratch && name != lbMapFlClock
+	return isOurs(name) && name != lbMapFlScratch && name != lbMapFlClock
 }
 
 // adoptSize lets a pinned map keep the size it was made with.

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,6 +75,10 @@ func TestReplicaOutlivesItsAgent(t *testing.T) {
 	b.apply(echoSpec(8090, ":8090"))
 	fetch(t, rep.Addr6, 8090)
 	b.abandon()
+	for _, rep := range b.replicas { // as if that agent had ended
+		rep.proc.close()
+		rep.proc = nil
+	}
 
 	b = start(t, cfg)
 	b.apply(echoSpec(8090, ":8090"))
@@ -145,20 +150,52 @@ func TestCorruptRecordIsRemovedWhole(t *testing.T) {
 	check()
 }
 
-func TestForeignCgroupIsRefused(t *testing.T) {
-	first, second := testConfig(t.TempDir()), testConfig(t.TempDir())
-	a := start(t, first)
-	a.apply(echoSpec(8090, ":8090"))
-	rep := a.one("ready replica", isReady)
-	b := start(t, second)
+func TestForeignProcessesAreLeftAlone(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	p := pathsOf(cfg.RunDir, cfg.Cgroup, "shop.web.1")
+	if err := makeCgroup(p); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if err := removeCgroup(p.cgroup); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := os.WriteFile(filepath.Join(p.cgroup, "cgroup.procs"), fmt.Append(nil, cmd.Process.Pid), 0); err != nil {
+		t.Fatal(err)
+	}
+	b := start(t, cfg)
 	b.apply(echoSpec(8090, ":8090"))
 	b.one("reason", says("another agent runs this service"))
 	if err := b.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if now := a.Replicas()[0]; now.PID != rep.PID || !isReady(now) {
+	if err := cmd.Process.Signal(unix.Signal(0)); err != nil || !populated(p.cgroup) {
+		t.Errorf("the foreign process is gone: %v", err)
+	}
+}
+
+func TestAgentsSideBySide(t *testing.T) {
+	first, second := testConfig(t.TempDir()), testConfig(t.TempDir())
+	second.Network = func() (v4, v6 netip.Prefix) { return netip.MustParsePrefix("10.67.0.0/24"), netip.Prefix{} }
+	a, b := start(t, first), start(t, second)
+	a.apply(echoSpec(8090, ":8090"))
+	b.apply(echoSpec(8090, ":8090"))
+	one := a.one("ready replica", isReady)
+	two := b.one("ready replica", isReady)
+	if err := b.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if now := a.Replicas()[0]; now.PID != one.PID || !isReady(now) || one.Addr4 == two.Addr4 {
 		t.Errorf("the first agent's replica is %+v", now)
 	}
+	fetch(t, one.Addr4, 8090)
 }
 
 func TestCleanup(t *testing.T) {

@@ -36,7 +36,7 @@ func Cleanup(runDir, cgroupParent string) (removed []string, err error) {
 		done, err := teardown(pathsOf(runDir, rec.Cgroup, rec.ID))
 		removed = append(removed, done...)
 		errs = append(errs, err)
-		removeEmpty([]string{cgroupsIn(rec.Cgroup)})
+		removeEmpty([]string{cgroupsIn(rec.Cgroup, runDir)})
 	}
 	// Namespaces whose record was lost.
 	pins, err := os.ReadDir(filepath.Join(runDir, "netns"))
@@ -48,7 +48,7 @@ func Cleanup(runDir, cgroupParent string) (removed []string, err error) {
 		removed = append(removed, done...)
 		errs = append(errs, err)
 	}
-	removeEmpty(append(runDirs(runDir), cgroupsIn(cgroupParent)))
+	removeEmpty(append(runDirs(runDir), cgroupsIn(cgroupParent, runDir)))
 	return removed, errors.Join(errs...)
 }
 

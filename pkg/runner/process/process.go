@@ -34,11 +34,13 @@ import (
 type Config struct {
 	StateDir string // kept over reboots: logs/, and addresses where IPAM is nil
 	RunDir   string // gone at a reboot: what runs, network namespaces, working directories
-	// Cgroup is the cgroup2 directory to make fairlead/… in. Default: where
+	// Cgroup is the cgroup2 directory to make fairlead/PROJECT.USER.N in
+	// (fairlead-HASH/… where RunDir is not in /run/fairlead). Default: where
 	// cgroup2 is mounted.
 	Cgroup string
 	// Network tells the prefixes that replicas get their addresses from; the
-	// zero prefix turns a family off. It is asked at every start of a replica.
+	// zero prefix turns a family off. A replica outside of them is replaced, but
+	// not while both are zero.
 	Network func() (v4, v6 netip.Prefix)
 	// IPAM keeps the addresses; the Runner must be its only user. Default: a
 	// Pool over StateDir/replicas.json.

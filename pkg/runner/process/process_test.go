@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -251,6 +252,26 @@ func TestScale(t *testing.T) {
 	fetch(t, all[0].Addr6, 8090)
 	b.apply()
 	b.await("no replica", func(all []activator.Replica) bool { return len(all) == 0 })
+}
+
+func TestNewPrefixMovesReplicas(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	var v4 atomic.Pointer[netip.Prefix]
+	use := func(p netip.Prefix) { v4.Store(&p) }
+	use(prefix4)
+	cfg.Network = func() (netip.Prefix, netip.Prefix) { return *v4.Load(), netip.Prefix{} }
+	b := start(t, cfg)
+	b.apply(echoSpec(8090, ":8090"))
+	old := b.one("ready replica", isReady)
+	use(netip.Prefix{}) // unknown for a while
+	b.apply(echoSpec(8090, ":8090"))
+	use(netip.MustParsePrefix("10.67.0.0/24"))
+	b.apply(echoSpec(8090, ":8090"))
+	rep := b.one("moved replica", func(rep activator.Replica) bool { return isReady(rep) && rep.ID != old.ID })
+	if want := "10.67.0.2"; rep.Addr4.String() != want {
+		t.Errorf("address %s, want %s", rep.Addr4, want)
+	}
+	fetch(t, rep.Addr4, 8090)
 }
 
 func TestShutdownKillsTheStubborn(t *testing.T) {

@@ -87,7 +87,7 @@ type paths struct {
 func pathsOf(runDir, cgroup, id string) paths {
 	sum := sha256.Sum256([]byte(runDir + "\x00" + id))
 	link := "fl-" + hex.EncodeToString(sum[:])[:11]
-	cgroups := cgroupsIn(cgroup)
+	cgroups := cgroupsIn(cgroup, runDir)
 	return paths{
 		link:    link,
 		record:  filepath.Join(runDir, "replicas", id+".json"),
@@ -98,8 +98,20 @@ func pathsOf(runDir, cgroup, id string) paths {
 	}
 }
 
-// cgroupsIn is the directory that holds the replicas' cgroups.
-func cgroupsIn(parent string) string { return filepath.Join(parent, "fairlead") }
+// defaultRunDir is what a host's agent keeps its run directory in.
+const defaultRunDir = "/run/fairlead/"
+
+// cgroupsIn is the directory that holds the replicas' cgroups. Agents that run
+// elsewhere (those of tests) have one of their own, so that agents side by side
+// may run services of the same name.
+func cgroupsIn(parent, runDir string) string {
+	name := "fairlead"
+	if !strings.HasPrefix(runDir+"/", defaultRunDir) {
+		sum := sha256.Sum256([]byte(runDir))
+		name += "-" + hex.EncodeToString(sum[:3])
+	}
+	return filepath.Join(parent, name)
+}
 
 func (r *Runner) logPath(id string) string {
 	return filepath.Join(r.cfg.StateDir, "logs", id+".log")

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -139,6 +140,7 @@ func (r *Runner) newReplica(rec record) *replica {
 // reconcile compares what is wanted with what there is, and sees that every
 // replica has a keeper.
 func (r *Runner) reconcile(ctx context.Context) {
+	v4, v6 := r.network() // not under the lock: it is somebody else's code
 	r.mu.Lock()
 	defer func() {
 		changed := r.changed
@@ -157,7 +159,7 @@ func (r *Runner) reconcile(ctx context.Context) {
 			services[rep.rec.Service] = true
 		}
 		for _, name := range slices.SortedFunc(maps.Keys(services), model.ServiceName.Compare) {
-			r.reconcileService(name)
+			r.reconcileService(name, func(rec record) bool { return rec.in(v4, v6) })
 		}
 	}
 	for _, rep := range r.replicas {
@@ -174,7 +176,7 @@ func (r *Runner) reconcile(ctx context.Context) {
 	}
 }
 
-func (r *Runner) reconcileService(name model.ServiceName) {
+func (r *Runner) reconcileService(name model.ServiceName, addressed func(record) bool) {
 	w, wanted := r.wanted[name]
 	var have []candidate
 	for _, rep := range r.of(name) {
@@ -182,7 +184,7 @@ func (r *Runner) reconcileService(name model.ServiceName) {
 			continue
 		}
 		c := candidate{id: rep.id, ready: rep.phase == activator.Ready}
-		c.current = wanted && rep.rec.Hash == w.hash && r.addressed(rep.rec)
+		c.current = wanted && rep.rec.Hash == w.hash && addressed(rep.rec)
 		have = append(have, c)
 		if c.current {
 			rep.learn(w.spec)
@@ -239,12 +241,12 @@ func number(id string) int {
 	return n
 }
 
-// addressed tells whether the replica's addresses are of the present prefixes.
-func (r *Runner) addressed(rec record) bool {
-	if len(rec.hops()) == 0 {
-		return true // gets them at its start
+// in tells whether the replica's addresses are of the prefixes. It is while it
+// has none, and as long as nothing is known of the network.
+func (rec record) in(v4, v6 netip.Prefix) bool {
+	if len(rec.hops()) == 0 || !v4.IsValid() && !v6.IsValid() {
+		return true
 	}
-	v4, v6 := r.network()
 	return rec.Addr4.IsValid() == v4.IsValid() && rec.Addr6.IsValid() == v6.IsValid() &&
 		(!v4.IsValid() || v4.Contains(rec.Addr4)) && (!v6.IsValid() || v6.Contains(rec.Addr6))
 }

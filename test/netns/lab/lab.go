@@ -153,8 +153,9 @@ func New(t testing.TB, m Mode) *Lab {
 	}
 	if m.XDP() {
 		// XDP sees what the wire would carry: whole checksums, frames of one
-		// MTU. And a veth takes redirected frames only where its peer polls.
-		l.Client.Run(t, "ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off")
+		// MTU. And a veth takes frames from XDP only where its peer polls, which
+		// GRO makes it do.
+		l.Client.Run(t, "ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off", "gro", "on")
 	}
 	t.Cleanup(func() { l.checkChecksums(t) })
 	return l
