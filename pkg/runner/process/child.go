@@ -84,6 +84,8 @@ func (r *Runner) adoptRecord(rep *replica, rec record) {
 // assign gives a new replica its addresses.
 func (r *Runner) assign(rec *record) (err error) {
 	v4, v6 := r.network()
+	r.assigning.Lock()
+	defer r.assigning.Unlock()
 	for _, f := range []struct {
 		prefix        netip.Prefix
 		addr, gateway *netip.Addr

@@ -60,6 +60,8 @@ type Runner struct {
 	kick  chan struct{} // asks Run to compare what is wanted with what there is
 	slots chan struct{} // bounds how many replicas are being made at once
 
+	assigning sync.Mutex // a replica's addresses are allocated together, so that they look alike
+
 	mu       sync.Mutex
 	replicas map[string]*replica // by ID
 	wanted   map[model.ServiceName]want
