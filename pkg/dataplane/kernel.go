@@ -63,7 +63,7 @@ func (t *Target) reread() error {
 	}
 	k := &t.kernel
 	for id, e := range k.backends {
-		e.Backend = backends[id] // zero if it is gone
+		e.Backend = backends[id] // zero if somebody removed it
 		k.backends[id] = e
 	}
 	for id, b := range backends {

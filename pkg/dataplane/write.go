@@ -57,7 +57,7 @@ func (t *Target) putBackends(want *desired) error {
 		}
 		b.Service = svc
 		id, ok := k.byName[name]
-		if !ok || k.backends[id].Port != b.Port {
+		if old := k.backends[id]; !ok || old.Flags&bpf.BackendUsed != 0 && old.Port != b.Port {
 			// An entry in use never changes its port: programs may read it.
 			if ok {
 				e := k.backends[id]

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/nexthop"
+)
+
+var errFault = errors.New("injected fault")
+
+// fakeMaps behaves as bpf.Objects does, in memory. With faults above zero each
+// write fails with that probability, before or after it has taken effect.
+type fakeMaps struct {
+	sizes    bpf.Sizes
+	services map[bpf.ServiceKey]bpf.Service
+	backends map[uint32]bpf.Backend
+	slots    []uint32
+	flows    map[bpf.FlowKey]bpf.Flow
+	stats    map[uint32]bpf.ServiceStats
+	jiffies  uint64
+
+	faults float64
+	rnd    *rand.Rand
+	writes int
+	// order is checked at every write of a service: what it leads to must exist.
+	broken []string
+}
+
+func newFakeMaps() *fakeMaps {
+	return &fakeMaps{
+		sizes:    bpf.Sizes{Services: 512, Backends: 512, Slots: 1 << 17, Flows: 4096},
+		services: map[bpf.ServiceKey]bpf.Service{},
+		backends: map[uint32]bpf.Backend{},
+		slots:    make([]uint32, 1<<17),
+		flows:    map[bpf.FlowKey]bpf.Flow{},
+		stats:    map[uint32]bpf.ServiceStats{},
+		jiffies:  1 << 20,
+		rnd:      rand.New(rand.NewPCG(1, 2)),
+	}
+}
+
+// write runs a write, or fails instead of it or after it.
+func (m *fakeMaps) write(do func()) error {
+	m.writes++
+	if m.faults == 0 || m.rnd.Float64() >= m.faults {
+		do()
+		return nil
+	}
+	if m.rnd.IntN(2) == 0 {
+		do()
+	}
+	return errFault
+}
+
+func (m *fakeMaps) Sizes() bpf.Sizes { return m.sizes }
+
+func (m *fakeMaps) Services() (map[bpf.ServiceKey]bpf.Service, error) {
+	out := map[bpf.ServiceKey]bpf.Service{}
+	for k, v := range m.services {
+		out[k] = v
+	}
+	return out, nil
+}
+
+func (m *fakeMaps) PutService(k bpf.ServiceKey, s bpf.Service) error {
+	for _, id := range m.slots[s.Base : s.Base+s.Len] {
+		b, ok := m.backends[id]
+		if !ok || b.Flags&(bpf.BackendUsed|bpf.BackendOpen) != bpf.BackendUsed|bpf.BackendOpen || b.Service != s.ID {
+			m.broken = append(m.broken, fmt.Sprintf("service %s:%d leads to backend %d = %+v", k.VIP, k.Port, id, b))
+		}
+	}
+	return m.write(func() { m.services[k] = s })
+}
+
+func (m *fakeMaps) DeleteService(k bpf.ServiceKey) error {
+	return m.write(func() { delete(m.services, k) })
+}
+
+func (m *fakeMaps) Backends() (map[uint32]bpf.Backend, error) {
+	out := map[uint32]bpf.Backend{}
+	for k, v := range m.backends {
+		out[k] = v
+	}
+	return out, nil
+}
+
+func (m *fakeMaps) PutBackend(i uint32, b bpf.Backend) error {
+	if i >= m.sizes.Backends {
+		return fmt.Errorf("backend %d of %d", i, m.sizes.Backends)
+	}
+	if old, used := m.backends[i]; used && b.Flags != 0 && (old.Addr != b.Addr || old.Port != b.Port || old.Proto != b.Proto) {
+		m.broken = append(m.broken, fmt.Sprintf("backend %d changed from %s:%d to %s:%d in use", i, old.Addr, old.Port, b.Addr, b.Port))
+	}
+	return m.write(func() {
+		if b.Flags == 0 {
+			delete(m.backends, i)
+		} else {
+			m.backends[i] = b
+		}
+	})
+}
+
+func (m *fakeMaps) Slots(base, n uint32) ([]uint32, error) {
+	return slices.Clone(m.slots[base : base+n]), nil
+}
+
+func (m *fakeMaps) PutSlots(base uint32, ids []uint32) error {
+	for k, s := range m.services {
+		if s.Len > 0 && base < s.Base+s.Len && s.Base < base+uint32(len(ids)) {
+			m.broken = append(m.broken, fmt.Sprintf("slots %d+%d were written under service %s:%d", base, len(ids), k.VIP, k.Port))
+		}
+	}
+	return m.write(func() { copy(m.slots[base:], ids) })
+}
+
+func (m *fakeMaps) EachFlow(yield func(bpf.FlowKey, bpf.Flow, bool) bool) error {
+	for k, f := range m.flows {
+		if !yield(k, f, true) {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (m *fakeMaps) DeleteFlow(k bpf.FlowKey) error { return m.write(func() { delete(m.flows, k) }) }
+
+func (m *fakeMaps) Clock() (uint64, time.Duration, error) {
+	return m.jiffies, time.Duration(m.jiffies) * time.Millisecond, nil
+}
+
+func (m *fakeMaps) EachPacketCount(func(uint32, int, uint64)) error { return nil }
+
+func (m *fakeMaps) ServiceStats(id uint32) (bpf.ServiceStats, error) { return m.stats[id], nil }
+
+func (m *fakeMaps) ResetServiceStats(id uint32) error {
+	return m.write(func() { delete(m.stats, id) })
+}
+
+// dump says where every service leads, without ids and places: two histories
+// that end in the same state must end in the same text. Shares are slots of
+// each backend in hundredths.
+func (m *fakeMaps) dump() string {
+	var lines []string
+	for k, s := range m.services {
+		if k.Port == 0 {
+			lines = append(lines, fmt.Sprintf("vip %s", k.VIP))
+			continue
+		}
+		line := fmt.Sprintf("service %s:%d/%d", k.VIP, k.Port, k.Proto)
+		for _, id := range m.slots[s.Base : s.Base+s.Len] {
+			b := m.backends[id]
+			line += fmt.Sprintf(" %s:%d", b.Addr, b.Port)
+		}
+		lines = append(lines, line)
+	}
+	for _, b := range m.backends {
+		lines = append(lines, fmt.Sprintf("backend %s:%d/%d flags %02x if %d", b.Addr, b.Port, b.Proto, b.Flags, b.IfIndex))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// anyHop leads everywhere over interface 7.
+type anyHop struct{}
+
+func (anyHop) Track([]netip.Addr) {}
+func (anyHop) Lookup(a netip.Addr) nexthop.Hop {
+	return nexthop.Hop{Addr: a, IfIndex: 7, MAC: [6]byte{2, 0, 0, 0, 0, 9}, SrcMAC: [6]byte{2, 0, 0, 0, 0, 7}}
+}
+
+// clock is set by hand.
+type clock struct{ now time.Time }
+
+func (c *clock) Now() time.Time { return c.now }
