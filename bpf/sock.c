@@ -78,9 +78,12 @@ static __always_inline void sock_key_fill(struct sock_key *k, struct bpf_sock_ad
 /*
  * TCP: any place of the table, for every connection anew. UDP: the same place
  * for the same socket and VIP, so that unconnected datagrams stay together.
+ * With affinity all of this host is one client.
  */
-static __always_inline __u32 place_of(struct bpf_sock_addr *ctx, const struct service_key *key)
+static __always_inline __u32 place_of(struct bpf_sock_addr *ctx, const struct service_key *key, bool affinity)
 {
+	if (affinity)
+		return hash_mix(key->vip.w[3], key->port) >> 16;
 	if (ctx->protocol == IPPROTO_TCP)
 		return bpf_get_prandom_u32();
 	return hash_mix(bpf_get_socket_cookie(ctx), ((__u64)key->vip.w[3] << 16) | key->port) >> 16;
@@ -105,7 +108,7 @@ static __always_inline int translate(struct bpf_sock_addr *ctx, bool v6)
 		vip.vip = key.vip;
 		return bpf_map_lookup_elem(&fl_services, &vip) ? refuse() : ALLOW;
 	}
-	b = backend_at(svc, place_of(ctx, &key), &id);
+	b = backend_at(svc, place_of(ctx, &key, svc->affinity), &id);
 	if (!b)
 		return refuse();
 	sock_key_fill(&sk, ctx, &b->addr, b->port);

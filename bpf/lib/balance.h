@@ -3,6 +3,7 @@
 #define FL_BALANCE_H
 
 #include "answer.h"
+#include "frag.h"
 #include "icmp.h"
 #include "parse.h"
 
@@ -31,21 +32,9 @@ static __always_inline int answered(struct pkt *p, int err, enum reason why)
 	return emit_back(p);
 }
 
-/* Neither a broadcast nor an unspecified source may be answered (RFC 1122, 3.2.2). */
-static __always_inline bool answerable(const struct pkt *p)
-{
-	const struct addr *a = &p->key->src;
-
-	if (p->v6)
-		return (a->w[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000) && (a->w[0] | a->w[1] | a->w[2] | a->w[3]);
-	return a->w[3] && (a->w[3] & bpf_htonl(0xf0000000)) != bpf_htonl(0xe0000000) && a->w[3] != bpf_htonl(0xffffffff);
-}
-
 /* A packet to a VIP that nobody will get: says so, as a host without a listener does. */
 static __always_inline int refuse(struct pkt *p, enum reason why)
 {
-	if (!answerable(p))
-		return drop(p, REASON_UNANSWERABLE);
 	if (p->key->proto == IPPROTO_TCP) {
 		if (p->tcp_flags & TCP_RST)
 			return drop(p, REASON_UNANSWERABLE);
@@ -61,7 +50,9 @@ static __always_inline int forward(struct pkt *p, const struct xlate *x, const s
 	if (h->how == EXIT_NONE)
 		return drop(p, REASON_NO_ROUTE);
 	if (p->ttl <= 1)
-		return answerable(p) ? answered(p, answer_ttl(p), REASON_TTL_EXCEEDED) : drop(p, REASON_UNANSWERABLE);
+		return answered(p, answer_ttl(p), REASON_TTL_EXCEEDED);
+	if (p->fragment)
+		frag_remember(p, x, h, why);
 	if (rewrite(p, x))
 		return drop(p, REASON_REWRITE);
 	return emit(p, h, why);
@@ -98,8 +89,12 @@ static __always_inline enum reason flow_of(struct pkt *p, struct flow *f, bool e
 		flow_close(p->key, f);
 	}
 	svc = service_find(&p->key->dst, p->key->dport, p->key->proto);
+	if (!svc && !is_vip(&p->key->dst))
+		return REASON_NOT_OURS;
+	if (is_martian(p->key))
+		return REASON_MARTIAN;
 	if (!svc)
-		return is_vip(&p->key->dst) ? REASON_PORT_REFUSED : REASON_NOT_OURS;
+		return REASON_PORT_REFUSED;
 	why = flow_open(p, svc, &f);
 	if (why != REASON_FORWARDED)
 		return why;
@@ -155,9 +150,28 @@ static __always_inline int control(struct pkt *p)
 		act = icmp_error(p, &handled);
 		return handled ? act : pass(p, REASON_NOT_OURS);
 	}
-	if (p->icmp_type == (p->v6 ? ICMP6_ECHO : ICMP_ECHO) && is_vip(&p->key->dst) && answerable(p))
-		return answered(p, answer_echo(p), REASON_ECHO_ANSWERED);
+	if (p->icmp_type == (p->v6 ? ICMP6_ECHO : ICMP_ECHO) && is_vip(&p->key->dst))
+		return is_martian(p->key) ? drop(p, REASON_MARTIAN) : answered(p, answer_echo(p), REASON_ECHO_ANSWERED);
 	return pass(p, REASON_NOT_OURS);
+}
+
+/* Fragments whose translation is known by their first one. */
+static __always_inline int fragment(struct pkt *p)
+{
+	struct frag *f = frag_find(p);
+	struct hop h;
+
+	if (!f) {
+		if (!is_vip(&p->key->dst))
+			return pass(p, REASON_NOT_OURS);
+		return p->tc ? drop(p, REASON_FRAGMENT) : pass(p, REASON_HANDED_TO_TC);
+	}
+	h = f->hop;
+	if (p->ttl <= 1)
+		return drop(p, REASON_FRAGMENT);
+	if (frag_rewrite(p, f))
+		return drop(p, REASON_REWRITE);
+	return emit(p, &h, f->reason == REASON_REPLIED ? REASON_REPLIED : REASON_FORWARDED);
 }
 
 static __always_inline int process(struct pkt *p)
@@ -176,10 +190,10 @@ static __always_inline int process(struct pkt *p)
 		return pass(p, REASON_MALFORMED);
 	}
 	pkt_forget(p);
+	if (p->key->proto == IPPROTO_TCP || p->key->proto == IPPROTO_UDP)
+		return p->fragment && !p->first ? fragment(p) : balance(p);
 	if (p->fragment)
 		return is_vip(&p->key->dst) ? drop(p, REASON_FRAGMENT) : pass(p, REASON_NOT_OURS);
-	if (p->key->proto == IPPROTO_TCP || p->key->proto == IPPROTO_UDP)
-		return balance(p);
 	if (p->key->proto == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		return control(p);
 	return is_vip(&p->key->dst) ? drop(p, REASON_PROTOCOL) : pass(p, REASON_NOT_OURS);

@@ -9,22 +9,6 @@
 #define FL_AF_INET 2
 #define FL_AF_INET6 10
 
-/* How a translated packet leaves; decided before a byte of it is changed. */
-enum exit {
-	EXIT_NONE,     /* no way out */
-	EXIT_TO_TC,    /* XDP cannot: let the TC program have it, unchanged */
-	EXIT_REDIRECT, /* MACs are known */
-	EXIT_PEER,     /* into the namespace at the other end of a veth */
-	EXIT_NEIGHBOR, /* the kernel resolves the MAC */
-};
-
-struct hop {
-	enum exit how;
-	__u32 ifindex;
-	__u8 dmac[6];
-	__u8 smac[6];
-};
-
 /* The way to a backend stands in its entry, kept by the agent. */
 static __always_inline void hop_backend(const struct pkt *p, const struct backend *b, struct hop *h)
 {
@@ -47,41 +31,46 @@ static __always_inline void hop_backend(const struct pkt *p, const struct backen
  */
 static __always_inline void hop_client(const struct pkt *p, const struct xlate *x, __u32 from_ifindex, struct hop *h)
 {
-	struct bpf_fib_lookup fib = {};
+	struct scratch *s = scratch();
+	struct bpf_fib_lookup *fib;
 	struct iface *dev;
 	long ret;
 
-	fib.ifindex = p->ifindex;
-	fib.l4_protocol = p->key->proto;
-	fib.sport = x->sport;
-	fib.dport = x->dport;
+	if (!s)
+		return;
+	fib = &s->fib;
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->ifindex = p->ifindex;
+	fib->l4_protocol = p->key->proto;
+	fib->sport = x->sport;
+	fib->dport = x->dport;
 	if (p->v6) {
-		fib.family = FL_AF_INET6;
-		__builtin_memcpy(fib.ipv6_src, &x->src, sizeof(fib.ipv6_src));
-		__builtin_memcpy(fib.ipv6_dst, &x->dst, sizeof(fib.ipv6_dst));
+		fib->family = FL_AF_INET6;
+		__builtin_memcpy(fib->ipv6_src, &x->src, sizeof(fib->ipv6_src));
+		__builtin_memcpy(fib->ipv6_dst, &x->dst, sizeof(fib->ipv6_dst));
 	} else {
-		fib.family = FL_AF_INET;
-		fib.ipv4_src = x->src.w[3];
-		fib.ipv4_dst = x->dst.w[3];
+		fib->family = FL_AF_INET;
+		fib->ipv4_src = x->src.w[3];
+		fib->ipv4_dst = x->dst.w[3];
 	}
-	ret = bpf_fib_lookup(p->ctx, &fib, sizeof(fib), 0);
+	ret = bpf_fib_lookup(p->ctx, fib, sizeof(*fib), 0);
 	if (!p->tc) {
-		dev = ret == BPF_FIB_LKUP_RET_SUCCESS ? iface_of(fib.ifindex) : NULL;
+		dev = ret == BPF_FIB_LKUP_RET_SUCCESS ? iface_of(fib->ifindex) : NULL;
 		h->how = dev && dev->flags & IFACE_XDP_XMIT ? EXIT_REDIRECT : EXIT_TO_TC;
 	} else if (ret == BPF_FIB_LKUP_RET_SUCCESS) {
-		dev = iface_of(fib.ifindex);
+		dev = iface_of(fib->ifindex);
 		h->how = dev && dev->flags & IFACE_PEER ? EXIT_PEER : EXIT_REDIRECT;
 	} else if (ret == BPF_FIB_LKUP_RET_NO_NEIGH) {
 		h->how = EXIT_NEIGHBOR;
 	} else if (ret == BPF_FIB_LKUP_RET_FWD_DISABLED || ret == BPF_FIB_LKUP_RET_NOT_FWDED) {
-		fib.ifindex = from_ifindex;
+		fib->ifindex = from_ifindex;
 		h->how = from_ifindex ? EXIT_NEIGHBOR : EXIT_NONE;
 	} else {
 		h->how = EXIT_NONE;
 	}
-	h->ifindex = fib.ifindex;
-	__builtin_memcpy(h->dmac, fib.dmac, sizeof(h->dmac));
-	__builtin_memcpy(h->smac, fib.smac, sizeof(h->smac));
+	h->ifindex = fib->ifindex;
+	__builtin_memcpy(h->dmac, fib->dmac, sizeof(h->dmac));
+	__builtin_memcpy(h->smac, fib->smac, sizeof(h->smac));
 }
 
 static __always_inline int emit_xdp(struct pkt *p, const struct hop *h)

@@ -45,7 +45,7 @@ static __always_inline enum parsed parse_l4(struct pkt *p, __u32 l4_len)
 		struct udphdr *uh = l4;
 
 		if (l4_len < sizeof(*uh) || (void *)(uh + 1) > p->end || bpf_ntohs(uh->len) < sizeof(*uh) ||
-		    bpf_ntohs(uh->len) > l4_len)
+		    (bpf_ntohs(uh->len) > l4_len && !p->fragment))
 			return PARSED_ADDRS;
 		p->key->sport = uh->source;
 		p->key->dport = uh->dest;
@@ -81,7 +81,9 @@ static __always_inline enum parsed parse_ip4(struct pkt *p)
 	p->key->proto = iph->protocol;
 	p->l4 = p->l3 + hlen;
 	p->fragment = iph->frag_off & bpf_htons(0x3fff);
-	if (p->fragment)
+	p->first = p->fragment && !(iph->frag_off & bpf_htons(0x1fff));
+	p->id = iph->id;
+	if (p->fragment && !p->first)
 		return PARSED;
 	return parse_l4(p, p->l3_len - hlen);
 }
@@ -101,6 +103,9 @@ static __always_inline enum parsed parse_ip6(struct pkt *p)
 	p->v6 = true;
 	__builtin_memcpy(&p->key->src, &ip6->saddr, sizeof(p->key->src));
 	__builtin_memcpy(&p->key->dst, &ip6->daddr, sizeof(p->key->dst));
+	/* It would be taken for the IPv4 address inside it (RFC 4291: never on a wire). */
+	if (addr_is4(&p->key->src) || addr_is4(&p->key->dst))
+		return PARSED_BROKEN;
 	p->l3_len = sizeof(*ip6) + bpf_ntohs(ip6->payload_len);
 	if (ip6->version != 6 || p->l3 + p->l3_len > p->bytes)
 		return PARSED_ADDRS;
@@ -115,6 +120,8 @@ static __always_inline enum parsed parse_ip6(struct pkt *p)
 		if (next == IPPROTO_FRAGMENT) {
 			/* An "atomic" fragment (RFC 6946) is a whole packet. */
 			p->fragment = eh->frag & bpf_htons(0xfff9);
+			p->first = p->fragment && !(eh->frag & bpf_htons(0xfff8));
+			p->id = eh->id;
 			p->l4 += sizeof(*eh);
 		} else {
 			p->l4 += ((__u32)eh->len + 1) * 8;
@@ -124,7 +131,7 @@ static __always_inline enum parsed parse_ip6(struct pkt *p)
 			break;
 	}
 	p->key->proto = next;
-	if (p->fragment || is_ext_header(next))
+	if ((p->fragment && !p->first) || is_ext_header(next))
 		return PARSED;
 	if (p->l4 - p->l3 > p->l3_len || p->l4 > L4_MASK)
 		return PARSED_ADDRS;

@@ -57,11 +57,13 @@ struct pkt {
 	bool tc;
 	bool v6;
 	bool fragment; /* any but a whole packet */
+	bool first;    /* a fragment with the L4 header */
 	__u8 vlans;    /* tags in the frame itself */
 	__u8 ttl;
 	__u8 tcp_flags;
 	__u8 icmp_type;
-	__u8 pad;
+	__be32 id; /* of the fragments' datagram */
+	__u32 pad;
 };
 
 /* What a flow's packets become: the part of struct flow that rewriting needs. */
@@ -118,11 +120,13 @@ static __always_inline void pkt_forget(struct pkt *p)
 	s->l4 = p->l4;
 	s->vlans = p->vlans;
 	s->icmp_type = p->icmp_type;
+	s->id = p->id;
 	barrier();
 	p->l3 = s->l3 & L3_MASK;
 	p->l4 = s->l4 & L4_MASK;
 	p->vlans = s->vlans & 3;
 	p->icmp_type = s->icmp_type;
+	p->id = s->id;
 }
 
 /* The key with its directions swapped. */

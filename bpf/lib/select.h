@@ -2,7 +2,7 @@
 #ifndef FL_SELECT_H
 #define FL_SELECT_H
 
-#include "flow.h"
+#include "client.h"
 #include "table.h"
 
 /* Other slots tried, then other source ports, before a new flow is refused. */
@@ -47,7 +47,7 @@ static __always_inline __be16 random_port(void)
 __noinline enum reason flow_choose(__u32 ifindex)
 {
 	struct scratch *s = scratch();
-	struct backend *b;
+	struct backend *b, *held;
 	__u32 hash, id = 0;
 
 	if (!s)
@@ -62,8 +62,9 @@ __noinline enum reason flow_choose(__u32 ifindex)
 				  .ifindex = ifindex,
 				  .seen = bpf_jiffies64() };
 	s->twin = (struct flow_key){ .proto = s->key.proto };
+	held = s->service.affinity ? client_backend(s, &id) : NULL;
 	for (int i = 0; i < SELECT_SLOTS + SELECT_PORTS; i++) {
-		b = backend_at(&s->service, hash, &id);
+		b = held ?: backend_at(&s->service, hash, &id);
 		if (!b)
 			return REASON_NO_BACKEND;
 		s->reply.backend = id;
@@ -87,6 +88,8 @@ claimed:
 		bpf_map_delete_elem(&fl_embryos, &s->twin);
 		return REASON_TABLE_FULL;
 	}
+	if (s->service.affinity)
+		client_remember(s, id);
 	return REASON_FORWARDED;
 }
 
@@ -102,7 +105,9 @@ static __always_inline enum reason flow_open(const struct pkt *p, const struct s
 	s->key = *p->key;
 	s->service = *svc;
 	*opened = &s->flow;
-	why = flow_choose(p->ifindex);
+	why = reopened ? REASON_FORWARDED : client_admit();
+	if (why == REASON_FORWARDED)
+		why = flow_choose(p->ifindex);
 	if (why == REASON_FORWARDED)
 		count_connection(svc->id, reopened);
 	return why;

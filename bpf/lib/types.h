@@ -31,8 +31,77 @@ struct service {
 	__u32 base;
 	__u32 len; /* 0: no backend */
 	__u32 flags;
+	__u32 affinity; /* seconds a client stays with its backend; 0: off */
+	__u32 rate;	/* new connections a second and client; 0: any number */
+	__u32 burst;
+	__u32 pad;
 };
-_Static_assert(sizeof(struct service) == 16, "service has no hole");
+_Static_assert(sizeof(struct service) == 32, "service has no hole");
+
+/* Service flags. */
+enum {
+	SVC_ALLOW = 1 << 0, /* only sources in fl_allow */
+};
+
+/* A longest-prefix match of sources within one service. */
+struct allow_key {
+	__u32 prefixlen; /* of what follows: 32 for the id, then the address' */
+	__u32 service;
+	struct addr addr;
+};
+_Static_assert(sizeof(struct allow_key) == 24, "allow_key has no hole");
+
+/* One client of one service: affinity, rate limit. */
+struct client_key {
+	__u32 service;
+	struct addr addr;
+};
+_Static_assert(sizeof(struct client_key) == 20, "client_key has no hole");
+
+struct client {
+	__u64 seen;   /* ns: last new connection, for affinity */
+	__u64 filled; /* ns: when tokens were last added */
+	__u32 backend;
+	__u32 tokens; /* thousandths of a connection */
+};
+_Static_assert(sizeof(struct client) == 24, "client has no hole");
+
+/* The fragments of one datagram, found by its first one (RFC 791, RFC 8200). */
+struct frag_key {
+	struct addr src;
+	struct addr dst;
+	__be32 id;
+	__u8 proto;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct frag_key) == 40, "frag_key has no hole");
+
+/* How a translated packet leaves; decided before a byte of it is changed. */
+enum exit {
+	EXIT_NONE,     /* no way out */
+	EXIT_TO_TC,    /* XDP cannot: let the TC program have it, unchanged */
+	EXIT_REDIRECT, /* MACs are known */
+	EXIT_PEER,     /* into the namespace at the other end of a veth */
+	EXIT_NEIGHBOR, /* the kernel resolves the MAC */
+};
+
+struct hop {
+	enum exit how;
+	__u32 ifindex;
+	__u8 dmac[6];
+	__u8 smac[6];
+};
+
+struct frag {
+	struct addr src; /* what the addresses become */
+	struct addr dst;
+	__u64 seen; /* jiffies */
+	struct hop hop;
+	__u8 tc;     /* remembered by the TC program */
+	__u8 reason; /* what the first one was counted as */
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct frag) == 64, "frag has no hole");
 
 /*
  * Slots lie in cache lines: an array map rounds every value up to 8 bytes, and
@@ -108,24 +177,6 @@ struct flow {
 };
 _Static_assert(sizeof(struct flow) == 64, "flow is a cache line");
 
-/*
- * What the 512 bytes of stack do not hold, and the arguments of the functions
- * that the verifier checks apart from their callers (before Linux 5.12 those
- * take no pointers). One per CPU.
- */
-struct scratch {
-	struct flow_key key;
-	struct flow flow;
-	struct flow_key twin; /* the other direction */
-	struct flow reply;
-	struct flow_key other; /* of flow_close and flow_mark */
-	struct service service;
-	__u32 l3; /* of pkt_forget */
-	__u32 l4;
-	__u32 vlans;
-	__u32 icmp_type;
-};
-
 /* What the agent knows of an interface, at index (ifindex & IFACE_MASK). */
 #define IFACE_MASK 0xffff
 enum {
@@ -171,6 +222,32 @@ struct sock_vip {
 _Static_assert(sizeof(struct sock_vip) == 20, "sock_vip has no hole");
 
 /*
+ * What the 512 bytes of stack do not hold, and the arguments of the functions
+ * that the verifier checks apart from their callers (before Linux 5.12 those
+ * take no pointers). One per CPU.
+ */
+struct scratch {
+	struct flow_key key;
+	struct flow flow;
+	struct flow_key twin; /* the other direction */
+	struct flow reply;
+	struct flow_key other; /* of flow_close and flow_mark */
+	struct service service;
+	__u32 l3; /* of pkt_forget */
+	__u32 l4;
+	__u32 vlans;
+	__u32 icmp_type;
+	__u32 id;
+	__u32 pad;
+	struct frag_key frag_key;
+	struct frag frag;
+	struct client_key client_key;
+	__u32 pad2;
+	struct client client;
+	struct bpf_fib_lookup fib;
+};
+
+/*
  * How a packet left the program. Names are metric labels (without REASON_, in
  * lower case); the verdict of each is in pkg/bpf/reason.go, tested against this.
  */
@@ -187,13 +264,16 @@ enum reason {
 	REASON_NO_BACKEND,     /* answer: served port, nobody behind it */
 	REASON_TTL_EXCEEDED,   /* answer */
 	REASON_BAD_PACKET,     /* drop: malformed, addressed to a VIP */
-	REASON_FRAGMENT,       /* drop: fragment to a VIP */
+	REASON_FRAGMENT,       /* drop: fragment to a VIP whose first one was not seen before */
 	REASON_PROTOCOL,       /* drop: not TCP, UDP or ICMP, to a VIP */
 	REASON_NO_ROUTE,       /* drop */
 	REASON_COLLISION,      /* drop: no free reverse tuple */
 	REASON_TABLE_FULL,     /* drop: a map refused an entry */
 	REASON_UNANSWERABLE,   /* drop: an answer that must not or cannot be sent */
 	REASON_REWRITE,	       /* drop: a helper refused to change the packet */
+	REASON_MARTIAN,	       /* drop: a source that cannot be answered, to a VIP */
+	REASON_NOT_ALLOWED,    /* drop: the source is not in the service's allow list */
+	REASON_RATE_LIMITED,   /* drop: the client opens connections too fast */
 	REASON_MAX,
 };
 

@@ -13,6 +13,16 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type lbAllowKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Service   uint32
+	Addr      struct {
+		_ structs.HostLayout
+		W [4]uint32
+	}
+}
+
 type lbBackend struct {
 	_    structs.HostLayout
 	Addr struct {
@@ -101,29 +111,22 @@ const (
 	lbReasonREASON_TABLE_FULL     lbReason = 16
 	lbReasonREASON_UNANSWERABLE   lbReason = 17
 	lbReasonREASON_REWRITE        lbReason = 18
-	lbReasonREASON_MAX            lbReason = 19
+	lbReasonREASON_MARTIAN        lbReason = 19
+	lbReasonREASON_NOT_ALLOWED    lbReason = 20
+	lbReasonREASON_RATE_LIMITED   lbReason = 21
+	lbReasonREASON_MAX            lbReason = 22
 )
 
-type lbScratch struct {
-	_        structs.HostLayout
-	Key      lbFlowKey
-	Flow     lbFlow
-	Twin     lbFlowKey
-	Reply    lbFlow
-	Other    lbFlowKey
-	Service  lbService
-	L3       uint32
-	L4       uint32
-	Vlans    uint32
-	IcmpType uint32
-}
-
 type lbService struct {
-	_     structs.HostLayout
-	Id    uint32
-	Base  uint32
-	Len   uint32
-	Flags uint32
+	_        structs.HostLayout
+	Id       uint32
+	Base     uint32
+	Len      uint32
+	Flags    uint32
+	Affinity uint32
+	Rate     uint32
+	Burst    uint32
+	Pad      uint32
 }
 
 type lbServiceKey struct {
@@ -156,10 +159,13 @@ type lbSvcStats struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	lbMapFlAllow      = "fl_allow"
 	lbMapFlBackends   = "fl_backends"
+	lbMapFlClients    = "fl_clients"
 	lbMapFlClock      = "fl_clock"
 	lbMapFlEmbryos    = "fl_embryos"
 	lbMapFlFlows      = "fl_flows"
+	lbMapFlFrags      = "fl_frags"
 	lbMapFlIfaces     = "fl_ifaces"
 	lbMapFlScratch    = "fl_scratch"
 	lbMapFlServices   = "fl_services"
@@ -224,10 +230,13 @@ type lbProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbMapSpecs struct {
+	FlAllow    *ebpf.MapSpec `ebpf:"fl_allow"`
 	FlBackends *ebpf.MapSpec `ebpf:"fl_backends"`
+	FlClients  *ebpf.MapSpec `ebpf:"fl_clients"`
 	FlClock    *ebpf.MapSpec `ebpf:"fl_clock"`
 	FlEmbryos  *ebpf.MapSpec `ebpf:"fl_embryos"`
 	FlFlows    *ebpf.MapSpec `ebpf:"fl_flows"`
+	FlFrags    *ebpf.MapSpec `ebpf:"fl_frags"`
 	FlIfaces   *ebpf.MapSpec `ebpf:"fl_ifaces"`
 	FlScratch  *ebpf.MapSpec `ebpf:"fl_scratch"`
 	FlServices *ebpf.MapSpec `ebpf:"fl_services"`
@@ -264,10 +273,13 @@ func (o *lbObjects) Close() error {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbMaps struct {
+	FlAllow    *ebpf.Map `ebpf:"fl_allow"`
 	FlBackends *ebpf.Map `ebpf:"fl_backends"`
+	FlClients  *ebpf.Map `ebpf:"fl_clients"`
 	FlClock    *ebpf.Map `ebpf:"fl_clock"`
 	FlEmbryos  *ebpf.Map `ebpf:"fl_embryos"`
 	FlFlows    *ebpf.Map `ebpf:"fl_flows"`
+	FlFrags    *ebpf.Map `ebpf:"fl_frags"`
 	FlIfaces   *ebpf.Map `ebpf:"fl_ifaces"`
 	FlScratch  *ebpf.Map `ebpf:"fl_scratch"`
 	FlServices *ebpf.Map `ebpf:"fl_services"`
@@ -278,10 +290,13 @@ type lbMaps struct {
 
 func (m *lbMaps) Close() error {
 	return _LbClose(
+		m.FlAllow,
 		m.FlBackends,
+		m.FlClients,
 		m.FlClock,
 		m.FlEmbryos,
 		m.FlFlows,
+		m.FlFrags,
 		m.FlIfaces,
 		m.FlScratch,
 		m.FlServices,

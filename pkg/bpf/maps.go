@@ -38,7 +38,7 @@ func (o *Objects) Services() (map[ServiceKey]Service, error) {
 	)
 	it := o.maps[lbMapFlServices].Iterate()
 	for it.Next(&key, &val) {
-		out[serviceKeyOf(key)] = Service{ID: val.Id, Base: val.Base, Len: val.Len}
+		out[serviceKeyOf(key)] = serviceOf(val)
 	}
 	if err := it.Err(); err != nil {
 		return nil, fmt.Errorf("read services: %w", err)
@@ -48,7 +48,7 @@ func (o *Objects) Services() (map[ServiceKey]Service, error) {
 
 // PutService writes a service entry; programs see the old or the new one whole.
 func (o *Objects) PutService(k ServiceKey, s Service) error {
-	if err := o.maps[lbMapFlServices].Put(k.kernel(), lbService{Id: s.ID, Base: s.Base, Len: s.Len}); err != nil {
+	if err := o.maps[lbMapFlServices].Put(k.kernel(), s.kernel()); err != nil {
 		return fmt.Errorf("write service %s port %d: %w", k.VIP, k.Port, err)
 	}
 	return nil
@@ -59,6 +59,40 @@ func (o *Objects) DeleteService(k ServiceKey) error {
 	err := o.maps[lbMapFlServices].Delete(k.kernel())
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("delete service %s port %d: %w", k.VIP, k.Port, err)
+	}
+	return nil
+}
+
+// Allows reads every entry of every allow list.
+func (o *Objects) Allows() (map[Allow]bool, error) {
+	var (
+		key lbAllowKey
+		val uint32
+		out = map[Allow]bool{}
+	)
+	it := o.maps[lbMapFlAllow].Iterate()
+	for it.Next(&key, &val) {
+		out[allowOf(key)] = true
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("read allow lists: %w", err)
+	}
+	return out, nil
+}
+
+// PutAllow adds to a service's allow list.
+func (o *Objects) PutAllow(a Allow) error {
+	if err := o.maps[lbMapFlAllow].Put(a.kernel(), uint32(1)); err != nil {
+		return fmt.Errorf("allow %s: %w", a.Source, err)
+	}
+	return nil
+}
+
+// DeleteAllow removes from a service's allow list; what is gone is no error.
+func (o *Objects) DeleteAllow(a Allow) error {
+	err := o.maps[lbMapFlAllow].Delete(a.kernel())
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("no longer allow %s: %w", a.Source, err)
 	}
 	return nil
 }

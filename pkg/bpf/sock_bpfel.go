@@ -13,104 +13,6 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type sockBackend struct {
-	_    structs.HostLayout
-	Addr struct {
-		_ structs.HostLayout
-		W [4]uint32
-	}
-	Port    uint16
-	Proto   uint8
-	Flags   uint8
-	Ifindex uint32
-	Dmac    [6]uint8
-	Smac    [6]uint8
-	Service uint32
-	Pad     [6]uint32
-}
-
-type sockFlow struct {
-	_   structs.HostLayout
-	Src struct {
-		_ structs.HostLayout
-		W [4]uint32
-	}
-	Dst struct {
-		_ structs.HostLayout
-		W [4]uint32
-	}
-	Sport   uint16
-	Dport   uint16
-	Backend uint32
-	Service uint32
-	Ifindex uint32
-	Flags   uint8
-	State   uint8
-	Pad     [6]uint8
-	Seen    uint64
-}
-
-type sockFlowKey struct {
-	_   structs.HostLayout
-	Src struct {
-		_ structs.HostLayout
-		W [4]uint32
-	}
-	Dst struct {
-		_ structs.HostLayout
-		W [4]uint32
-	}
-	Sport uint16
-	Dport uint16
-	Proto uint8
-	Pad   [3]uint8
-}
-
-type sockIface struct {
-	_       structs.HostLayout
-	Ifindex uint32
-	Slot    uint16
-	Flags   uint16
-}
-
-type sockScratch struct {
-	_        structs.HostLayout
-	Key      sockFlowKey
-	Flow     sockFlow
-	Twin     sockFlowKey
-	Reply    sockFlow
-	Other    sockFlowKey
-	Service  sockService
-	L3       uint32
-	L4       uint32
-	Vlans    uint32
-	IcmpType uint32
-}
-
-type sockService struct {
-	_     structs.HostLayout
-	Id    uint32
-	Base  uint32
-	Len   uint32
-	Flags uint32
-}
-
-type sockServiceKey struct {
-	_   structs.HostLayout
-	Vip struct {
-		_ structs.HostLayout
-		W [4]uint32
-	}
-	Port  uint16
-	Proto uint8
-	Pad   uint8
-}
-
-type sockSlotLine struct {
-	_       structs.HostLayout
-	Backend [16]uint32
-}
-
 type sockSockKey struct {
 	_       structs.HostLayout
 	Cookie  uint64
@@ -133,23 +35,16 @@ type sockSockVip struct {
 	Pad  [2]uint8
 }
 
-type sockSvcStats struct {
-	_           structs.HostLayout
-	Connections uint64
-	PacketsIn   uint64
-	BytesIn     uint64
-	PacketsOut  uint64
-	BytesOut    uint64
-	Reopened    uint64
-}
-
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	sockMapFlAllow         = "fl_allow"
 	sockMapFlBackends      = "fl_backends"
+	sockMapFlClients       = "fl_clients"
 	sockMapFlEmbryos       = "fl_embryos"
 	sockMapFlFlows         = "fl_flows"
+	sockMapFlFrags         = "fl_frags"
 	sockMapFlIfaces        = "fl_ifaces"
 	sockMapFlScratch       = "fl_scratch"
 	sockMapFlServices      = "fl_services"
@@ -225,9 +120,12 @@ type sockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockMapSpecs struct {
+	FlAllow    *ebpf.MapSpec `ebpf:"fl_allow"`
 	FlBackends *ebpf.MapSpec `ebpf:"fl_backends"`
+	FlClients  *ebpf.MapSpec `ebpf:"fl_clients"`
 	FlEmbryos  *ebpf.MapSpec `ebpf:"fl_embryos"`
 	FlFlows    *ebpf.MapSpec `ebpf:"fl_flows"`
+	FlFrags    *ebpf.MapSpec `ebpf:"fl_frags"`
 	FlIfaces   *ebpf.MapSpec `ebpf:"fl_ifaces"`
 	FlScratch  *ebpf.MapSpec `ebpf:"fl_scratch"`
 	FlServices *ebpf.MapSpec `ebpf:"fl_services"`
@@ -265,9 +163,12 @@ func (o *sockObjects) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockMaps struct {
+	FlAllow    *ebpf.Map `ebpf:"fl_allow"`
 	FlBackends *ebpf.Map `ebpf:"fl_backends"`
+	FlClients  *ebpf.Map `ebpf:"fl_clients"`
 	FlEmbryos  *ebpf.Map `ebpf:"fl_embryos"`
 	FlFlows    *ebpf.Map `ebpf:"fl_flows"`
+	FlFrags    *ebpf.Map `ebpf:"fl_frags"`
 	FlIfaces   *ebpf.Map `ebpf:"fl_ifaces"`
 	FlScratch  *ebpf.Map `ebpf:"fl_scratch"`
 	FlServices *ebpf.Map `ebpf:"fl_services"`
@@ -279,9 +180,12 @@ type sockMaps struct {
 
 func (m *sockMaps) Close() error {
 	return _SockClose(
+		m.FlAllow,
 		m.FlBackends,
+		m.FlClients,
 		m.FlEmbryos,
 		m.FlFlows,
+		m.FlFrags,
 		m.FlIfaces,
 		m.FlScratch,
 		m.FlServices,

@@ -36,6 +36,17 @@ type Service struct {
 	ID   uint32 // index of its counters
 	Base uint32
 	Len  uint32 // 0: no backend
+
+	AllowOnly bool   // only sources in the allow list (PutAllow)
+	Affinity  uint32 // seconds a client stays with its backend; 0: off
+	Rate      uint32 // new connections a second and client; 0: any number
+	Burst     uint32
+}
+
+// Allow lets the sources of a prefix connect to a service id.
+type Allow struct {
+	Service uint32
+	Source  netip.Prefix
 }
 
 // Backend is one replica address and container port with the way to it.
@@ -80,6 +91,48 @@ func (k ServiceKey) kernel() lbServiceKey {
 	out := lbServiceKey{Port: swap16(k.Port), Proto: k.Proto}
 	out.Vip.W = toAddr(k.VIP)
 	return out
+}
+
+// serviceAllow is SVC_ALLOW of bpf/lib/types.h.
+const serviceAllow = 1
+
+func (s Service) kernel() lbService {
+	out := lbService{Id: s.ID, Base: s.Base, Len: s.Len, Affinity: s.Affinity, Rate: s.Rate, Burst: s.Burst}
+	if s.AllowOnly {
+		out.Flags |= serviceAllow
+	}
+	return out
+}
+
+func serviceOf(s lbService) Service {
+	return Service{
+		ID: s.Id, Base: s.Base, Len: s.Len, AllowOnly: s.Flags&serviceAllow != 0,
+		Affinity: s.Affinity, Rate: s.Rate, Burst: s.Burst,
+	}
+}
+
+// mappedBits is how much longer an IPv4 prefix is as a mapped IPv6 one.
+const mappedBits = 96
+
+func (a Allow) kernel() lbAllowKey {
+	bits := a.Source.Bits()
+	if a.Source.Addr().Is4() {
+		bits += mappedBits
+	}
+	out := lbAllowKey{Prefixlen: uint32(32 + bits), Service: a.Service}
+	out.Addr.W = toAddr(a.Source.Masked().Addr())
+	return out
+}
+
+func allowOf(k lbAllowKey) Allow {
+	addr, bits := fromAddr(k.Addr.W), int(k.Prefixlen)-32
+	switch {
+	case !addr.IsValid():
+		addr = netip.IPv6Unspecified() // ::/0
+	case addr.Is4():
+		bits -= mappedBits
+	}
+	return Allow{Service: k.Service, Source: netip.PrefixFrom(addr, bits)}
 }
 
 func serviceKeyOf(k lbServiceKey) ServiceKey {

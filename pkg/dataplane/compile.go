@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -46,7 +47,37 @@ type desired struct {
 	services map[bpf.ServiceKey]tableName // VIP markers have the zero name
 	tables   map[tableName]table
 	backends map[replica]bpf.Backend
+	rules    map[portName]rules
 	drains   map[model.ServiceName]time.Duration
+}
+
+// rules are what the clients of a service port are held to.
+type rules struct {
+	allow    []netip.Prefix
+	affinity time.Duration
+	rate     model.RateLimit
+}
+
+// defaultAffinity is that of Kubernetes (ClientIPConfig.timeoutSeconds).
+const defaultAffinity = 3 * time.Hour
+
+func rulesOf(svc *model.Service) rules {
+	r := rules{allow: svc.Allow, rate: svc.RateLimit}
+	if svc.Balance.Affinity == "client-ip" {
+		r.affinity = cmp.Or(svc.Balance.AffinityTimeout, defaultAffinity)
+	}
+	return r
+}
+
+// entry is the service entry these rules ask for, in the kernel's units.
+func (r rules) entry(id uint32, sp span) bpf.Service {
+	return bpf.Service{
+		ID: id, Base: sp.base, Len: sp.len,
+		AllowOnly: len(r.allow) > 0,
+		Affinity:  uint32((r.affinity + time.Second - 1) / time.Second),
+		Rate:      r.rate.PerSecond,
+		Burst:     max(r.rate.Burst, min(r.rate.PerSecond, 1)),
+	}
 }
 
 // vipMarker is the entry that makes a VIP's unserved ports refused.
@@ -58,6 +89,7 @@ func (t *Target) compile(s *model.State) (*desired, error) {
 		services: map[bpf.ServiceKey]tableName{},
 		tables:   map[tableName]table{},
 		backends: map[replica]bpf.Backend{},
+		rules:    map[portName]rules{},
 		drains:   map[model.ServiceName]time.Duration{},
 	}
 	t.cfg.Hops.Track(t.tracked(s))
@@ -112,6 +144,7 @@ func (t *Target) nodeAddrs(s *model.State) ([]netip.Addr, error) {
 
 func (t *Target) compilePort(want *desired, svc *model.Service, p model.Port, node []netip.Addr) error {
 	owner := portName{service: svc.Name, port: p.Service, proto: p.Protocol}
+	want.rules[owner] = rulesOf(svc)
 	var errs []error
 	for _, v6 := range []bool{false, true} {
 		family := netip.IPv4Unspecified()

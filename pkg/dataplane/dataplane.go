@@ -26,6 +26,9 @@ type Maps interface {
 	Services() (map[bpf.ServiceKey]bpf.Service, error)
 	PutService(bpf.ServiceKey, bpf.Service) error
 	DeleteService(bpf.ServiceKey) error
+	Allows() (map[bpf.Allow]bool, error)
+	PutAllow(bpf.Allow) error
+	DeleteAllow(bpf.Allow) error
 	Backends() (map[uint32]bpf.Backend, error)
 	PutBackend(uint32, bpf.Backend) error
 	Slots(base, n uint32) ([]uint32, error)
@@ -93,7 +96,9 @@ func (t *Target) Name() string { return "dataplane" }
 
 // Serves lists what the packet programs do.
 func (t *Target) Serves() []model.Feature {
-	return []model.Feature{model.FeatureL4, model.FeatureNodePort}
+	return []model.Feature{
+		model.FeatureL4, model.FeatureNodePort, model.FeatureAffinity, model.FeatureAllow, model.FeatureRateLimit,
+	}
 }
 
 // Apply writes the difference between the state and the kernel. The same state

@@ -62,6 +62,12 @@ func randomState(r *rand.Rand, generation uint64) *model.State {
 			}
 			svc.Backends = append(svc.Backends, b)
 		}
+		if r.IntN(3) == 0 {
+			svc.Allow = []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", r.IntN(2)))}
+		}
+		if r.IntN(3) == 0 {
+			svc.Balance.Affinity, svc.RateLimit = "client-ip", model.RateLimit{PerSecond: uint32(r.IntN(3)), Burst: 5}
+		}
 		slices.SortFunc(svc.Backends, model.Backend.Compare)
 		s.Services = append(s.Services, svc)
 	}

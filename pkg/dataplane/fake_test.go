@@ -5,6 +5,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -23,6 +24,7 @@ type fakeMaps struct {
 	sizes    bpf.Sizes
 	services map[bpf.ServiceKey]bpf.Service
 	backends map[uint32]bpf.Backend
+	allows   map[bpf.Allow]bool
 	slots    []uint32
 	flows    map[bpf.FlowKey]bpf.Flow
 	stats    map[uint32]bpf.ServiceStats
@@ -40,6 +42,7 @@ func newFakeMaps() *fakeMaps {
 		sizes:    bpf.Sizes{Services: 512, Backends: 512, Slots: 1 << 17, Flows: 4096},
 		services: map[bpf.ServiceKey]bpf.Service{},
 		backends: map[uint32]bpf.Backend{},
+		allows:   map[bpf.Allow]bool{},
 		slots:    make([]uint32, 1<<17),
 		flows:    map[bpf.FlowKey]bpf.Flow{},
 		stats:    map[uint32]bpf.ServiceStats{},
@@ -84,6 +87,12 @@ func (m *fakeMaps) PutService(k bpf.ServiceKey, s bpf.Service) error {
 func (m *fakeMaps) DeleteService(k bpf.ServiceKey) error {
 	return m.write(func() { delete(m.services, k) })
 }
+
+func (m *fakeMaps) Allows() (map[bpf.Allow]bool, error) { return maps.Clone(m.allows), nil }
+
+func (m *fakeMaps) PutAllow(a bpf.Allow) error { return m.write(func() { m.allows[a] = true }) }
+
+func (m *fakeMaps) DeleteAllow(a bpf.Allow) error { return m.write(func() { delete(m.allows, a) }) }
 
 func (m *fakeMaps) Backends() (map[uint32]bpf.Backend, error) {
 	out := map[uint32]bpf.Backend{}
@@ -160,7 +169,12 @@ func (m *fakeMaps) dump() string {
 			b := m.backends[id]
 			line += fmt.Sprintf(" %s:%d", b.Addr, b.Port)
 		}
-		lines = append(lines, line)
+		for a := range m.allows {
+			if a.Service == s.ID {
+				line += fmt.Sprintf("\n  allow %s", a.Source)
+			}
+		}
+		lines = append(lines, fmt.Sprintf("%s affinity %d rate %d/%d", line, s.Affinity, s.Rate, s.Burst))
 	}
 	for _, b := range m.backends {
 		lines = append(lines, fmt.Sprintf("backend %s:%d/%d flags %02x if %d", b.Addr, b.Port, b.Proto, b.Flags, b.IfIndex))

@@ -15,6 +15,7 @@ import (
 // only after the kernel said yes, so that a failed Apply can go on from it.
 type kernel struct {
 	services map[bpf.ServiceKey]bpf.Service
+	allows   map[bpf.Allow]bool
 	backends map[uint32]entry
 	byName   map[replica]uint32
 	tables   map[tableName]span
@@ -61,7 +62,12 @@ func (t *Target) reread() error {
 	if err != nil {
 		return fmt.Errorf("read backends: %w", err)
 	}
+	allows, err := t.cfg.Maps.Allows()
+	if err != nil {
+		return err
+	}
 	k := &t.kernel
+	k.allows = allows
 	for id, e := range k.backends {
 		e.Backend = backends[id] // zero if somebody removed it
 		k.backends[id] = e

@@ -22,11 +22,18 @@ func (t *Target) write(want *desired) error {
 	if err := t.putBackends(want); err != nil {
 		return err
 	}
+	allows, err := t.putAllows(want)
+	if err != nil {
+		return err
+	}
 	stale, err := t.putTables(want)
 	if err != nil {
 		return err
 	}
 	if err := t.deleteServices(want); err != nil {
+		return err
+	}
+	if err := t.deleteAllows(allows); err != nil {
 		return err
 	}
 	for _, sp := range stale {
@@ -111,7 +118,7 @@ func (t *Target) putTables(want *desired) (stale []span, err error) {
 	}
 	var errs []error
 	for _, name := range slices.SortedFunc(maps.Keys(want.tables), compareTable) {
-		old, replaced, err := t.putTable(name, want.tables[name], keys[name])
+		old, replaced, err := t.putTable(name, want, keys[name])
 		if err != nil {
 			errs = append(errs, fmt.Errorf("service %s port %d: %w", name.owner.service, name.owner.port, err))
 			continue
@@ -124,8 +131,8 @@ func (t *Target) putTables(want *desired) (stale []span, err error) {
 	return stale, errors.Join(errs...)
 }
 
-func (t *Target) putTable(name tableName, tb table, keys []bpf.ServiceKey) (old span, replaced bool, err error) {
-	k := &t.kernel
+func (t *Target) putTable(name tableName, want *desired, keys []bpf.ServiceKey) (old span, replaced bool, err error) {
+	k, tb := &t.kernel, want.tables[name]
 	slots := maglev.Table(tb.members, maglev.Size(tb.members))
 	for i, member := range slots {
 		slots[i] = k.byName[replica{name.owner, tb.addrs[member]}]
@@ -150,7 +157,7 @@ func (t *Target) putTable(name tableName, tb table, keys []bpf.ServiceKey) (old 
 		return span{}, false, err
 	}
 	for _, key := range keys {
-		if err := t.putService(key, bpf.Service{ID: id, Base: sp.base, Len: sp.len}); err != nil {
+		if err := t.putService(key, want.rules[name.owner].entry(id, sp)); err != nil {
 			// Some keys may point to either table: both stay, the next Apply decides.
 			return span{}, false, err
 		}

@@ -152,21 +152,6 @@ func TestTTLEndsHere(t *testing.T) {
 	})
 }
 
-func TestFragmentsToAVIPAreDropped(t *testing.T) {
-	eachHook(t, func(p *plane, h hook) {
-		p.apply(web())
-		first := datagram4()
-		first.moreFragments = true
-		p.expect(h, "first", first.bytes(t), h.drop, nil, "1/fragment")
-		later := datagram4()
-		later.fragOffset = 100
-		p.expect(h, "later", later.bytes(t), h.drop, nil, "1/fragment")
-		other := first
-		other.dst = "192.0.2.1"
-		p.expect(h, "somebody else's", other.bytes(t), h.pass, nil, "1/not_ours")
-	})
-}
-
 func TestOtherProtocolsToAVIPAreDropped(t *testing.T) {
 	eachHook(t, func(p *plane, h hook) {
 		p.apply(web())

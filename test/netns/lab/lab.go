@@ -155,7 +155,12 @@ func New(t testing.TB, m Mode) *Lab {
 		// XDP sees what the wire would carry: whole checksums, frames of one
 		// MTU. And a veth takes frames from XDP only where its peer polls, which
 		// GRO makes it do.
-		l.Client.Run(t, "ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off", "gro", "on")
+		l.Client.Run(t, "ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off")
+	}
+	if m.Attach == "xdp-native" {
+		// veth_xdp_flush wakes the receiver of XDP_TX frames only where that
+		// has an XDP program itself: GRO is not enough.
+		l.Client.passXDP(t, "eth0")
 	}
 	t.Cleanup(func() { l.checkChecksums(t) })
 	return l

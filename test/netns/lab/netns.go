@@ -17,6 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -172,6 +175,27 @@ func reuse(_, _ string, c syscall.RawConn) error {
 		return ctl
 	}
 	return err
+}
+
+// passXDP attaches a program that passes everything.
+func (n *Netns) passXDP(t testing.TB, dev string) {
+	t.Helper()
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "lab_pass", Type: ebpf.XDP, License: "Apache-2.0",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}, // XDP_PASS
+	})
+	must(t, err)
+	defer prog.Close()
+	var l link.Link
+	must(t, n.Do(func() error {
+		i, err := net.InterfaceByName(dev)
+		if err != nil {
+			return err
+		}
+		l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: i.Index, Flags: link.XDPDriverMode})
+		return err
+	}))
+	t.Cleanup(func() { l.Close() })
 }
 
 // command runs a command outside every namespace, or fails the test.

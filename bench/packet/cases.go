@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"github.com/cilium/ebpf"
+
+	"github.com/fairlead-lb/fairlead/bench/harness"
+)
+
+// kase is one kind of traffic through fairlead's programs.
+type kase struct {
+	name    string
+	traffic harness.Traffic
+	// warm is sent once before the first measurement of a phase: what makes
+	// flows known, or fills a table so far that new entries evict old ones.
+	warm    []harness.Traffic
+	reason  string  // the counter every packet must move
+	aim     float64 // ns per packet gross, issue 3; 0: none is set
+	against string  // the subject to compare with
+}
+
+// The subjects' names in rows and tables.
+const (
+	subjectXDP  = "fairlead xdp"
+	subjectTC   = "fairlead tc"
+	subjectBare = "bare XDP_TX"
+	subjectLRU  = "LRU hash"
+)
+
+const (
+	reasonForwarded = "forwarded"
+	// fillNew is enough new flows to make every table of new flows evict.
+	fillNew = 400_000
+)
+
+// knownAims are the aims of issue 3 for a known TCP/IPv4 flow, by live flows.
+func knownAims(flows int) float64 {
+	if flows > 65536 {
+		return 60
+	}
+	return 35
+}
+
+// requests are the cases of a world of IPv4 services.
+func requests(services, flows int) []kase {
+	to := func(k harness.Kind, tuples uint64, frames ...[]byte) harness.Traffic {
+		return harness.Traffic{Kind: k, Frames: frames, Tuples: tuples, Clients: clients4, VIP: vips4, Services: services}
+	}
+	n := uint64(flows)
+	foreign := to(harness.Request4, n, tcp4(ack))
+	foreign.VIP, foreign.Services = foreign4, 1
+	open := to(harness.Request4, n, tcp4(syn), tcp4(ack))
+	return []kase{
+		{
+			name: "known TCP/IPv4 flow", traffic: to(harness.Request4, n, tcp4(ack)), warm: []harness.Traffic{open},
+			reason: reasonForwarded, aim: knownAims(flows), against: subjectLRU,
+		},
+		{name: "new TCP/IPv4 flow", traffic: to(harness.Request4, harness.Endless, tcp4(syn)), reason: reasonForwarded, aim: 60, against: subjectLRU},
+		{name: "not ours", traffic: foreign, reason: "not_ours", aim: 15, against: subjectBare},
+		{name: "refused port (RST)", traffic: to(harness.Request4, n, refused4()), reason: "port_refused", against: subjectBare},
+		{name: "echo of a VIP", traffic: to(harness.Echo4, n, echo4()), reason: "echo_answered", against: subjectBare},
+	}
+}
+
+// requests6 are the cases of a world of IPv6 services.
+func requests6(services, flows int) []kase {
+	t := harness.Traffic{Kind: harness.Request6, Tuples: uint64(flows), Clients: clients6, VIP: vips6, Services: services}
+	open := t
+	open.Frames, t.Frames = [][]byte{tcp6(syn), tcp6(ack)}, [][]byte{tcp6(ack)}
+	return []kase{{
+		name: "known TCP/IPv6 flow", traffic: t, warm: []harness.Traffic{open}, reason: reasonForwarded, aim: 45, against: subjectBare,
+	}}
+}
+
+// replies are the other direction of known flows, from the one backend.
+func replies(_, flows int) []kase {
+	t := harness.Traffic{Kind: harness.Request4, Tuples: uint64(flows), Clients: clients4, VIP: vips4, Services: 1}
+	open := t
+	open.Frames = [][]byte{tcp4(syn), tcp4(ack)}
+	t.Kind, t.Frames = harness.Reply4, [][]byte{reply4(backend4(0))}
+	return []kase{{name: "reply to a known flow", traffic: t, warm: []harness.Traffic{open}, reason: "replied", against: subjectBare}}
+}
+
+// churn are whole connections in a table that is full: every one that comes
+// takes the place of another.
+func churn(services, _ int) []kase {
+	t := harness.Traffic{
+		Kind: harness.Request4, Tuples: harness.Endless, Clients: clients4, VIP: vips4, Services: services,
+		Frames: [][]byte{tcp4(syn), tcp4(ack), tcp4(ack), tcp4(fin)},
+	}
+	return []kase{{name: "SYN, ACK, data, FIN", traffic: t, reason: reasonForwarded, against: subjectBare}}
+}
+
+// peers are the programs of the harness itself, as subjects of every phase.
+func peers(h *harness.Harness, services, flows int) []subject {
+	p := h.Peers()
+	known := harness.Traffic{
+		Kind: harness.Request4, Frames: [][]byte{tcp4(ack)}, Tuples: uint64(flows), Clients: clients4, VIP: vips4, Services: services,
+	}
+	fresh := known
+	fresh.Tuples = harness.Endless
+	one := known
+	one.Tuples = 1
+	return []subject{
+		{name: subjectBare, prog: p.BareXDP, traffic: one},
+		{name: "bare TC redirect", prog: p.BareTC, traffic: one},
+		{name: "XDP_TX after a trim", prog: p.TrimXDP, traffic: one},
+		{name: "TC redirect after a trim", prog: p.TrimTC, traffic: one},
+		{name: "parse + hash lookup", prog: p.Hash, traffic: known, warm: flows},
+		{name: subjectLRU, prog: p.LRU, traffic: known, warm: flows},
+		{name: subjectLRU + ", new", prog: p.LRUNew, traffic: fresh, warm: fillNew},
+	}
+}
+
+// subject is a program with the traffic it is measured by.
+type subject struct {
+	name    string
+	kase    string
+	prog    *ebpf.Program
+	traffic harness.Traffic
+	warm    int // packets before the first measurement
+	reason  string
+	samples []float64 // ns per packet, one a round
+}
