@@ -50,7 +50,12 @@ var small = bpf.Config{Services: 256, Backends: 256, Slots: 1 << 16, Flows: 1 <<
 
 func newPlane(t *testing.T) *plane {
 	t.Helper()
-	objects, err := bpf.Open(small)
+	return newSizedPlane(t, small)
+}
+
+func newSizedPlane(t *testing.T, cfg bpf.Config) *plane {
+	t.Helper()
+	objects, err := bpf.Open(cfg)
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
