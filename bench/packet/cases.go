@@ -2,11 +2,7 @@
 
 package main
 
-import (
-	"github.com/cilium/ebpf"
-
-	"github.com/fairlead-lb/fairlead/bench/harness"
-)
+import "github.com/fairlead-lb/fairlead/bench/harness"
 
 // kase is one kind of traffic through fairlead's programs.
 type kase struct {
@@ -14,7 +10,7 @@ type kase struct {
 	traffic harness.Traffic
 	// warm is sent once before the first measurement of a phase: what makes
 	// flows known, or fills a table so far that new entries evict old ones.
-	warm    []harness.Traffic
+	warm    harness.Traffic
 	reason  string  // the counter every packet must move
 	aim     float64 // ns per packet gross, issue 3; 0: none is set
 	against string  // the subject to compare with
@@ -25,14 +21,14 @@ const (
 	subjectXDP  = "fairlead xdp"
 	subjectTC   = "fairlead tc"
 	subjectBare = "bare XDP_TX"
+	subjectHash = "parse + hash lookup"
 	subjectLRU  = "LRU hash"
+
+	subjectBareTC = "bare TC redirect"
+	subjectLRUNew = "LRU hash, new flow"
 )
 
-const (
-	reasonForwarded = "forwarded"
-	// fillNew is enough new flows to make every table of new flows evict.
-	fillNew = 400_000
-)
+const reasonForwarded = "forwarded"
 
 // knownAims are the aims of issue 3 for a known TCP/IPv4 flow, by live flows.
 func knownAims(flows int) float64 {
@@ -51,12 +47,13 @@ func requests(services, flows int) []kase {
 	foreign := to(harness.Request4, n, tcp4(ack))
 	foreign.VIP, foreign.Services = foreign4, 1
 	open := to(harness.Request4, n, tcp4(syn), tcp4(ack))
+	fresh := to(harness.Request4, harness.Endless, tcp4(syn))
 	return []kase{
 		{
-			name: "known TCP/IPv4 flow", traffic: to(harness.Request4, n, tcp4(ack)), warm: []harness.Traffic{open},
+			name: "known TCP/IPv4 flow", traffic: to(harness.Request4, n, tcp4(ack)), warm: open,
 			reason: reasonForwarded, aim: knownAims(flows), against: subjectLRU,
 		},
-		{name: "new TCP/IPv4 flow", traffic: to(harness.Request4, harness.Endless, tcp4(syn)), reason: reasonForwarded, aim: 60, against: subjectLRU},
+		{name: "new TCP/IPv4 flow", traffic: fresh, warm: fresh, reason: reasonForwarded, aim: 60, against: subjectLRUNew},
 		{name: "not ours", traffic: foreign, reason: "not_ours", aim: 15, against: subjectBare},
 		{name: "refused port (RST)", traffic: to(harness.Request4, n, refused4()), reason: "port_refused", against: subjectBare},
 		{name: "echo of a VIP", traffic: to(harness.Echo4, n, echo4()), reason: "echo_answered", against: subjectBare},
@@ -69,7 +66,7 @@ func requests6(services, flows int) []kase {
 	open := t
 	open.Frames, t.Frames = [][]byte{tcp6(syn), tcp6(ack)}, [][]byte{tcp6(ack)}
 	return []kase{{
-		name: "known TCP/IPv6 flow", traffic: t, warm: []harness.Traffic{open}, reason: reasonForwarded, aim: 45, against: subjectBare,
+		name: "known TCP/IPv6 flow", traffic: t, warm: open, reason: reasonForwarded, aim: 45, against: subjectBare,
 	}}
 }
 
@@ -79,7 +76,7 @@ func replies(_, flows int) []kase {
 	open := t
 	open.Frames = [][]byte{tcp4(syn), tcp4(ack)}
 	t.Kind, t.Frames = harness.Reply4, [][]byte{reply4(backend4(0))}
-	return []kase{{name: "reply to a known flow", traffic: t, warm: []harness.Traffic{open}, reason: "replied", against: subjectBare}}
+	return []kase{{name: "reply to a known flow", traffic: t, warm: open, reason: "replied", against: subjectBare}}
 }
 
 // churn are whole connections in a table that is full: every one that comes
@@ -89,37 +86,29 @@ func churn(services, _ int) []kase {
 		Kind: harness.Request4, Tuples: harness.Endless, Clients: clients4, VIP: vips4, Services: services,
 		Frames: [][]byte{tcp4(syn), tcp4(ack), tcp4(ack), tcp4(fin)},
 	}
-	return []kase{{name: "SYN, ACK, data, FIN", traffic: t, reason: reasonForwarded, against: subjectBare}}
+	return []kase{{name: "SYN, ACK, data, FIN", traffic: t, warm: t, reason: reasonForwarded, against: subjectBare}}
 }
 
 // peers are the programs of the harness itself, as subjects of every phase.
-func peers(h *harness.Harness, services, flows int) []subject {
+func peers(h *harness.Harness, services, flows int, tables bool) []*subject {
 	p := h.Peers()
 	known := harness.Traffic{
 		Kind: harness.Request4, Frames: [][]byte{tcp4(ack)}, Tuples: uint64(flows), Clients: clients4, VIP: vips4, Services: services,
 	}
 	fresh := known
 	fresh.Tuples = harness.Endless
-	one := known
-	one.Tuples = 1
-	return []subject{
-		{name: subjectBare, prog: p.BareXDP, traffic: one},
-		{name: "bare TC redirect", prog: p.BareTC, traffic: one},
-		{name: "XDP_TX after a trim", prog: p.TrimXDP, traffic: one},
-		{name: "TC redirect after a trim", prog: p.TrimTC, traffic: one},
-		{name: "parse + hash lookup", prog: p.Hash, traffic: known, warm: flows},
-		{name: subjectLRU, prog: p.LRU, traffic: known, warm: flows},
-		{name: subjectLRU + ", new", prog: p.LRUNew, traffic: fresh, warm: fillNew},
+	out := []*subject{
+		{name: subjectBare, prog: p.BareXDP, traffic: known},
+		{name: subjectBareTC, prog: p.BareTC, traffic: known},
 	}
-}
-
-// subject is a program with the traffic it is measured by.
-type subject struct {
-	name    string
-	kase    string
-	prog    *ebpf.Program
-	traffic harness.Traffic
-	warm    int // packets before the first measurement
-	reason  string
-	samples []float64 // ns per packet, one a round
+	if !tables {
+		return out
+	}
+	return append(out,
+		&subject{name: "XDP_TX of a frame cut short", prog: p.TrimXDP, traffic: known},
+		&subject{name: "TC redirect of a frame cut short", prog: p.TrimTC, traffic: known},
+		&subject{name: subjectHash, prog: p.Hash, traffic: known, warm: known},
+		&subject{name: subjectLRU, prog: p.LRU, traffic: known, warm: known},
+		&subject{name: subjectLRUNew, prog: p.LRUNew, traffic: fresh, warm: fresh},
+	)
 }

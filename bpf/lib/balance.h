@@ -190,6 +190,9 @@ static __always_inline int process(struct pkt *p)
 		return pass(p, REASON_MALFORMED);
 	}
 	pkt_forget(p);
+	/* An ICMP error may come from any router about any address. */
+	if (!is_known(&p->key->dst) && !is_known(&p->key->src) && !icmp_is_error(p))
+		return pass(p, REASON_NOT_OURS);
 	if (p->key->proto == IPPROTO_TCP || p->key->proto == IPPROTO_UDP)
 		return p->fragment && !p->first ? fragment(p) : balance(p);
 	if (p->fragment)

@@ -54,6 +54,22 @@ struct {
 	__uint(max_entries, 1 << 17);
 } fl_embryos SEC(".maps");
 
+/*
+ * A Bloom filter with one hash over every address that a service or a backend
+ * has: what is in it may be ours, what is not needs no other lookup.
+ */
+#define FILTER_BITS (1 << 21)
+struct filter_line {
+	__u64 bits[8];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct filter_line);
+	__uint(max_entries, FILTER_BITS / 512);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} fl_filter SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__type(key, struct allow_key);

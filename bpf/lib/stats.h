@@ -49,4 +49,13 @@ static __always_inline struct iface *iface_of(__u32 ifindex)
 	return dev && dev->ifindex == ifindex ? dev : NULL;
 }
 
+/* May this be an address of a service or a backend? */
+static __always_inline bool is_known(const struct addr *a)
+{
+	__u32 bit = hash_addr(a), line = bit >> 9;
+	struct filter_line *f = bpf_map_lookup_elem(&fl_filter, &line);
+
+	return f && f->bits[(bit >> 6) & 7] & (1ULL << (bit & 63));
+}
+
 #endif

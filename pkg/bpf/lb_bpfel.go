@@ -164,6 +164,7 @@ const (
 	lbMapFlClients    = "fl_clients"
 	lbMapFlClock      = "fl_clock"
 	lbMapFlEmbryos    = "fl_embryos"
+	lbMapFlFilter     = "fl_filter"
 	lbMapFlFlows      = "fl_flows"
 	lbMapFlFrags      = "fl_frags"
 	lbMapFlIfaces     = "fl_ifaces"
@@ -235,6 +236,7 @@ type lbMapSpecs struct {
 	FlClients  *ebpf.MapSpec `ebpf:"fl_clients"`
 	FlClock    *ebpf.MapSpec `ebpf:"fl_clock"`
 	FlEmbryos  *ebpf.MapSpec `ebpf:"fl_embryos"`
+	FlFilter   *ebpf.MapSpec `ebpf:"fl_filter"`
 	FlFlows    *ebpf.MapSpec `ebpf:"fl_flows"`
 	FlFrags    *ebpf.MapSpec `ebpf:"fl_frags"`
 	FlIfaces   *ebpf.MapSpec `ebpf:"fl_ifaces"`
@@ -278,6 +280,7 @@ type lbMaps struct {
 	FlClients  *ebpf.Map `ebpf:"fl_clients"`
 	FlClock    *ebpf.Map `ebpf:"fl_clock"`
 	FlEmbryos  *ebpf.Map `ebpf:"fl_embryos"`
+	FlFilter   *ebpf.Map `ebpf:"fl_filter"`
 	FlFlows    *ebpf.Map `ebpf:"fl_flows"`
 	FlFrags    *ebpf.Map `ebpf:"fl_frags"`
 	FlIfaces   *ebpf.Map `ebpf:"fl_ifaces"`
@@ -295,6 +298,7 @@ func (m *lbMaps) Close() error {
 		m.FlClients,
 		m.FlClock,
 		m.FlEmbryos,
+		m.FlFilter,
 		m.FlFlows,
 		m.FlFrags,
 		m.FlIfaces,

@@ -63,6 +63,7 @@ type Objects struct {
 	maps     map[string]*ebpf.Map
 	slots    *ebpf.Memory
 	backends *ebpf.Memory
+	filter   *ebpf.Memory
 }
 
 // Open loads the programs over the maps pinned in cfg.PinDir, and makes the
@@ -122,6 +123,9 @@ func (o *Objects) load(lb, sock *ebpf.CollectionSpec) error {
 	}
 	if o.backends, err = o.maps[lbMapFlBackends].Memory(); err != nil {
 		return fmt.Errorf("map backends into memory: %w", err)
+	}
+	if o.filter, err = o.maps[lbMapFlFilter].Memory(); err != nil {
+		return fmt.Errorf("map address filter into memory: %w", err)
 	}
 	return nil
 }

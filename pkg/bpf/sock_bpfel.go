@@ -43,6 +43,7 @@ const (
 	sockMapFlBackends      = "fl_backends"
 	sockMapFlClients       = "fl_clients"
 	sockMapFlEmbryos       = "fl_embryos"
+	sockMapFlFilter        = "fl_filter"
 	sockMapFlFlows         = "fl_flows"
 	sockMapFlFrags         = "fl_frags"
 	sockMapFlIfaces        = "fl_ifaces"
@@ -124,6 +125,7 @@ type sockMapSpecs struct {
 	FlBackends *ebpf.MapSpec `ebpf:"fl_backends"`
 	FlClients  *ebpf.MapSpec `ebpf:"fl_clients"`
 	FlEmbryos  *ebpf.MapSpec `ebpf:"fl_embryos"`
+	FlFilter   *ebpf.MapSpec `ebpf:"fl_filter"`
 	FlFlows    *ebpf.MapSpec `ebpf:"fl_flows"`
 	FlFrags    *ebpf.MapSpec `ebpf:"fl_frags"`
 	FlIfaces   *ebpf.MapSpec `ebpf:"fl_ifaces"`
@@ -167,6 +169,7 @@ type sockMaps struct {
 	FlBackends *ebpf.Map `ebpf:"fl_backends"`
 	FlClients  *ebpf.Map `ebpf:"fl_clients"`
 	FlEmbryos  *ebpf.Map `ebpf:"fl_embryos"`
+	FlFilter   *ebpf.Map `ebpf:"fl_filter"`
 	FlFlows    *ebpf.Map `ebpf:"fl_flows"`
 	FlFrags    *ebpf.Map `ebpf:"fl_frags"`
 	FlIfaces   *ebpf.Map `ebpf:"fl_ifaces"`
@@ -184,6 +187,7 @@ func (m *sockMaps) Close() error {
 		m.FlBackends,
 		m.FlClients,
 		m.FlEmbryos,
+		m.FlFilter,
 		m.FlFlows,
 		m.FlFrags,
 		m.FlIfaces,

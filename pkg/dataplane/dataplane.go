@@ -29,6 +29,8 @@ type Maps interface {
 	Allows() (map[bpf.Allow]bool, error)
 	PutAllow(bpf.Allow) error
 	DeleteAllow(bpf.Allow) error
+	AddFilter([]netip.Addr) error
+	SetFilter([]netip.Addr) error
 	Backends() (map[uint32]bpf.Backend, error)
 	PutBackend(uint32, bpf.Backend) error
 	Slots(base, n uint32) ([]uint32, error)
@@ -69,8 +71,10 @@ type Target struct {
 	applied uint64
 	fresh   bool // the bookkeeping was just read from the maps
 	swept   sweep
-	hz      clockRate
-	wake    chan struct{} // a drain's deadline was set
+	// filterTrim: the address filter holds more than the maps need.
+	filterTrim bool
+	hz         clockRate
+	wake       chan struct{} // a drain's deadline was set
 }
 
 // New makes a Target and adopts what the maps hold already: ids, tables and

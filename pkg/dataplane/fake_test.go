@@ -25,6 +25,7 @@ type fakeMaps struct {
 	services map[bpf.ServiceKey]bpf.Service
 	backends map[uint32]bpf.Backend
 	allows   map[bpf.Allow]bool
+	filter   map[netip.Addr]bool
 	slots    []uint32
 	flows    map[bpf.FlowKey]bpf.Flow
 	stats    map[uint32]bpf.ServiceStats
@@ -43,6 +44,7 @@ func newFakeMaps() *fakeMaps {
 		services: map[bpf.ServiceKey]bpf.Service{},
 		backends: map[uint32]bpf.Backend{},
 		allows:   map[bpf.Allow]bool{},
+		filter:   map[netip.Addr]bool{},
 		slots:    make([]uint32, 1<<17),
 		flows:    map[bpf.FlowKey]bpf.Flow{},
 		stats:    map[uint32]bpf.ServiceStats{},
@@ -75,6 +77,9 @@ func (m *fakeMaps) Services() (map[bpf.ServiceKey]bpf.Service, error) {
 }
 
 func (m *fakeMaps) PutService(k bpf.ServiceKey, s bpf.Service) error {
+	if !m.filter[k.VIP] {
+		m.broken = append(m.broken, fmt.Sprintf("service %s:%d is not in the filter", k.VIP, k.Port))
+	}
 	for _, id := range m.slots[s.Base : s.Base+s.Len] {
 		b, ok := m.backends[id]
 		if !ok || b.Flags&(bpf.BackendUsed|bpf.BackendOpen) != bpf.BackendUsed|bpf.BackendOpen || b.Service != s.ID {
@@ -93,6 +98,29 @@ func (m *fakeMaps) Allows() (map[bpf.Allow]bool, error) { return maps.Clone(m.al
 func (m *fakeMaps) PutAllow(a bpf.Allow) error { return m.write(func() { m.allows[a] = true }) }
 
 func (m *fakeMaps) DeleteAllow(a bpf.Allow) error { return m.write(func() { delete(m.allows, a) }) }
+
+func (m *fakeMaps) AddFilter(addrs []netip.Addr) error {
+	next := maps.Clone(m.filter)
+	for _, a := range addrs {
+		next[a] = true
+	}
+	return m.setFilter(next)
+}
+
+func (m *fakeMaps) SetFilter(addrs []netip.Addr) error {
+	next := map[netip.Addr]bool{}
+	for _, a := range addrs {
+		next[a] = true
+	}
+	return m.setFilter(next)
+}
+
+func (m *fakeMaps) setFilter(next map[netip.Addr]bool) error {
+	if maps.Equal(m.filter, next) {
+		return nil
+	}
+	return m.write(func() { m.filter = next })
+}
 
 func (m *fakeMaps) Backends() (map[uint32]bpf.Backend, error) {
 	out := map[uint32]bpf.Backend{}
@@ -178,6 +206,9 @@ func (m *fakeMaps) dump() string {
 	}
 	for _, b := range m.backends {
 		lines = append(lines, fmt.Sprintf("backend %s:%d/%d flags %02x if %d", b.Addr, b.Port, b.Proto, b.Flags, b.IfIndex))
+	}
+	for a := range m.filter {
+		lines = append(lines, fmt.Sprintf("filter %s", a))
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")

@@ -48,6 +48,7 @@ func (t *Target) adopt() error {
 		ids:      map[portName]uint32{},
 		names:    map[uint32]portName{},
 	}
+	t.filterTrim = true // an earlier agent may have left addresses in it
 	return t.reread()
 }
 

@@ -164,5 +164,5 @@ func (t *Target) free(released map[uint32]bool) error {
 			delete(t.kernel.byName, e.name)
 		}
 	}
-	return nil
+	return t.trimFilter()
 }

@@ -19,6 +19,9 @@ import (
 func (t *Target) write(want *desired) error {
 	t.kernel.ranges.settle()
 	t.claim(want)
+	if err := t.addFilter(want); err != nil {
+		return err
+	}
 	if err := t.putBackends(want); err != nil {
 		return err
 	}
@@ -43,7 +46,7 @@ func (t *Target) write(want *desired) error {
 		return err
 	}
 	t.forget(want)
-	return nil
+	return t.trimFilter()
 }
 
 func compareReplica(a, b replica) int {
@@ -212,6 +215,7 @@ func (t *Target) deleteServices(want *desired) error {
 			continue
 		}
 		delete(k.services, key)
+		t.filterTrim = true
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err

@@ -135,6 +135,7 @@ func (c *Checker) begin(fresh []*check) {
 	now := time.Now()
 	spread := time.Duration(len(fresh)) * rush
 	for _, k := range fresh {
+		k.rushed = true
 		k.due = now.Add(time.Duration(c.cfg.Rand() * float64(min(spread, k.ask.Interval))))
 		c.queue.add(k)
 	}

@@ -47,10 +47,10 @@ type Checker struct {
 	services map[model.ServiceName]*service
 	unfit    map[model.ServiceName]*service // those that publish something as down
 	queue    queue                          // checks that wait for their time
-	busy     int       // checks under way
-	alarm    time.Time // when Run's loop wakes by itself; zero: it does not
+	busy     int                            // checks under way
+	alarm    time.Time                      // when Run's loop wakes by itself; zero: it does not
 	dirty    []*service
-	stale    bool // the published conditions hold some of a service that is gone
+	stale    bool   // the published conditions hold some of a service that is gone
 	news     []news // not logged yet
 	strain   strain
 	stats    Stats

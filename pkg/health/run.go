@@ -146,11 +146,9 @@ func (c *Checker) sleep(checks, parts time.Time) time.Time {
 
 // record counts a result and sets the time of the next check.
 func (c *Checker) record(k *check, err error, now time.Time) {
-	known := k.known
-	switch {
-	case err != nil && isLocal(err):
+	if err != nil && isLocal(err) {
 		c.strained(err, now)
-	default:
+	} else {
 		c.stats.Checks++
 		if err != nil {
 			c.stats.Failures++
@@ -167,7 +165,8 @@ func (c *Checker) record(k *check, err error, now time.Time) {
 	switch {
 	case !k.known:
 		k.due = later(now, k.begun.Add(k.ask.pace()))
-	case !known: // the first checks came in a rush; from here on they are spread
+	case k.rushed: // from here on the checks are spread evenly
+		k.rushed = false
 		k.due = now.Add(time.Duration(c.cfg.Rand() * float64(k.ask.Interval)))
 	default:
 		k.due = later(now, k.due.Add(k.ask.Interval))

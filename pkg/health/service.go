@@ -42,6 +42,7 @@ type check struct {
 	cancel context.CancelFunc // of the check under way; nil: none is
 	ctx    context.Context    // of the check under way
 	begun  time.Time          // of the check under way
+	rushed bool               // its time was set together with that of others
 	gone   bool               // its result is of no use any more
 }
 
