@@ -16,5 +16,6 @@ while kill -0 "$agent" 2>/dev/null; do
 	wait "$agent"
 	code=$?
 done
-"$bin" detach --run "$3"
+removed=$("$bin" detach --run "$3") || code=1
+echo "fairlead has stopped and is off this host: $(echo "$removed" | grep -c '^removed') objects removed, addresses and logs kept in $2"
 exit "${code:-0}"

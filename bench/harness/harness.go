@@ -124,17 +124,23 @@ func (h *Harness) Peers() Peers {
 // Run sends n packets through a program behind the harness and tells the CPU
 // time the whole took: the test run's loop, the harness, the program.
 func (h *Harness) Run(prog *ebpf.Program, t Traffic, n int) (time.Duration, error) {
+	first, err := h.chain(prog, t)
+	if err != nil {
+		return 0, err
+	}
+	return h.run(first, t.Frames[0], n)
+}
+
+// chain puts a program behind the harness and returns the harness' own.
+func (h *Harness) chain(prog *ebpf.Program, t Traffic) (*ebpf.Program, error) {
 	first, next := h.objs.BenchXdp, h.objs.BenchNextXdp
 	if prog.Type() == ebpf.SchedCLS {
 		first, next = h.objs.BenchTc, h.objs.BenchNextTc
 	}
 	if err := next.Put(uint32(0), prog); err != nil {
-		return 0, fmt.Errorf("chain %s behind the harness: %w", prog, err)
+		return nil, fmt.Errorf("chain %s behind the harness: %w", prog, err)
 	}
-	if err := h.plan(t); err != nil {
-		return 0, err
-	}
-	return h.run(first, t.Frames[0], n)
+	return first, h.plan(t)
 }
 
 // plan tells the harness what to send from its next run on.
@@ -184,7 +190,9 @@ func (h *Harness) run(prog *ebpf.Program, frame []byte, n int) (time.Duration, e
 	for range 10 {
 		again := false
 		opts := h.options(prog, frame)
-		opts.Repeat, opts.Reset = uint32(n), func() { again = true }
+		opts.Repeat = uint32(n)
+		//lint:ignore SA1019 nothing else tells that the kernel began anew
+		opts.Reset = func() { again = true }
 		start := threadTime()
 		ret, err := prog.Run(opts)
 		took := threadTime() - start
@@ -201,18 +209,15 @@ func (h *Harness) run(prog *ebpf.Program, frame []byte, n int) (time.Duration, e
 	return 0, fmt.Errorf("run %s: interrupted by signals ten times", prog)
 }
 
-// Once sends one packet through a program behind the harness after n others
-// and returns what came out: for tests of the harness itself.
+// Once sends n packets as Run does and returns the verdict on the last one and
+// what it had become: for tests.
 func (h *Harness) Once(prog *ebpf.Program, t Traffic, n int) (uint32, []byte, error) {
-	if _, err := h.Run(prog, t, max(n, 1)); err != nil {
+	first, err := h.chain(prog, t)
+	if err != nil {
 		return 0, nil, err
 	}
-	first := h.objs.BenchXdp
-	if prog.Type() == ebpf.SchedCLS {
-		first = h.objs.BenchTc
-	}
 	opts := h.options(first, t.Frames[0])
-	opts.DataOut = make([]byte, Size+256)
+	opts.Repeat, opts.DataOut = uint32(n), make([]byte, Size+256)
 	ret, err := first.Run(opts)
 	return ret, opts.DataOut, err
 }

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/bench/report"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
 // bench is one run and its figures so far.
@@ -19,7 +22,13 @@ type bench struct {
 	wire uint32
 	w    io.Writer
 	rows []report.Row
+
+	fills []time.Duration // of predict
+	pace  pace
 }
+
+// partControl is the part without packets.
+const partControl = "control"
 
 // part is a world with its cases.
 type part struct {
@@ -28,10 +37,12 @@ type part struct {
 	services int
 	backends int // per service
 	family   family
+	tweak    func(*model.Service) // of every service
 	cases    func(services, flows int) []kase
 	tables   bool // measure the peers with tables beside it
 	sizes    func(*bpf.Config)
 	flows    []int // default: those of the command line
+	memory   bool  // tell what the maps take
 }
 
 func (b *bench) all() error {
@@ -44,28 +55,36 @@ func (b *bench) all() error {
 		{name: "six", what: "1 IPv6 service × 10 backends", services: 1, backends: perService, family: v6, cases: requests6},
 		{name: "replies", what: "1 service × 1 backend", services: 1, backends: 1, cases: replies},
 		{
+			name: "affinity", what: "1 service × 10 backends, affinity client-ip", services: 1, backends: perService, cases: affinity,
+			tweak: func(s *model.Service) { s.Balance.Affinity = "client-ip" },
+		},
+		{
 			name: "churn", what: "1 service × 10 backends, flow table full", services: 1, backends: perService, cases: churn,
 			sizes: func(c *bpf.Config) { c.Flows = 1 << 17 }, flows: []int{1 << 16},
 		},
 		{
 			name: "many", what: report.Number(b.cfg.services) + " services × 10 backends", services: b.cfg.services,
-			backends: perService, cases: requests, tables: true,
+			backends: perService, cases: requests, tables: true, memory: true,
 		},
 	} {
 		if p.flows == nil {
 			p.flows = flows
 		}
-		if !strings.Contains(p.name, b.cfg.only) {
+		if !b.wants(p.name) {
 			continue
 		}
 		if err := b.part(p); err != nil {
 			return err
 		}
 	}
-	if strings.Contains("control", b.cfg.only) {
+	if b.wants(partControl) {
 		return b.control()
 	}
 	return nil
+}
+
+func (b *bench) wants(part string) bool {
+	return b.cfg.only == "" || slices.Contains(strings.Split(b.cfg.only, ","), part)
 }
 
 func (b *bench) part(p part) error {
@@ -73,13 +92,27 @@ func (b *bench) part(p part) error {
 	if p.sizes != nil {
 		p.sizes(&sizes)
 	}
-	w, err := openWorld(b.wire, sizes, stateOf(p.services, p.backends, p.family))
+	took, err := b.predict(p.services)
+	if err != nil {
+		return err
+	}
+	direct := took > b.cfg.patience
+	if direct {
+		b.say("%s: a Target would fill the maps in about %s, so this program writes most of them and the Target adopts", p.what, took.Round(time.Second))
+	}
+	state := stateOf(p.services, p.backends, p.family)
+	for i := range state.Services {
+		if p.tweak != nil {
+			p.tweak(&state.Services[i])
+		}
+	}
+	w, err := openWorld(b.wire, sizes, state, direct)
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.what, err)
 	}
 	defer w.close()
 	for _, flows := range p.flows {
-		ph := &phase{title: fmt.Sprintf("%s, %s live flows", p.what, report.Number(flows)), w: w, services: p.services, flows: flows}
+		ph := &phase{title: fmt.Sprintf("%s, %s live flows", p.what, report.Number(flows)), w: w, services: p.services, flows: flows, pace: &b.pace}
 		ph.add(p.cases(p.services, flows), p.tables)
 		if err := ph.run(b.cfg.rounds, b.cfg.sample); err != nil {
 			return err
@@ -88,7 +121,10 @@ func (b *bench) part(p part) error {
 		t.Print(b.w)
 		b.rows = append(b.rows, ph.rows()...)
 	}
-	return nil
+	if !p.memory {
+		return nil
+	}
+	return b.memory(p.what)
 }
 
 func parseFlows(list string) ([]int, error) {

@@ -79,6 +79,13 @@ func replies(_, flows int) []kase {
 	return []kase{{name: "reply to a known flow", traffic: t, warm: open, reason: "replied", against: subjectBare}}
 }
 
+// affinity are the cases in which a client's address decides.
+func affinity(services, flows int) []kase {
+	cases := requests(services, flows)[:2]
+	cases[0].aim, cases[1].aim = 180, 180
+	return cases
+}
+
 // churn are whole connections in a table that is full: every one that comes
 // takes the place of another.
 func churn(services, _ int) []kase {

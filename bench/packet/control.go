@@ -139,20 +139,36 @@ func (b *bench) controlOf(n int) ([]*step, error) {
 	}
 	defer objects.Close()
 	p := &plane{maps: &counting{Maps: objects}, wire: b.wire}
+	ctx := context.Background()
+	if took, err := b.predict(n); err != nil {
+		return nil, err
+	} else if took > b.cfg.patience {
+		b.say("%s not measured, it would take about %s", fill.name, took.Round(time.Second))
+		all = all[1:]
+		if err := seed(objects, state, onWire{b.wire}); err != nil {
+			return nil, err
+		}
+	}
 	if err := p.start(); err != nil {
 		return nil, err
 	}
-	ctx := context.Background()
 	if err := fill.time(p, func() error { return p.target.Apply(ctx, state) }); err != nil {
-		return all, err
+		return nil, err
 	}
+	started := time.Now()
 	for i := range b.cfg.rounds {
+		if i > 2 && time.Since(started) > b.cfg.patience/4 {
+			break // what takes that long needs no finer figure
+		}
 		state = without(state, i*7919%n)
 		if err := change.time(p, func() error { return p.target.Apply(ctx, state) }); err != nil {
 			return all, err
 		}
 	}
-	for range min(b.cfg.rounds, 3) {
+	for i := range min(b.cfg.rounds, 3) {
+		if i > 0 && time.Since(started) > b.cfg.patience {
+			break
+		}
 		errs := again.time(p, func() error { return p.target.Apply(ctx, state) })
 		errs = errors.Join(errs, adopt.time(p, func() error {
 			if err := p.start(); err != nil {

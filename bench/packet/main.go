@@ -33,19 +33,22 @@ type config struct {
 	services int
 	flows    string
 	only     string
-	control  bool
+	patience time.Duration
 	out      string
 	record   string
+	revision string
 }
 
 func main() {
 	cfg := config{}
-	flag.IntVar(&cfg.rounds, "rounds", 9, "interleaved rounds, of which the median counts")
-	flag.DurationVar(&cfg.sample, "sample", 20*time.Millisecond, "length of one measurement")
+	flag.IntVar(&cfg.rounds, "rounds", 9, "interleaved rounds, of which the median counts; more where others disturb them")
+	flag.DurationVar(&cfg.sample, "sample", 10*time.Millisecond, "length of one measurement")
 	flag.IntVar(&cfg.services, "services", 100_000, "services of the large world, each with 10 backends")
 	flag.StringVar(&cfg.flows, "flows", "1,65536,524288", "live flows, powers of two")
-	flag.StringVar(&cfg.only, "only", "", "run the parts whose name contains this: one, six, replies, churn, many, control")
+	flag.StringVar(&cfg.only, "only", "", "run these parts only, of one,six,replies,affinity,churn,many,control")
+	flag.DurationVar(&cfg.patience, "patience", 5*time.Minute, "longest fill of the maps that is waited for")
 	flag.StringVar(&cfg.out, "out", "bench/out/packet.json", "where the figures go")
+	flag.StringVar(&cfg.revision, "revision", "unknown", "what is measured, for the record")
 	flag.StringVar(&cfg.record, "record", "", "also write packet-DATE.md and .json into this directory")
 	flag.Parse()
 	if err := run(cfg); err != nil {
@@ -71,7 +74,7 @@ func run(cfg config) error {
 	}
 	var text strings.Builder
 	b := &bench{cfg: cfg, wire: wire, w: io.MultiWriter(os.Stdout, &text)}
-	fmt.Fprintf(b.w, "%s; CPU %d\n%s", report.Machine(), cpu, warnings())
+	fmt.Fprintf(b.w, "fairlead %s; %s; CPU %d\n%s", cfg.revision, report.Machine(), cpu, warnings())
 	if err := b.all(); err != nil {
 		return err
 	}

@@ -9,7 +9,13 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/fairlead-lb/fairlead/bench/harness"
-	"github.com/fairlead-lb/fairlead/bench/report"
+)
+
+const (
+	// enough undisturbed samples end a phase after its rounds; for lack of them
+	// it takes up to patience times as many.
+	enough   = 5
+	patience = 3
 )
 
 // fillNew is enough new flows to make every table of new flows evict.
@@ -23,7 +29,7 @@ type subject struct {
 	traffic harness.Traffic
 	warm    harness.Traffic // zero: none
 	count   int             // packets of one sample
-	samples []float64       // ns per packet, one a round
+	samples []sample        // one a round
 }
 
 // phase is one world with one number of live flows: its subjects are measured
@@ -33,9 +39,11 @@ type phase struct {
 	w        *world
 	services int
 	flows    int
-	plain    []float64 // bare XDP_TX without the harness
+	plain    []sample // bare XDP_TX without the harness
 	subjects []*subject
 	lost     float64 // share of fairlead's packets whose flow was no longer known
+
+	pace *pace
 }
 
 func (p *phase) add(cases []kase, tables bool) {
@@ -60,19 +68,25 @@ func (p *phase) run(rounds int, sample time.Duration) error {
 		return err
 	}
 	packets := 0
-	for range rounds {
-		took, err := p.w.h.Plain(p.w.h.Peers().BareXDP, 1<<20)
-		if err != nil {
+	for round := range patience * rounds {
+		if err := p.measurePlain(); err != nil {
 			return err
 		}
-		p.plain = append(p.plain, float64(took)/(1<<20))
+		more := false
 		for _, s := range p.subjects {
+			if round >= rounds && p.pace.quiet(s.samples) >= min(enough, rounds) {
+				continue
+			}
+			more = true
 			if err := p.measure(s); err != nil {
 				return fmt.Errorf("%s, %s: %w", p.title, s.title(), err)
 			}
 			if s.kase != nil {
 				packets += s.count
 			}
+		}
+		if !more {
+			break
 		}
 	}
 	after, err := p.reopened()
@@ -110,14 +124,38 @@ func (p *phase) measure(s *subject) error {
 	if err != nil {
 		return err
 	}
+	ahead, err := p.pace.now(p.w.h)
+	if err != nil {
+		return err
+	}
 	took, err := p.w.h.Run(s.prog, s.traffic, s.count)
 	if err != nil {
 		return err
 	}
-	s.samples = append(s.samples, float64(took)/float64(s.count))
+	behind, err := p.pace.now(p.w.h)
+	if err != nil {
+		return err
+	}
+	s.samples = append(s.samples, sample{ns: float64(took) / float64(s.count), pace: max(ahead, behind)})
 	if s.kase == nil {
 		return nil
 	}
+	return p.check(s, before)
+}
+
+// measurePlain is measure for a bare XDP_TX without the harness.
+func (p *phase) measurePlain() error {
+	ahead, err := p.pace.now(p.w.h)
+	if err != nil {
+		return err
+	}
+	took, err := p.w.h.Plain(p.w.h.Peers().BareXDP, 1<<20)
+	p.plain = append(p.plain, sample{ns: float64(took) / (1 << 20), pace: ahead})
+	return err
+}
+
+// check compares the counter of the case with the packets sent.
+func (p *phase) check(s *subject, before map[string]uint64) error {
 	after, err := p.w.counts()
 	if err != nil {
 		return err
@@ -138,8 +176,8 @@ func (p *phase) reopened() (uint64, error) {
 	return stats.Evictions, err
 }
 
-// ns is the median of a subject's samples.
-func (s *subject) ns() float64 { return report.Median(s.samples) }
+// ns is a subject's figure.
+func (p *phase) ns(s *subject) float64 { return p.pace.ns(s.samples) }
 
 func (s *subject) title() string {
 	if s.kase == nil {

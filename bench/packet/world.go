@@ -29,21 +29,28 @@ type world struct {
 	h       *harness.Harness
 }
 
-func openWorld(wire uint32, sizes bpf.Config, state *model.State) (*world, error) {
+// openWorld makes the maps and fills them through a Target; with direct it
+// finds most of its work done by seed.
+func openWorld(wire uint32, sizes bpf.Config, state *model.State, direct bool) (*world, error) {
 	objects, err := bpf.Open(sizes)
 	if err != nil {
 		return nil, err
 	}
 	w := &world{objects: objects}
-	if err := w.fill(wire, state); err != nil {
+	if err := w.fill(wire, state, direct); err != nil {
 		return nil, errors.Join(err, w.close())
 	}
 	return w, nil
 }
 
-func (w *world) fill(wire uint32, state *model.State) (err error) {
+func (w *world) fill(wire uint32, state *model.State, direct bool) (err error) {
 	if err := w.objects.SetIface(wire, 1, attach.IfaceXDPXmit); err != nil {
 		return err
+	}
+	if direct {
+		if err := seed(w.objects, state, onWire{wire}); err != nil {
+			return err
+		}
 	}
 	if w.target, err = dataplane.New(dataplane.Config{Maps: w.objects, Hops: onWire{wire}}); err != nil {
 		return err

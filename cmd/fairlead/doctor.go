@@ -41,7 +41,7 @@ func (a *app) doctor() *cobra.Command {
 func missingFacts(facts []attach.Fact) []string {
 	var missing []string
 	for _, f := range facts {
-		if !f.OK && slices.Contains(essential, f.Name) {
+		if !f.OK && !f.Unknown && slices.Contains(essential, f.Name) {
 			missing = append(missing, f.Name)
 		}
 	}
@@ -55,6 +55,8 @@ func (a *app) printFacts(facts []attach.Fact) {
 	for _, f := range facts {
 		mark := p.green("✓")
 		switch {
+		case f.Unknown:
+			mark = p.yellow("?")
 		case !f.OK && slices.Contains(essential, f.Name):
 			mark = p.red("✗")
 		case !f.OK:

@@ -93,6 +93,32 @@ func TestFacts(t *testing.T) {
 	}
 }
 
+func TestReach(t *testing.T) {
+	nic, own, other := admin.Interface{Name: "eth0", Role: "nic"}, admin.Interface{Name: "fl-a.b.0", Role: "workload"}, admin.Interface{Name: "eth1", Role: "workload"}
+	for _, tc := range []struct {
+		interfaces []admin.Interface
+		want       string
+	}{
+		{nil, "no interface of this host is touched"},
+		{[]admin.Interface{own}, "no interface of this host is touched"},
+		{[]admin.Interface{own, other}, "not for the network"},
+		{[]admin.Interface{own, other, nic}, ""},
+	} {
+		if got := reach(tc.interfaces); !strings.Contains(got, tc.want) || tc.want == "" && got != "" {
+			t.Errorf("%v: %q, want %q", tc.interfaces, got, tc.want)
+		}
+	}
+}
+
+func TestUnknownFactIsNotMissing(t *testing.T) {
+	facts := []attach.Fact{{Name: "TC programs", Unknown: true, Value: "unknown", Fix: "run the doctor as root"}}
+	var b bytes.Buffer
+	(&app{out: &b}).printFacts(facts)
+	if m := missingFacts(facts); len(m) > 0 || !strings.HasPrefix(b.String(), "?") {
+		t.Errorf("missing %q, shown\n%s", m, b.String())
+	}
+}
+
 func TestWelcome(t *testing.T) {
 	var b bytes.Buffer
 	a := &app{out: &b}
@@ -107,7 +133,7 @@ fairlead is running: 2 services, 1 replica, all targets at generation 4
                198.18.0.10:53/udp    → 1 of 2 replicas  echo hello | nc -u -w1 198.18.0.10 53
   ○  shop/db   198.18.0.11:5432/tcp  → no replica yet
 
-  the addresses answer on this host and in the workloads; no interface is touched (node.interfaces)
+  the addresses answer on this host and in its replicas; no interface of this host is touched (node.interfaces is empty)
 
 not served yet: the config asks for it, this version does not do it
   expose.http  a/u, b/u, c/u, d/u and 2 more

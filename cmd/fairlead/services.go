@@ -3,8 +3,10 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/fairlead-lb/fairlead/pkg/admin"
@@ -65,6 +67,60 @@ func (a *app) printServices(services []admin.Service) {
 		}
 	}
 	t.write(a.out, p, "")
+	var lines []string
+	for _, s := range services {
+		for _, l := range problemsOf(s) {
+			lines = append(lines, s.Name+": "+l)
+		}
+	}
+	a.printProblems(lines)
+}
+
+// condition is what a replica is: one that takes connections and loses them is
+// not ready.
+func condition(r admin.Replica) string {
+	if r.Unreachable {
+		return "unreachable"
+	}
+	return r.Condition
+}
+
+// check is the verdict on a replica, or what there is to say of it while it is
+// good; why it is bad is told below the table.
+func check(r admin.Replica) string {
+	if r.Check == "passing" {
+		return cmp.Or(r.Reason, r.Check)
+	}
+	return r.Check
+}
+
+// problemsOf says what is wrong with a service's replicas, one by one.
+func problemsOf(s admin.Service) []string {
+	var lines []string
+	for _, r := range s.Replicas {
+		if r.Problem != "" {
+			lines = append(lines, fmt.Sprintf("replica %s: %s", replicaAddress(r), r.Problem))
+		}
+		if r.Check == "failing" {
+			lines = append(lines, fmt.Sprintf("replica %s: fails its health check: %s", replicaAddress(r), r.Reason))
+		}
+	}
+	return lines
+}
+
+// printProblems lists the first of what may be thousands.
+func (a *app) printProblems(lines []string) {
+	const most = 20
+	if len(lines) == 0 {
+		return
+	}
+	fmt.Fprintf(a.out, "\n%s\n", a.paint.red("problems"))
+	for _, l := range lines[:min(most, len(lines))] {
+		fmt.Fprintln(a.out, "  "+l)
+	}
+	if more := len(lines) - most; more > 0 {
+		fmt.Fprintf(a.out, "  and %d more\n", more)
+	}
 }
 
 func (a *app) printService(s admin.Service) {
@@ -91,6 +147,7 @@ func (a *app) printService(s admin.Service) {
 	add("drain", s.Drain)
 	add("runs on", s.Workload)
 	add("replicas", replicasOf(s))
+	add("checks", s.LastResort)
 	add("not yet", strings.Join(s.NotServedYet, ", "))
 	t.write(a.out, p, "")
 
@@ -107,15 +164,19 @@ func (a *app) printService(s admin.Service) {
 		fmt.Fprintln(a.out, "no replicas: connections are refused; look at \"fairlead workloads\", or list addresses under \"replicas:\"")
 		return
 	}
-	t = &table{head: []string{"", "REPLICA", "ADDRESS", "CONDITION", "WEIGHT"}}
+	t = &table{head: []string{"", "REPLICA", "ADDRESS", "CONDITION", "WEIGHT", "CHECK"}}
+	if !slices.ContainsFunc(s.Replicas, func(r admin.Replica) bool { return r.Check != "" }) {
+		t.head = t.head[:5]
+	}
 	for _, r := range s.Replicas {
 		weight := fmt.Sprint(r.Weight)
 		if r.Backup {
 			weight += " backup"
 		}
-		t.add(p.mark(r.Ready()), dash(r.ID), replicaAddress(r), r.Condition, weight)
+		t.add(p.mark(r.Ready()), dash(r.ID), replicaAddress(r), condition(r), weight, check(r))
 	}
 	t.write(a.out, p, "")
+	a.printProblems(problemsOf(s))
 }
 
 func replicaAddress(r admin.Replica) string {

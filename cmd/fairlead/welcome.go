@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/fairlead-lb/fairlead/pkg/admin"
 )
@@ -31,11 +32,28 @@ func (a *app) welcome(s admin.Status, services []admin.Service, runDir string) {
 	if len(services) == 0 {
 		fmt.Fprintf(a.out, "  no services: add one under \"services:\" in %s; it is served as soon as the file is saved\n", s.Config.Path)
 	}
-	if len(s.Interfaces) == 0 && len(services) > 0 {
-		fmt.Fprintln(a.out, "\n  the addresses answer on this host and in the workloads; no interface is touched (node.interfaces)")
+	if where := reach(s.Interfaces); where != "" && len(services) > 0 {
+		fmt.Fprintln(a.out, "\n  "+where)
 	}
 	a.printTrouble(s)
 	fmt.Fprintf(a.out, "\nlook with  %s\nstop with  Ctrl-C or kill %d\n\n", hint("fairlead status", runDir), s.PID)
+}
+
+// reach says for whom the addresses answer, if not for the network.
+func reach(interfaces []admin.Interface) string {
+	others := 0 // interfaces that fairlead did not make
+	for _, i := range interfaces {
+		if i.Role == "nic" {
+			return ""
+		}
+		if !strings.HasPrefix(i.Name, "fl-") {
+			others++
+		}
+	}
+	if others > 0 {
+		return "the addresses answer on this host and in its replicas, not for the network: name the interface of its clients in node.interfaces"
+	}
+	return "the addresses answer on this host and in its replicas; no interface of this host is touched (node.interfaces is empty)"
 }
 
 // replicasLeft is the count in words.

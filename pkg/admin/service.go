@@ -22,6 +22,7 @@ type Service struct {
 	Wanted       int        `json:"wanted"`             // replicas that should be there
 	Ports        []Port     `json:"ports"`
 	Replicas     []Replica  `json:"replicas"`
+	LastResort   string     `json:"lastResort,omitempty"` // why failing checks take no replica out
 	NotServedYet []string   `json:"notServedYet"`
 }
 
@@ -46,10 +47,15 @@ type Replica struct {
 	Backup    bool       `json:"backup,omitempty"`
 	Condition string     `json:"condition"` // "ready" | "draining" | "down"
 	ID        string     `json:"id,omitempty"`
+	Check     string     `json:"check,omitempty"`  // "passing" | "failing"; empty: it is not checked
+	Reason    string     `json:"reason,omitempty"` // what there is to say of the check
+	// Problem says what is wrong with where the replica is, and what to do.
+	Problem     string `json:"problem,omitempty"`
+	Unreachable bool   `json:"unreachable,omitempty"` // it gets connections and they are lost
 }
 
 // Ready tells whether the replica takes new connections.
-func (r Replica) Ready() bool { return r.Condition == model.Ready.String() }
+func (r Replica) Ready() bool { return r.Condition == model.Ready.String() && !r.Unreachable }
 
 // Ready counts the replicas that take new connections.
 func (s *Service) Ready() int {

@@ -20,7 +20,9 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/admin"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
 	"github.com/fairlead-lb/fairlead/pkg/source"
 	"github.com/fairlead-lb/fairlead/pkg/source/file"
@@ -135,8 +137,9 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 	w := &withdrawal{}
 	return parts{
 		sources: []source.Source{fakeSource{testPart()}, drains, w},
-		targets: []reconcile.Target{h.plane, h.other}, forward: []reconcile.Target{h.plane},
+		targets: [][]reconcile.Target{{h.plane, h.other}}, forward: []reconcile.Target{h.plane},
 		withdrawal: w, drains: drains,
+		health: health.New(health.Config{}), hop: func(netip.Addr) (nexthop.Hop, bool) { return nexthop.Hop{}, false },
 		reload: func() {}, configError: func() error { return nil }, configErrors: func() uint64 { return 3 },
 		attached: func() ([]admin.Interface, []admin.Cgroup) {
 			return []admin.Interface{{Name: "eth0", Role: "nic", Slot: 1}, {Name: "fl-b", Role: "workload", Slot: 2}}, nil
@@ -258,50 +261,6 @@ func TestSecondStopLeavesWhatStillRuns(t *testing.T) {
 		t.Errorf("error %v; want one that says that workloads are left", err)
 	}
 	close(killed)
-}
-
-func TestDetachRefusesWhileAnAgentRuns(t *testing.T) {
-	h := newHarness(t, nil)
-	h.run(t)
-	wait(t, "start", h.started)
-	defer func() { h.cancel(); wait(t, "end", h.done) }()
-	var held *HeldError
-	if removed, err := detach(h.cfg.RunDir, h.name+"-detach"); !errors.As(err, &held) || held.PID != os.Getpid() || removed != nil {
-		t.Errorf("removed %v, error %v; want a refusal that names pid %d", removed, err, os.Getpid())
-	}
-}
-
-func TestSecondAgentIsRefused(t *testing.T) {
-	h := newHarness(t, nil)
-	h.run(t)
-	wait(t, "start", h.started)
-	defer func() { h.cancel(); wait(t, "end", h.done) }()
-
-	same := newHarness(t, nil)
-	same.cfg.RunDir, same.name = h.cfg.RunDir, same.name+"2"
-	other := newHarness(t, nil)
-	other.name = h.name
-	for what, second := range map[string]*harness{"same run directory": same, "same network namespace": other} {
-		err := second.Run(t.Context())
-		var held *HeldError
-		if !errors.As(err, &held) || held.PID != os.Getpid() || held.RunDir != h.cfg.RunDir {
-			t.Errorf("%s: %v; want pid %d and %s named", what, err, os.Getpid(), h.cfg.RunDir)
-		}
-	}
-	if _, err := os.Stat(other.cfg.RunDir); !errors.Is(err, os.ErrNotExist) {
-		t.Error("the refused agent left a run directory behind")
-	}
-}
-
-func TestLockIsFreeAfterTheEnd(t *testing.T) {
-	dir := t.TempDir()
-	for range 3 {
-		k, note, err := acquire(dir, "@fairlead-test-again-"+strconv.Itoa(os.Getpid()))
-		if err != nil || note != "" {
-			t.Fatal(err, note)
-		}
-		k.release()
-	}
 }
 
 func TestInvalidFirstConfig(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/attach"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/ipam"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
@@ -50,26 +51,30 @@ func build(a *Agent) (p parts, err error) {
 	workloads := activator.New(activator.Config{Runners: a.runners(&p), Log: log})
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
 	closers = append(closers, func() { _ = scrape.Close() })
+	p.health = health.New(health.Config{Log: log})
 	p.withdrawal = &withdrawal{}
+	local := &renewal{}
 	fatal := make(chan error, 1)
 	p.fatal = fatal
 
-	p.sources = []source.Source{required{config, fatal}, drains, workloads.Source(), p.withdrawal}
-	p.targets = []reconcile.Target{k.plane, k.links, workloads, scrape}
+	p.sources = []source.Source{required{config, fatal}, drains, workloads.Source(), p.health, local, p.withdrawal}
+	// No packet may be sent to a replica whose replies nobody translates yet.
+	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, scrape}}
 	p.forward = []reconcile.Target{k.plane}
-	p.complete = ipam.New(ipam.Config{Path: vipsFile(state), Log: log}).Complete
+	p.complete = ipam.New(ipam.Config{Path: vipsFile(state), Log: log, Local: k.hops.Links().Local}).Complete
 	p.workers = []worker{
 		{"next hops", func(ctx context.Context) error {
-			return k.hops.Run(ctx, func() { a.engine.kick(k.plane, k.links) })
+			return k.hops.Run(ctx, func(c nexthop.Change) { a.engine.follow(c, k.plane, k.links, local.again) })
 		}},
 		{"interfaces", func(ctx context.Context) error {
-			return k.links.Watch(ctx, func() { a.engine.kick(k.links) })
+			return k.links.Watch(ctx, func() { a.engine.follow(nexthop.Change{Tracked: true, Addrs: true}, k.plane, k.links, local.again) })
 		}},
 		{"flows", k.plane.Run},
 	}
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows
+	p.hop = k.hops.Known
 	p.attached = func() ([]admin.Interface, []admin.Cgroup) { return attached(k.links) }
 	return p, nil
 }

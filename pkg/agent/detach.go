@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/attach"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
@@ -26,7 +27,7 @@ func detach(runDir, name string) (removed []string, err error) {
 	}
 	_, statErr := os.Stat(runDir)
 	fresh := errors.Is(statErr, os.ErrNotExist)
-	lock, _, err := acquire(runDir, name)
+	lock, _, err := acquireSoon(runDir, name, 2*time.Second)
 	if err != nil {
 		return nil, err
 	}

@@ -26,8 +26,9 @@ type worker struct {
 // engine carries the desired state from the sources to the targets.
 type engine struct {
 	log     *slog.Logger
-	targets []reconcile.Target
-	loops   []*reconcile.Loop // by target
+	targets []reconcile.Target  // of all stages
+	loops   []*reconcile.Loop   // by target
+	stages  [][]*reconcile.Loop // the same
 	merge   *source.Merge
 	workers []worker
 
@@ -40,11 +41,15 @@ type engine struct {
 
 func newEngine(p parts, log *slog.Logger) *engine {
 	e := &engine{
-		log: log, targets: p.targets, workers: p.workers, changed: make(chan struct{}), broken: map[string]string{},
+		log: log, targets: slices.Concat(p.targets...), workers: p.workers, changed: make(chan struct{}), broken: map[string]string{},
 		merge: source.New(source.Config{Sources: p.sources, Complete: p.complete}),
 	}
-	for _, t := range p.targets {
-		e.loops = append(e.loops, reconcile.New(t, reconcile.Config{Log: log}))
+	for _, stage := range p.targets {
+		var loops []*reconcile.Loop
+		for _, t := range stage {
+			loops = append(loops, reconcile.New(t, reconcile.Config{Log: log}))
+		}
+		e.loops, e.stages = append(e.loops, loops...), append(e.stages, loops)
 	}
 	return e
 }
@@ -56,6 +61,7 @@ func (e *engine) run(ctx context.Context) {
 	for _, l := range e.loops {
 		wg.Go(func() { l.Run(ctx) })
 	}
+	wg.Go(func() { e.relay(ctx) })
 	for _, w := range e.workers {
 		wg.Go(func() { e.keep(ctx, w) })
 	}
@@ -64,7 +70,7 @@ func (e *engine) run(ctx context.Context) {
 	}
 }
 
-// emit hands a new state to every target.
+// emit notes a new state, which relay hands on.
 func (e *engine) emit(s *model.State) {
 	missing := unserved(s, e.targets)
 	e.mu.Lock()
@@ -83,8 +89,42 @@ func (e *engine) emit(s *model.State) {
 	for _, p := range e.merge.Problems() {
 		e.log.Warn("desired state has a problem", "problem", p)
 	}
-	for _, l := range e.loops {
-		l.Submit(s)
+}
+
+// lead is how long a stage of targets may keep a state from the next one. What
+// is not done by then (an interface that comes later) must not hold up the rest.
+const lead = time.Second
+
+// relay hands the newest state to the stages of targets, one after the other,
+// until ctx ends.
+func (e *engine) relay(ctx context.Context) {
+	var last *model.State
+	for {
+		s, err := e.await(ctx, func(s *model.State) bool { return s != last })
+		if err != nil {
+			return
+		}
+		last = s
+		for i, stage := range e.stages {
+			if i > 0 {
+				e.tried(ctx, e.stages[i-1], s.Generation)
+			}
+			for _, l := range stage {
+				l.Submit(s)
+			}
+		}
+	}
+}
+
+// tried waits until the loops have tried to apply the generation, or lead has
+// passed.
+func (e *engine) tried(ctx context.Context, loops []*reconcile.Loop, generation uint64) {
+	ctx, cancel := context.WithTimeout(ctx, lead)
+	defer cancel()
+	for _, l := range loops {
+		if l.Tried(ctx, generation) != nil {
+			return
+		}
 	}
 }
 

@@ -72,18 +72,26 @@ func acquire(runDir, name string) (k *lock, note string, err error) {
 	return k, note, nil
 }
 
+// acquireSoon is acquire, with patience for a holder that is just ending: a
+// killed agent holds its locks until the kernel has taken it apart.
+func acquireSoon(runDir, name string, patience time.Duration) (k *lock, note string, err error) {
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		k, note, err = acquire(runDir, name)
+		if held := (*HeldError)(nil); !errors.As(err, &held) || time.Now().After(end) {
+			return k, note, err
+		}
+	}
+}
+
 func lockFile(runDir string) (*os.File, error) {
 	if err := os.MkdirAll(runDir, 0o755); err != nil {
-		return nil, fmt.Errorf("make run directory: %w", err)
+		return nil, fmt.Errorf("make run directory: %w", asRoot(err))
 	}
 	path := filepath.Join(runDir, "fairlead.lock")
 	for {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-		if errors.Is(err, fs.ErrPermission) {
-			return nil, fmt.Errorf("open lock: %w: fairlead needs root, so try with sudo", err)
-		}
 		if err != nil {
-			return nil, fmt.Errorf("open lock: %w", err)
+			return nil, fmt.Errorf("open lock: %w", asRoot(err))
 		}
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
@@ -104,6 +112,14 @@ func lockFile(runDir string) (*os.File, error) {
 		}
 		return f, nil
 	}
+}
+
+// asRoot adds what to do to an error of the first thing that needs root.
+func asRoot(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w: fairlead needs root, so try with sudo", err)
+	}
+	return err
 }
 
 func current(f *os.File, path string) bool {

@@ -4,11 +4,14 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/admin"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
 	"github.com/fairlead-lb/fairlead/pkg/source"
 )
@@ -19,8 +22,8 @@ const otherInterfaces = "other"
 
 // parts is what an agent is made of. Every field is set.
 type parts struct {
-	sources  []source.Source // earlier ones win conflicts
-	targets  []reconcile.Target
+	sources  []source.Source      // earlier ones win conflicts
+	targets  [][]reconcile.Target // in stages: a state reaches the next one when all of this one have tried it
 	workers  []worker
 	complete func(*model.State) error
 
@@ -33,6 +36,8 @@ type parts struct {
 	reload       func()
 	configError  func() error
 	configErrors func() uint64
+	health       *health.Checker
+	hop          func(netip.Addr) (hop nexthop.Hop, known bool) // where the data plane sends to
 	attached     func() ([]admin.Interface, []admin.Cgroup)
 	stats        func() (dataplane.Stats, error)
 	flows        func(context.Context, dataplane.FlowFilter, func(dataplane.Flow) bool) error

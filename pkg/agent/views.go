@@ -63,17 +63,10 @@ func (a *Agent) status() admin.Status {
 	default:
 	}
 	s.Counts.Services = len(state.Services)
-	for i := range state.Services {
-		for _, b := range state.Services[i].Backends {
-			s.Counts.Replicas++
-			if b.Condition == model.Ready {
-				s.Counts.Ready++
-			}
-		}
-	}
+	replicas := a.countReplicas(state, &s.Counts)
 	s.Interfaces, s.Cgroups = a.parts.attached()
 	s.Drains = a.parts.drains.List()
-	s.Problems = append(slices.Clone(a.parts.problems), a.engine.problems()...)
+	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.health.Problems(), replicas)
 	if st, err := a.parts.stats(); err != nil {
 		s.Problems = append(s.Problems, "read counters: "+err.Error())
 	} else {
@@ -105,11 +98,14 @@ func (a *Agent) services() []admin.Service {
 			lacking[svc] = append(lacking[svc], string(n.feature))
 		}
 	}
+	last := a.lastResorts()
 	out := make([]admin.Service, len(state.Services))
 	for i := range state.Services {
 		m := &state.Services[i]
 		svc := admin.NewService(m)
 		svc.NotServedYet = append(svc.NotServedYet, lacking[svc.Name]...)
+		svc.LastResort = last[svc.Name]
+		a.show(state.Settings.Node, m, &svc)
 		for j, p := range m.Ports {
 			c := counts[key{m.Name, p.Service, p.Protocol}]
 			to := &svc.Ports[j]
@@ -225,7 +221,9 @@ func (a *Agent) backends() []metrics.Backend {
 		svc := &state.Services[i]
 		for _, b := range svc.Backends {
 			out = append(out, metrics.Backend{
-				Service: svc.Name.String(), Address: b.Addrs()[0].String(), Healthy: b.Condition != model.Down,
+				Service: svc.Name.String(), Address: b.Addrs()[0].String(),
+				// At the last resort a failing replica is not down.
+				Healthy: b.Condition != model.Down && a.parts.health.Backend(svc.Name, b).Healthy,
 			})
 		}
 	}

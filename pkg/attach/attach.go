@@ -51,6 +51,10 @@ type IfaceMap interface {
 // Hops tells which interface leads to an address (nexthop.Table).
 type Hops interface {
 	Lookup(addr netip.Addr) nexthop.Hop
+	// Tracked are the interfaces that the data plane's replicas are behind:
+	// those of the state it has applied, and those that drain. told is false
+	// as long as it has not said.
+	Tracked() (interfaces map[uint32]bool, told bool)
 }
 
 // Config of a Target. Programs, PinDir, Ifaces and Hops are needed.
@@ -145,7 +149,8 @@ func (t *Target) Apply(ctx context.Context, s *model.State) error {
 	if err != nil {
 		return err
 	}
-	want, missing, err := t.wanted(s, links)
+	tracked, told := t.cfg.Hops.Tracked()
+	want, unserved, err := t.wanted(s, links, tracked)
 	if err != nil {
 		return err
 	}
@@ -166,10 +171,12 @@ func (t *Target) Apply(ctx context.Context, s *model.State) error {
 		keep[w.Index] = true
 	}
 	for _, index := range slices.Sorted(maps.Keys(t.ifaces)) {
-		if !keep[index] {
+		// A new agent's state does not name the replicas that were removed just
+		// before it; their replies must be translated until their drain ends.
+		if !keep[index] && told {
 			errs = append(errs, t.release(t.ifaces[index]))
 		}
 	}
-	t.publish(missing)
+	t.publish(unserved)
 	return errors.Join(errs...)
 }

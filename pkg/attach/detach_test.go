@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 )
 
@@ -154,6 +155,24 @@ func TestAtLeast(t *testing.T) {
 	} {
 		if got := atLeast(release, 5, 10); got != want {
 			t.Errorf("atLeast(%q) = %v", release, got)
+		}
+	}
+}
+
+// Who may not ask is not told that the kernel lacks something.
+func TestTCXFact(t *testing.T) {
+	for _, tc := range []struct {
+		err         error
+		mayAsk      bool
+		ok, unknown bool
+	}{
+		{nil, true, true, false},
+		{link.ErrNotSupported, true, false, false},
+		{link.ErrNotSupported, false, false, true},
+		{os.ErrPermission, true, false, true},
+	} {
+		if f := tcxFact(tc.err, tc.mayAsk); f.OK != tc.ok || f.Unknown != tc.unknown || (f.Value == needsRoot) != tc.unknown {
+			t.Errorf("%v, may ask: %v: %+v", tc.err, tc.mayAsk, f)
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package attach
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -20,11 +21,13 @@ import (
 
 // Fact is one thing this host offers or lacks.
 type Fact struct {
-	Name  string `json:"name"`
-	OK    bool   `json:"ok"`
-	Value string `json:"value"`          // what was found
-	Lost  string `json:"lost,omitempty"` // what is lost without it
-	Fix   string `json:"fix,omitempty"`  // what to do
+	Name string `json:"name"`
+	OK   bool   `json:"ok"`
+	// Unknown: it could not be asked for. Then OK is false.
+	Unknown bool   `json:"unknown,omitempty"`
+	Value   string `json:"value"`          // what was found
+	Lost    string `json:"lost,omitempty"` // what is lost without it
+	Fix     string `json:"fix,omitempty"`  // what to do
 }
 
 // Probe tells what this host offers to the data plane, without changing
@@ -112,21 +115,31 @@ func probeProgramType(name string, typ ebpf.ProgramType, lost string) Fact {
 	}
 	f := Fact{Name: name, Value: err.Error(), Lost: lost, Fix: "run a kernel built with CONFIG_BPF_SYSCALL, CONFIG_CGROUP_BPF and CONFIG_NET_CLS_BPF"}
 	if errors.Is(err, os.ErrPermission) {
-		f.Value, f.Fix = "not known: asking needs the privilege", "run the doctor as root"
+		f.Unknown, f.Value, f.Fix = true, needsRoot, "run the doctor as root"
 	}
 	return f
 }
 
+// needsRoot is the value of what only root may ask.
+const needsRoot = "unknown: needs root to be asked"
+
 // probeTCX asks which programs the loopback carries by tcx: a kernel without
 // tcx does not know the question. Index 1 is the loopback in any namespace.
 func probeTCX() Fact {
-	f := Fact{Name: "tcx", Lost: "nothing that works is lost: TC programs are attached by clsact, for which another agent's qdisc changes matter more", Fix: "Linux 6.6 brought tcx"}
 	_, err := link.QueryPrograms(link.QueryOptions{Target: 1, Attach: ebpf.AttachTCXIngress})
+	caps, capErr := effectiveCaps()
+	return tcxFact(err, capErr == nil && caps&(1<<unix.CAP_NET_ADMIN|1<<unix.CAP_SYS_ADMIN) != 0)
+}
+
+// tcxFact reads the kernel's answer. To who may not ask the library says that
+// the question is not supported.
+func tcxFact(err error, mayAsk bool) Fact {
+	f := Fact{Name: "tcx", Lost: "nothing that works is lost: TC programs are attached by clsact, for which another agent's qdisc changes matter more", Fix: "Linux 6.6 brought tcx"}
 	switch {
 	case err == nil:
 		return Fact{Name: f.Name, OK: true, Value: "supported"}
-	case errors.Is(err, os.ErrPermission):
-		f.Value, f.Lost, f.Fix = "not known: asking needs CAP_NET_ADMIN", "", "run the doctor as root"
+	case !mayAsk || errors.Is(err, os.ErrPermission):
+		f.Unknown, f.Value, f.Fix = true, needsRoot, "run the doctor as root"
 	default:
 		f.Value = "not supported"
 	}
@@ -200,6 +213,9 @@ func probeInterface(links *nexthop.Links, l nexthop.Link) Fact {
 	switch {
 	case err != nil:
 		f.OK, f.Value = false, err.Error()
+	case l.Raw:
+		f.OK, f.Value = false, fmt.Sprintf("no Ethernet header (it is of kind %s): not served", cmp.Or(l.Kind, "unknown"))
+		f.Lost, f.Fix = "clients that come in by it", "let clients come in by an interface with Ethernet frames"
 	case len(modes) == 0:
 		f.Value = fmt.Sprintf("a virtual device (%s): TC is the better way there", l.Kind)
 	case !can.Known:

@@ -37,9 +37,10 @@ func (t *Target) Cgroup() (path string, hooks []string, note string) {
 	return t.cgPath, slices.Clone(t.cgHook), t.cgNote
 }
 
-// publish shows the bookkeeping to readers.
-func (t *Target) publish(missing []Interface) {
-	shown := slices.Clone(missing)
+// publish shows the bookkeeping to readers, and the interfaces that are asked
+// for and carry nothing.
+func (t *Target) publish(unserved []Interface) {
+	shown := slices.Clone(unserved)
 	for _, i := range t.ifaces {
 		shown = append(shown, i.show())
 	}

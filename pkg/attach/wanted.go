@@ -3,7 +3,8 @@
 package attach
 
 import (
-	"slices"
+	"cmp"
+	"fmt"
 	"strings"
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -22,15 +23,17 @@ type want struct {
 	role string
 }
 
-// wanted lists the interfaces a state asks for, by index, and those it names
-// that are not there.
-func (t *Target) wanted(s *model.State, links []nexthop.Link) (wants []want, missing []Interface, err error) {
-	byIndex := make(map[uint32]nexthop.Link, len(links))
+// wanted lists the interfaces a state asks for, by index, and those it asks
+// for that nothing can be attached to.
+func (t *Target) wanted(s *model.State, links []nexthop.Link, tracked map[uint32]bool) (wants []want, unserved []Interface, err error) {
 	byName := make(map[string]nexthop.Link, len(links))
 	for _, l := range links {
-		byIndex[l.Index], byName[l.Name] = l, l
+		byName[l.Name] = l
 	}
 	roles := map[uint32]string{}
+	for index := range tracked {
+		roles[index] = roleWorkload
+	}
 	for index := range t.workloads(s) {
 		roles[index] = roleWorkload
 	}
@@ -46,7 +49,7 @@ func (t *Target) wanted(s *model.State, links []nexthop.Link) (wants []want, mis
 	for _, name := range s.Settings.Node.Interfaces {
 		l, ok := byName[name]
 		if !ok {
-			missing = append(missing, Interface{
+			unserved = append(unserved, Interface{
 				Name: name, Role: roleNIC,
 				Error: "there is no interface of this name; it is attached to as soon as it appears (node.interfaces names it; interfaces here: " + names(links) + ")",
 			})
@@ -54,16 +57,30 @@ func (t *Target) wanted(s *model.State, links []nexthop.Link) (wants []want, mis
 		}
 		roles[l.Index] = roleNIC
 	}
-	for index, role := range roles {
-		if l, ok := byIndex[index]; ok {
+	for _, l := range links {
+		role, asked := roles[l.Index]
+		switch {
+		case asked && l.Raw:
+			unserved = append(unserved, Interface{Name: l.Name, Index: l.Index, Role: role, Error: rawWords(l, role)})
+		case asked:
 			wants = append(wants, want{Link: l, role: role})
 		}
 	}
-	slices.SortFunc(wants, func(a, b want) int { return int(a.Index) - int(b.Index) })
-	return wants, missing, nil
+	return wants, unserved, nil
 }
 
-// workloads lists the interfaces that lead to a backend.
+// rawWords says why nothing is attached to an interface whose packets the
+// programs would take for foreign ones.
+func rawWords(l nexthop.Link, role string) string {
+	who := "clients that come in by it"
+	if role == roleWorkload {
+		who = "replicas behind it"
+	}
+	return fmt.Sprintf("no Ethernet header (it is of kind %s): not served, so %s are not; use an interface with Ethernet frames", cmp.Or(l.Kind, "unknown"), who)
+}
+
+// workloads lists the interfaces that lead to a backend of the state. The data
+// plane tracks most of them already; but attach is told of a state first.
 func (t *Target) workloads(s *model.State) map[uint32]bool {
 	found := map[uint32]bool{}
 	for i := range s.Services {

@@ -58,7 +58,7 @@ func (t *Target) fingerprint() string {
 	links, err := t.kernel.links.List()
 	fmt.Fprintln(&b, err)
 	for _, l := range links {
-		fmt.Fprintln(&b, l.Index, l.Name, l.Kind, l.Peer, l.XDPProg, l.XDPMode)
+		fmt.Fprintln(&b, l.Index, l.Name, l.Kind, l.Peer, l.Raw, l.XDPProg, l.XDPMode)
 	}
 	defaults, err := t.kernel.links.Default()
 	fmt.Fprintln(&b, defaults, err)

@@ -111,7 +111,9 @@ func (c *Checker) renew(svc *service) (fresh []*check) {
 				}
 				k := &check{svc: svc, to: to, ask: svc.ask, verdict: verdict{up: true, since: time.Now()}, place: notQueued}
 				if was != nil {
-					k.published = was.published
+					if k.published = was.published; k.published {
+						svc.published = append(svc.published, k)
+					}
 					if was.ask.same(svc.ask) {
 						k.verdict, k.err = was.recount(), was.err
 					}
@@ -120,6 +122,10 @@ func (c *Checker) renew(svc *service) (fresh []*check) {
 				fresh = append(fresh, k)
 			}
 		}
+	}
+	svc.replicas = make([][]*check, len(svc.model.Backends))
+	for i, b := range svc.model.Backends {
+		svc.replicas[i] = svc.of(b)
 	}
 	for _, k := range old {
 		c.forget(k)

@@ -3,7 +3,10 @@
 package health
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"syscall"
@@ -84,7 +87,7 @@ func TestChecksAreSpread(t *testing.T) {
 		}
 		s := svc("a", replicas...)
 		s.Health.Interval = 10 * time.Second
-		w := run(t, Config{})
+		w := run(t, Config{Rand: rand.Float64})
 		begun := time.Now()
 		w.apply(s)
 		pass(60 * time.Second)
@@ -142,7 +145,7 @@ func TestChangedHealthRestartsItsServiceOnly(t *testing.T) {
 		w.fail("10.0.0.2", "10.1.0.2")
 		a, b := svc("a", "10.0.0.1", "10.0.0.2"), svc("b", "10.1.0.1", "10.1.0.2")
 		w.apply(a, b)
-		pass(20 * time.Second)
+		pass(19 * time.Second) // no check of the other service is due before the end
 		const both = "p/a 10.0.0.2:80 down, p/b 10.1.0.2:80 down"
 		w.want(both)
 		before := w.check("10.1.0.2:80")
@@ -156,7 +159,7 @@ func TestChangedHealthRestartsItsServiceOnly(t *testing.T) {
 		}
 		a.Health.Type, a.Health.Path = "http", "/" // another question: so is the answer
 		w.apply(a, b)
-		pass(20 * time.Millisecond)
+		pass(settle)
 		w.want("p/b 10.1.0.2:80 down")
 		if c := w.check("10.0.0.2:80"); !c.Healthy || c.Checked || c.Type != "http" {
 			t.Errorf("changed question: %+v", c)
@@ -176,7 +179,7 @@ func TestRemovedReplicaIsForgottenAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := run(t, Config{})
 		w.fail("10.0.0.2")
-		w.set(hang, "10.0.0.3")
+		w.set(errHang, "10.0.0.3")
 		w.apply(svc("a", "10.0.0.1", "10.0.0.2", "10.0.0.3"), svc("b", "10.0.0.1", "10.0.0.2"))
 		pass(20 * time.Second)
 		w.want("p/a 10.0.0.2:80 down, p/a 10.0.0.3:80 down, p/b 10.0.0.2:80 down")
@@ -234,12 +237,12 @@ func TestSleeps(t *testing.T) {
 
 func TestParallelIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := run(t, Config{Parallel: 10})
+		w := run(t, Config{Rand: rand.Float64, Parallel: 10})
 		var replicas []string
 		for i := range 100 {
 			replicas = append(replicas, fmt.Sprintf("10.0.0.%d", i+1))
 		}
-		w.set(hang, replicas...)
+		w.set(errHang, replicas...)
 		w.heal("10.0.0.1")
 		w.apply(svc("a", replicas...))
 		pass(5 * time.Second)
@@ -285,7 +288,7 @@ func TestStrainedHostJudgesNobody(t *testing.T) {
 
 func TestMassFailureIsFewParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := run(t, Config{})
+		w := run(t, Config{Rand: rand.Float64})
 		var good, bad []string
 		for i := range 1000 {
 			bad = append(bad, fmt.Sprintf("10.0.%d.%d", i/250, 1+i%250))
@@ -295,8 +298,39 @@ func TestMassFailureIsFewParts(t *testing.T) {
 		pass(time.Minute)
 		w.fail(bad...)
 		pass(10 * time.Second)
-		if n := strings.Count(w.last(), "down"); n != 1000 || w.published() > 2+2*100 { // two seconds of changes
+		if n := strings.Count(w.last(), "down"); n != 1000 || w.published() > 2+2*20 { // two seconds of changes
 			t.Errorf("%d are down after %d parts", n, w.published())
+		}
+	})
+}
+
+// What was found out outlives Run, and a check that it cut short is no failure.
+func TestRunEndsAndBeginsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{t: t, down: map[string]error{}, dials: map[string][]time.Time{}}
+		w.fail("10.0.0.2")
+		w.set(errHang, "10.0.0.3")
+		w.Checker = New(Config{Dial: w.dial, Log: slog.New(slog.DiscardHandler)})
+		w.apply(svc("a", "10.0.0.1", "10.0.0.2", "10.0.0.3")) // before it runs
+		for i := range 20 {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- w.Run(ctx, w.take) }()
+			pass(900 * time.Millisecond)
+			if s := w.Stats(); s.Busy != 1 && i < 2 {
+				t.Errorf("%+v", s)
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			if s := w.Stats(); s.Busy != 0 || s.Waiting != 3 {
+				t.Errorf("%+v", s)
+			}
+		}
+		w.want("p/a 10.0.0.2:80 down")
+		if c := w.check("10.0.0.3:80"); !c.Healthy || c.Checked || c.Consecutive != 0 || c.Reason != "not checked yet" {
+			t.Errorf("%+v", c)
 		}
 	})
 }

@@ -5,6 +5,7 @@ package health
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -36,6 +37,7 @@ func TestLastResort(t *testing.T) {
 		{"all but a drained one", svc("a", "10.0.0.1", "!10.0.0.2"), "10.0.0.1", "", only80},
 		{"all but one held down by others", svc("a", "10.0.0.1", "-10.0.0.2"), "10.0.0.1", "", only80},
 		{"a drained one", svc("a", "10.0.0.1", "!10.0.0.2"), "10.0.0.2", "", ""},
+		{"nobody is left", svc("a", "!10.0.0.1", "-10.0.0.2"), "10.0.0.1 10.0.0.2", "", ""},
 		{"a port nobody has", ports(svc("a", "10.0.0.1", "10.0.0.2"), 80, 81), "10.0.0.1 10.0.0.2:81", "10.0.0.1:80", only81},
 		{
 			"a family nobody has", svc("a", "10.0.0.1+fd00::1", "10.0.0.2+fd00::2"), "fd00::1 fd00::2 10.0.0.2", "10.0.0.2:80",
@@ -45,9 +47,7 @@ func TestLastResort(t *testing.T) {
 			"each fails something", ports(svc("a", "10.0.0.1", "10.0.0.2"), 80, 81), "10.0.0.1:80 10.0.0.2:81", "",
 			"only replicas that fail another check pass on port 80 over IPv4 and port 81 over IPv4, so they stay in service",
 		},
-		{
-			"one port with a third", ports(svc("a", "10.0.0.1", "10.0.0.2", "10.0.0.3"), 80, 81), "10.0.0.1:80 10.0.0.2:81", "10.0.0.1:80 10.0.0.2:81", "",
-		},
+		{"one port with a third", ports(svc("a", "10.0.0.1", "10.0.0.2", "10.0.0.3"), 80, 81), "10.0.0.1:80 10.0.0.2:81", "10.0.0.1:80 10.0.0.2:81", ""},
 		{
 			"sole answer on a port", ports(svc("a", "10.0.0.1", "10.0.0.2", "10.0.0.3"), 80, 81), "10.0.0.1:80 10.0.0.2:81 10.0.0.3", "10.0.0.3:80 10.0.0.3:81",
 			"only replicas that fail another check pass on port 80 over IPv4 and port 81 over IPv4, so they stay in service",
@@ -108,6 +108,12 @@ func TestLastResortEnds(t *testing.T) {
 		w.apply(svc("a", "10.0.0.1", "!10.0.0.2")) // the only fit one is drained
 		pass(settle)
 		w.want("")
+		warnings := strings.Count(w.logged(), "level=WARN")
+		w.fail("10.0.0.2")
+		pass(10 * time.Second)
+		if log := w.logged(); w.check("10.0.0.2:80").Healthy || strings.Count(log, "level=WARN") != warnings {
+			t.Errorf("a drained replica failed with a warning: %s", log)
+		}
 	})
 }
 
@@ -116,7 +122,7 @@ func TestLastResortEnds(t *testing.T) {
 // whoever could serve before still can, and what is passed over is said.
 func TestJudgingComesToRest(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	for round := range 20_000 {
+	for round := range 5000 {
 		s, others := randomService(rnd)
 		for range 3 { // results come, others change their mind
 			for _, k := range s.checks {
@@ -154,6 +160,9 @@ func randomService(rnd *rand.Rand) (*service, []model.Condition) {
 				s.checks[to] = &check{svc: s, to: to, verdict: verdict{up: true}}
 			}
 		}
+	}
+	for _, b := range m.Backends {
+		s.replicas = append(s.replicas, s.of(b))
 	}
 	return s, make([]model.Condition, len(m.Backends))
 }
@@ -224,7 +233,7 @@ func TestWithMergeAndLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, down: map[string]error{}, dials: map[string][]time.Time{}}
 		w.fail("10.0.0.2")
-		w.Checker = New(Config{Dial: w.dial})
+		w.Checker = New(Config{Dial: w.dial, Log: slog.New(slog.DiscardHandler)})
 		loop := reconcile.New(w, reconcile.Config{})
 		merge := source.New(source.Config{Sources: []source.Source{
 			fixed{svc("a", "10.0.0.1", "10.0.0.2"), svc("b", "!10.0.0.2", "10.0.0.3")}, w,

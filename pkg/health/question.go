@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -52,7 +53,7 @@ func target(path string) string {
 	if u, err := url.ParseRequestURI(path); err == nil && u.Host == "" {
 		return u.RequestURI()
 	}
-	return (&url.URL{Path: "/" + path}).RequestURI()
+	return (&url.URL{Path: "/" + strings.TrimPrefix(path, "/")}).RequestURI()
 }
 
 // same tells whether the answer to the one is an answer to the other: only

@@ -20,7 +20,7 @@ const (
 	slack = 5 * time.Millisecond
 	// settle is the least time between two published Parts: a rack that dies
 	// is a few new states, not thousands.
-	settle = 10 * time.Millisecond
+	settle = 50 * time.Millisecond
 )
 
 // Run checks, and publishes the replicas that are down, until ctx ends; then
@@ -126,7 +126,7 @@ func (c *Checker) finish(ctx context.Context, k *check, err error) *check {
 }
 
 // sleep tells when the loop must wake by itself: for the next due check, not
-// before checks, and for what must be published, not before parts. Zero: never.
+// before checks, and for what must be published or logged, not before parts. Zero: never.
 // While all workers are busy they take what is due, and the last one to find
 // nothing wakes the loop.
 func (c *Checker) sleep(checks, parts time.Time) time.Time {
@@ -136,7 +136,7 @@ func (c *Checker) sleep(checks, parts time.Time) time.Time {
 	if len(c.queue) > 0 && c.busy < c.cfg.Parallel {
 		c.alarm = later(c.queue[0].due, checks)
 	}
-	if len(c.dirty) > 0 || c.stale {
+	if len(c.dirty) > 0 || c.stale || len(c.news) > 0 {
 		if c.alarm.IsZero() || parts.Before(c.alarm) {
 			c.alarm = parts
 		}

@@ -16,15 +16,17 @@ import (
 
 // service is one service with a health check.
 type service struct {
-	model  *model.Service // of the newest state
-	pass   uint64         // the last state that had it
-	ask    *question
-	ports  []uint16 // container ports with TCP, sorted
-	checks map[netip.AddrPort]*check
-	note   string // why nothing is checked
+	model    *model.Service // of the newest state
+	pass     uint64         // the last state that had it
+	ask      *question
+	ports    []uint16 // container ports with TCP, sorted
+	checks   map[netip.AddrPort]*check
+	replicas [][]*check // the checks of each of model.Backends
+	note     string     // why nothing is checked
 
 	dirty      bool               // in Checker.dirty
-	down       []source.Condition // as published
+	published  []*check           // as down
+	down       []source.Condition // the same, as last published; nothing writes to it
 	lastResort string             // why failing checks are passed over; empty: they are not
 }
 
@@ -36,6 +38,7 @@ type check struct {
 	verdict
 	err       error // of the last failure; nil once the replica is up and passes
 	published bool  // as down
+	idle      bool  // somebody else keeps new connections from it
 
 	due    time.Time
 	place  int                // in the queue; notQueued: under way or gone
@@ -97,14 +100,16 @@ func candidate(b model.Backend, checks []*check) bool {
 func (s *service) judge() (changed bool) {
 	var ready [][]*check // by candidate
 	answered := map[group]bool{}
-	for _, b := range s.model.Backends {
-		ks := s.of(b)
-		if len(ks) == 0 || !candidate(b, ks) {
-			continue
+	for i, ks := range s.replicas {
+		counts := candidate(s.model.Backends[i], ks)
+		if counts && len(ks) > 0 {
+			ready = append(ready, ks)
 		}
-		ready = append(ready, ks)
 		for _, k := range ks {
-			answered[k.group()] = answered[k.group()] || k.up
+			k.idle = !counts
+			if counts {
+				answered[k.group()] = answered[k.group()] || k.up
+			}
 		}
 	}
 	failing := func(k *check) bool { return !k.up && answered[k.group()] }
@@ -117,7 +122,7 @@ func (s *service) judge() (changed bool) {
 		}
 	}
 	needed := map[group]bool{} // answered only by replicas that fail elsewhere
-	var down []source.Condition
+	var down []*check
 	for _, ks := range ready {
 		sole := func(k *check) bool { return k.up && !kept[k.group()] }
 		if slices.ContainsFunc(ks, failing) && slices.ContainsFunc(ks, sole) {
@@ -128,7 +133,7 @@ func (s *service) judge() (changed bool) {
 		}
 		for _, k := range ks {
 			if failing(k) {
-				down = append(down, s.condition(k))
+				down = append(down, k)
 			}
 		}
 	}
@@ -136,23 +141,23 @@ func (s *service) judge() (changed bool) {
 	return s.publish(down)
 }
 
-func (s *service) condition(k *check) source.Condition {
-	return source.Condition{Service: s.model.Name, Addr: k.to.Addr(), Port: k.to.Port(), Condition: model.Down}
-}
-
-// publish notes which checks are published as down from now on.
-func (s *service) publish(down []source.Condition) (changed bool) {
-	if slices.Equal(down, s.down) {
-		return false
+// publish notes which checks are published as down from now on, and tells
+// whether that changed.
+func (s *service) publish(ks []*check) (changed bool) {
+	down := make([]source.Condition, len(ks))
+	for i, k := range ks {
+		down[i] = source.Condition{Service: s.model.Name, Addr: k.to.Addr(), Port: k.to.Port(), Condition: model.Down}
 	}
-	for _, k := range s.checks {
+	for _, k := range s.published {
 		k.published = false
 	}
-	for _, d := range down {
-		s.checks[netip.AddrPortFrom(d.Addr, d.Port)].published = true
+	for _, k := range ks {
+		k.published = true
 	}
+	s.published = ks
+	changed = !slices.Equal(down, s.down)
 	s.down = down
-	return true
+	return changed
 }
 
 // lastResort says why failing checks are passed over, for a person.

@@ -12,10 +12,9 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 	"time"
-
-	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
 // words tells a person why a check failed.
@@ -76,7 +75,7 @@ func cause(err error) string {
 	}
 	const line = 120
 	if s := err.Error(); len(s) > line {
-		return s[:line] + "…"
+		return strings.ToValidUTF8(s[:line], "") + "…"
 	}
 	return err.Error()
 }
@@ -113,8 +112,8 @@ type news struct {
 
 func (n news) log(to *slog.Logger) { to.Log(context.Background(), n.level, n.text, n.args...) }
 
-// tell reports that a replica went down or came back. One that is drained, or
-// held down by somebody else, may go without an alarm.
+// tell reports that a replica went down or came back. One that gets no new
+// connections anyway, as one that is drained, may go without a warning.
 func (c *Checker) tell(k *check, held time.Duration) {
 	args := []any{"service", k.svc.model.Name.String(), "replica", k.to.String()}
 	if k.up {
@@ -123,10 +122,8 @@ func (c *Checker) tell(k *check, held time.Duration) {
 		return
 	}
 	level := slog.LevelWarn
-	for _, b := range k.svc.model.Backends {
-		if b.Condition != model.Ready && (b.Addr4 == k.to.Addr() || b.Addr6 == k.to.Addr()) {
-			level = slog.LevelInfo
-		}
+	if k.idle {
+		level = slog.LevelInfo
 	}
 	c.news = append(c.news, news{level, "replica fails its health check", append(args, "reason", k.reason())})
 }

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -24,7 +25,13 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/source"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(replicaEnv) != "" {
+		serveBenchmark()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var (
 	_ reconcile.Target = (*Checker)(nil)
@@ -38,7 +45,7 @@ type world struct {
 	*Checker
 
 	mu      sync.Mutex
-	down    map[string]error // by ADDRESS:PORT or ADDRESS; hang: no answer
+	down    map[string]error // by ADDRESS:PORT or ADDRESS; errHang: no answer
 	dials   map[string][]time.Time
 	now     int // connections being made
 	most    int // of now
@@ -47,13 +54,16 @@ type world struct {
 	publish func(source.Part) // optional, beside parts
 }
 
-// hang is a replica that does not answer at all.
-var hang = fmt.Errorf("hangs")
+// errHang is a replica that does not answer at all.
+var errHang = fmt.Errorf("hangs")
 
 // run starts a Checker; the test is to run in a bubble. It ends with the test.
 func run(t *testing.T, cfg Config) *world {
 	t.Helper()
 	w := &world{t: t, down: map[string]error{}, dials: map[string][]time.Time{}}
+	if cfg.Rand == nil {
+		cfg.Rand = func() float64 { return 0.5 } // so that every run is the same
+	}
 	cfg.Dial, cfg.Log = w.dial, slog.New(slog.NewTextHandler(w, nil))
 	w.Checker = New(cfg)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -89,7 +99,7 @@ func (w *world) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 		a, b := net.Pipe()
 		b.Close()
 		return a, nil
-	case hang:
+	case errHang:
 		<-ctx.Done()
 		err = ctx.Err()
 	}

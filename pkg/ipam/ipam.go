@@ -24,6 +24,9 @@ type Config struct {
 	Path string
 	Log  *slog.Logger     // default slog.Default()
 	Now  func() time.Time // default time.Now
+	// Local lists the addresses of this host with the interface that has each;
+	// Complete gives none of them to a service. Optional.
+	Local func() (map[netip.Addr]string, error)
 }
 
 // Pool knows who owns which address. An owner has at most one address per
@@ -35,6 +38,7 @@ type Pool struct {
 	entries map[netip.Addr]entry
 	owners  map[ownerKey]netip.Addr
 	cursors map[netip.Prefix]netip.Addr // where the search for a free address goes on
+	local   map[netip.Addr]string       // as last listed
 	dirty   bool                        // the file is older than the entries
 	saveErr error
 }
@@ -159,7 +163,7 @@ func (p *Pool) allocate(prefix netip.Prefix, owner string) (netip.Addr, error) {
 	if !ok {
 		return netip.Addr{}, &ExhaustedError{Prefix: prefix}
 	}
-	if a, ok := p.owners[ownerKey{owner, first.Is4()}]; ok && prefix.Contains(a) {
+	if a, ok := p.owners[ownerKey{owner, first.Is4()}]; ok && prefix.Contains(a) && !p.isLocal(a) {
 		p.assign(a, entry{owner: owner})
 		return a, nil
 	}
@@ -175,18 +179,19 @@ func (p *Pool) allocate(prefix netip.Prefix, owner string) (netip.Addr, error) {
 }
 
 // free finds an address nobody has or had. It looks at no more addresses than
-// there are entries, plus one: among so many one is free if any is.
+// there are entries and addresses of this host, plus one: among so many one is
+// free if any is.
 func (p *Pool) free(prefix netip.Prefix, first, last netip.Addr) (netip.Addr, bool) {
 	a, ok := p.cursors[prefix]
 	if !ok {
 		a = first
 	}
-	for range len(p.entries) + 1 {
+	for range len(p.entries) + len(p.local) + 1 {
 		next := a.Next()
 		if a == last {
 			next = first
 		}
-		if _, taken := p.entries[a]; !taken {
+		if _, taken := p.entries[a]; !taken && !p.isLocal(a) {
 			p.cursors[prefix] = next
 			return a, true
 		}
@@ -199,7 +204,7 @@ func (p *Pool) longestGone(prefix netip.Prefix) (found netip.Addr, ok bool) {
 	first, last, _ := usable(prefix)
 	var since time.Time
 	for a, e := range p.entries {
-		if e.gone.IsZero() || a.Less(first) || last.Less(a) {
+		if e.gone.IsZero() || a.Less(first) || last.Less(a) || p.isLocal(a) {
 			continue
 		}
 		if !ok || cmp.Or(e.gone.Compare(since), a.Compare(found)) < 0 {
@@ -207,6 +212,11 @@ func (p *Pool) longestGone(prefix netip.Prefix) (found netip.Addr, ok bool) {
 		}
 	}
 	return found, ok
+}
+
+func (p *Pool) isLocal(a netip.Addr) bool {
+	_, is := p.local[a]
+	return is
 }
 
 func (p *Pool) within(prefix netip.Prefix) (n int) {

@@ -207,6 +207,38 @@ func TestComplete(t *testing.T) {
 	}
 }
 
+// An address of this host is refused with the interface's name, and is not
+// allocated; it is given as soon as the host has it no more.
+func TestLocalAddressesAreNoVIPs(t *testing.T) {
+	addr := netip.MustParseAddr
+	local := map[netip.Addr]string{addr("10.0.0.2"): "dummy0", addr("192.0.2.1"): "eth0"}
+	var fault error
+	p := New(Config{Local: func() (map[netip.Addr]string, error) { return local, fault }})
+	err := p.Complete(state("10.0.0.0/29", "", "a=192.0.2.1", "b", "c=192.0.2.9"))
+	s := state("10.0.0.0/29", "", "a=192.0.2.1", "b", "c=192.0.2.9")
+	_ = p.Complete(s)
+	if got, want := vips(s), "a[] b[10.0.0.3] c[192.0.2.9]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	for _, want := range []string{"service p/a: vip 192.0.2.1", "interface eth0", "choose a vip"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v lacks %q", err, want)
+		}
+	}
+	// What a service had becomes the host's: it gets another one.
+	local = map[netip.Addr]string{addr("10.0.0.3"): "dummy0"}
+	s = state("10.0.0.0/29", "", "a=192.0.2.1", "b")
+	if err := p.Complete(s); err != nil || vips(s) != "a[192.0.2.1] b[10.0.0.4]" {
+		t.Errorf("got %s, %v", vips(s), err)
+	}
+	// What cannot be listed is as it was.
+	fault = errors.New("injected")
+	s = state("10.0.0.0/29", "", "a=10.0.0.3")
+	if err := p.Complete(s); !errors.Is(err, fault) || vips(s) != "a[]" {
+		t.Errorf("got %s, %v", vips(s), err)
+	}
+}
+
 func TestSameStateTwiceWritesNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "vips.json")
 	p := open(path)

@@ -22,12 +22,14 @@ type claim struct {
 // network.services and network.services6. What the config asks for comes
 // first, then what a service had before, then free addresses. A service that
 // cannot get an address of a family stays without; the joined error says why,
-// for each. Services that are not in the state are marked as gone.
+// for each. An address of this host is nobody's: all ports that no service has
+// would be refused there. Services that are not in the state are marked as gone.
 //
 // It fits source.Config.Complete and must be the pool's only user.
 func (p *Pool) Complete(s *model.State) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	localErr := p.lookLocal()
 	var names []string
 	var v4, v6 []claim
 	for i := range s.Services {
@@ -41,7 +43,21 @@ func (p *Pool) Complete(s *model.State) error {
 	net := s.Settings.Network
 	err := errors.Join(p.settle(net.Services, v4), p.settle(net.Services6, v6))
 	p.save()
-	return errors.Join(err, p.saveErr)
+	return errors.Join(err, localErr, p.saveErr)
+}
+
+// lookLocal lists the host's addresses anew; what cannot be listed is as it
+// was.
+func (p *Pool) lookLocal() error {
+	if p.cfg.Local == nil {
+		return nil
+	}
+	local, err := p.cfg.Local()
+	if err != nil {
+		return fmt.Errorf("compare virtual IPs with this host's addresses: %w", err)
+	}
+	p.local = local
+	return nil
 }
 
 func (p *Pool) settle(prefix netip.Prefix, claims []claim) error {
@@ -69,6 +85,14 @@ func (p *Pool) settle(prefix netip.Prefix, claims []claim) error {
 // settleExplicit serves the claims that name an address. Of several claims on
 // one address the one that has it already wins, else the first.
 func (p *Pool) settleExplicit(claims []claim) (errs []error) {
+	for i := range claims {
+		if c := &claims[i]; p.isLocal(*c.vip) {
+			errs = append(errs, fmt.Errorf("service %s: vip %s is an address of this host, on interface %s: "+
+				"every other port of it, ssh included, would be refused to the network, so the service does not get it; "+
+				"choose a vip that no host has, or use expose with port to serve on the host's own address", c.name, *c.vip, p.local[*c.vip]))
+			*c.vip, c.settled = netip.Addr{}, true
+		}
+	}
 	winner := map[netip.Addr]string{}
 	for _, c := range claims {
 		if _, claimed := winner[*c.vip]; !claimed || p.holds(c.name, *c.vip) {
@@ -100,5 +124,5 @@ func (p *Pool) holds(owner string, a netip.Addr) bool {
 // has tells whether the owner has, or had, an address in the prefix.
 func (p *Pool) has(prefix netip.Prefix, owner string) bool {
 	a, ok := p.owners[ownerKey{owner, prefix.Addr().Is4()}]
-	return ok && prefix.Contains(a)
+	return ok && prefix.Contains(a) && !p.isLocal(a)
 }

@@ -34,13 +34,13 @@ var (
 	packetsDesc = desc("packets_total", "Packets the data plane saw, by what became of them and why.",
 		"interface", "direction", "verdict", "reason")
 	connectionsDesc = desc("service_connections_total", "Connections begun, by service port.", "service", "port")
-	bytesDesc       = desc("service_bytes_total", "Bytes of IP packets, in from clients and out from replicas.",
+	bytesDesc       = desc("service_bytes_total", "Bytes of frames, Ethernet header included, in from clients and out from replicas.",
 		"service", "port", "direction")
 	activeDesc       = desc("service_active_connections", "Established connections at the last sweep.", "service", "port")
-	healthyDesc      = desc("backend_healthy", "1 while the replica is not known to be down.", "service", "backend")
-	flowsDesc        = desc("flow_table_entries", "Tracked flows at the last sweep.")
-	flowLimitDesc    = desc("flow_table_limit", "Flows the table can hold.")
-	evictionsDesc    = desc("flow_table_evictions_total", "Flows that a full table gave up for newer ones.")
+	healthyDesc      = desc("backend_healthy", "1 while the replica passes its checks, or has none, and nothing else holds it down.", "service", "backend")
+	flowsDesc        = desc("flow_table_entries", "Entries of the flow table at the last sweep, two per connection.")
+	flowLimitDesc    = desc("flow_table_limit", "Confirmed entries the flow table can hold, two per connection.")
+	evictionsDesc    = desc("flow_table_evictions_total", "Flows begun by a TCP segment in mid-connection: their entries had been evicted, or there never were any.")
 	generationDesc   = desc("config_generation", "Generation of the newest desired state; 0 before the first.")
 	configErrorsDesc = desc("config_errors_total", "Invalid configs that were refused.")
 	readyDesc        = desc("ready", "1 once every target has applied the newest desired state.")

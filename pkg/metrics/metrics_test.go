@@ -46,7 +46,7 @@ func testReader() Reader {
 
 func TestCollect(t *testing.T) {
 	want := `
-# HELP fairlead_backend_healthy 1 while the replica is not known to be down.
+# HELP fairlead_backend_healthy 1 while the replica passes its checks, or has none, and nothing else holds it down.
 # TYPE fairlead_backend_healthy gauge
 fairlead_backend_healthy{backend="10.1.0.2",service="test/user"} 1
 fairlead_backend_healthy{backend="10.1.0.3",service="test/user"} 0
@@ -59,13 +59,13 @@ fairlead_config_generation 4
 # HELP fairlead_dataplane_read_error 1 when the data plane's counters cannot be read.
 # TYPE fairlead_dataplane_read_error gauge
 fairlead_dataplane_read_error 0
-# HELP fairlead_flow_table_entries Tracked flows at the last sweep.
+# HELP fairlead_flow_table_entries Entries of the flow table at the last sweep, two per connection.
 # TYPE fairlead_flow_table_entries gauge
 fairlead_flow_table_entries 7
-# HELP fairlead_flow_table_evictions_total Flows that a full table gave up for newer ones.
+# HELP fairlead_flow_table_evictions_total Flows begun by a TCP segment in mid-connection: their entries had been evicted, or there never were any.
 # TYPE fairlead_flow_table_evictions_total counter
 fairlead_flow_table_evictions_total 1
-# HELP fairlead_flow_table_limit Flows the table can hold.
+# HELP fairlead_flow_table_limit Confirmed entries the flow table can hold, two per connection.
 # TYPE fairlead_flow_table_limit gauge
 fairlead_flow_table_limit 1000
 # HELP fairlead_packets_total Packets the data plane saw, by what became of them and why.
@@ -78,7 +78,7 @@ fairlead_ready 1
 # HELP fairlead_service_active_connections Established connections at the last sweep.
 # TYPE fairlead_service_active_connections gauge
 fairlead_service_active_connections{port="90",service="test/user"} 2
-# HELP fairlead_service_bytes_total Bytes of IP packets, in from clients and out from replicas.
+# HELP fairlead_service_bytes_total Bytes of frames, Ethernet header included, in from clients and out from replicas.
 # TYPE fairlead_service_bytes_total counter
 fairlead_service_bytes_total{direction="in",port="90",service="test/user"} 110
 fairlead_service_bytes_total{direction="out",port="90",service="test/user"} 220

@@ -23,6 +23,7 @@ type Link struct {
 	MAC      [6]byte
 	Up       bool
 	Loopback bool
+	Raw      bool   // its frames have no Ethernet header: tun, PPP, WireGuard, tunnels of IP packets
 	Peer     bool   // a veth whose peer lives in another namespace
 	XDPMode  string // "native", "generic", "offload" or "several"; empty: no XDP program
 	XDPProg  uint32 // id of the XDP program
@@ -158,6 +159,30 @@ func (l *Links) Addrs(ifindex uint32) ([]netip.Addr, error) {
 	return addrs, nil
 }
 
+// Local lists the addresses of all interfaces with the interface's name, those
+// of one link alone (fe80::/10) left out.
+func (l *Links) Local() (map[netip.Addr]string, error) {
+	links, err := l.List()
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[int]string, len(links))
+	for _, link := range links {
+		names[int(link.Index)] = link.Name
+	}
+	raw, err := again(func() ([]netlink.Addr, error) { return l.rt.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	local := make(map[netip.Addr]string, len(raw))
+	for _, r := range raw {
+		if a, ok := netip.AddrFromSlice(r.IP); ok && r.Scope != unix.RT_SCOPE_LINK {
+			local[a.Unmap()] = names[r.LinkIndex]
+		}
+	}
+	return local, nil
+}
+
 func linkOf(r netlink.Link) Link {
 	at := r.Attrs()
 	l := Link{
@@ -165,7 +190,8 @@ func linkOf(r netlink.Link) Link {
 		Up:       at.Flags&net.FlagUp != 0,
 		Loopback: at.Flags&net.FlagLoopback != 0,
 	}
-	if kind := r.Type(); kind != "device" { // "device" is the library's word for no kind
+	l.Raw = !l.Loopback && at.EncapType != "ether" // the loopback's header is Ethernet's, too
+	if kind := r.Type(); kind != "device" {        // "device" is the library's word for no kind
 		l.Kind = kind
 	}
 	if len(at.HardwareAddr) == len(l.MAC) {

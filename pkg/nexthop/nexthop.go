@@ -16,6 +16,7 @@ type Hop struct {
 	MAC     [6]byte    // of the next hop; zero while the kernel has not resolved it
 	SrcMAC  [6]byte    // of the interface
 	Local   bool       // the address is this node's own
+	Raw     bool       // the interface's frames have no Ethernet header: no program of ours reads them
 	Peer    bool       // a veth whose peer lives in another namespace: bpf_redirect_peer reaches it
 	XDPXmit bool       // the device takes frames from XDP_REDIRECT (the kernel's NETDEV_XDP_ACT_NDO_XMIT)
 	Err     string

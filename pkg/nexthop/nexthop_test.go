@@ -34,13 +34,19 @@ func open(t *testing.T) *Table {
 	return table
 }
 
-// run starts a table's Run and counts the calls of changed.
+// run starts a table's Run and counts the changes of hops it tells.
 func run(t *testing.T, table *Table) *atomic.Int64 {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var changes atomic.Int64
 	done := make(chan error)
-	go func() { done <- table.Run(ctx, func() { changes.Add(1) }) }()
+	go func() {
+		done <- table.Run(ctx, func(c Change) {
+			if c.Hops {
+				changes.Add(1)
+			}
+		})
+	}()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

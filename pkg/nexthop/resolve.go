@@ -51,7 +51,7 @@ func (p *pass) resolve(addr netip.Addr) (hop Hop, state uint16) {
 		hop.Local = true
 		return hop, 0
 	}
-	hop.Peer, hop.XDPXmit, hop.Gateway = link.Peer, link.xmit, gateway(&route)
+	hop.Raw, hop.Peer, hop.XDPXmit, hop.Gateway = link.Raw, link.Peer, link.xmit, gateway(&route)
 	n, err := p.links.neighbour(hop.neighbour())
 	if err != nil || n.state&nudKnown == 0 {
 		return hop, n.state

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -34,7 +35,10 @@ type Table struct {
 
 	passing sync.Mutex // one pass at a time, so that an older answer never replaces a newer one
 
+	retracked chan struct{} // Track changed which interfaces are led to; holds one notice
+
 	mu    sync.Mutex
+	told  bool // Track has been called
 	hops  map[netip.Addr]Hop
 	asked map[neighKey]time.Time
 }
@@ -49,7 +53,10 @@ func New(cfg Config) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Table{log: cfg.Log, links: links, hops: map[netip.Addr]Hop{}, asked: map[neighKey]time.Time{}}, nil
+	return &Table{
+		log: cfg.Log, links: links, retracked: make(chan struct{}, 1),
+		hops: map[netip.Addr]Hop{}, asked: map[neighKey]time.Time{},
+	}, nil
 }
 
 // Close closes the table's sockets.
@@ -60,13 +67,14 @@ func (t *Table) Close() { t.links.Close() }
 func (t *Table) Links() *Links { return t.links }
 
 // Track replaces the set of tracked addresses. New ones are resolved before it
-// returns.
+// returns. Run tells if they lead to other interfaces than the ones before.
 func (t *Table) Track(addrs []netip.Addr) {
 	t.passing.Lock()
 	defer t.passing.Unlock()
 	want := make(map[netip.Addr]bool, len(addrs))
 	var fresh []netip.Addr
 	t.mu.Lock()
+	before := t.interfaces()
 	for _, a := range addrs {
 		a = a.Unmap()
 		if _, ok := t.hops[a]; !ok && !want[a] {
@@ -86,19 +94,51 @@ func (t *Table) Track(addrs []netip.Addr) {
 	for _, h := range found {
 		t.hops[h.Addr] = h
 	}
+	if t.told && maps.Equal(before, t.interfaces()) {
+		return
+	}
+	t.told = true
+	select {
+	case t.retracked <- struct{}{}:
+	default:
+	}
+}
+
+// Tracked lists the interfaces that tracked addresses lead to through the
+// network. told is false before the first Track: then nothing is known.
+func (t *Table) Tracked() (interfaces map[uint32]bool, told bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.interfaces(), t.told
+}
+
+// interfaces is Tracked's list; t.mu is held.
+func (t *Table) interfaces() map[uint32]bool {
+	found := map[uint32]bool{}
+	for _, h := range t.hops {
+		if h.IfIndex != 0 && !h.Local {
+			found[h.IfIndex] = true
+		}
+	}
+	return found
+}
+
+// Known tells where a tracked address leads, as last heard of; ok is false for
+// any other. Unlike Lookup it never asks the kernel.
+func (t *Table) Known(addr netip.Addr) (h Hop, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h, ok = t.hops[addr.Unmap()]
+	return h, ok
 }
 
 // Lookup tells where an address leads: a tracked one as last heard of, any
 // other as the kernel answers now.
 func (t *Table) Lookup(addr netip.Addr) Hop {
-	addr = addr.Unmap()
-	t.mu.Lock()
-	h, ok := t.hops[addr]
-	t.mu.Unlock()
-	if ok {
+	if h, ok := t.Known(addr); ok {
 		return h
 	}
-	return t.resolve([]netip.Addr{addr}, false)[0]
+	return t.resolve([]netip.Addr{addr.Unmap()}, false)[0]
 }
 
 // resolve asks the kernel about each address, in order, and lets it look for
@@ -136,10 +176,17 @@ func (t *Table) ask(k neighKey) {
 	}
 }
 
-// Run follows the kernel until ctx ends and calls changed after the answers of
-// Lookup changed for a tracked address. It returns nil when ctx ends, an error
-// if the kernel refuses the subscriptions.
-func (t *Table) Run(ctx context.Context, changed func()) error {
+// Change tells what changed since Run told last.
+type Change struct {
+	Hops    bool // answers of Lookup for tracked addresses
+	Tracked bool // Tracked, because Track was given other addresses
+	Addrs   bool // perhaps the addresses of this node
+}
+
+// Run follows the kernel until ctx ends and calls changed after each change,
+// and once at the start. It returns nil when ctx ends, an error if the kernel
+// refuses the subscriptions.
+func (t *Table) Run(ctx context.Context, changed func(Change)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	q := newQueue()
@@ -161,34 +208,37 @@ func (t *Table) Run(ctx context.Context, changed func()) error {
 }
 
 // follow refreshes what the queue says has changed.
-func (t *Table) follow(ctx context.Context, q *queue, changed func()) {
+func (t *Table) follow(ctx context.Context, q *queue, changed func(Change)) {
 	all, unresolved := time.NewTicker(full), time.NewTicker(retry)
 	defer all.Stop()
 	defer unresolved.Stop()
 	pause := settle
 	for {
-		var diff bool
+		var c Change
 		select {
 		case <-ctx.Done():
 			return
+		case <-t.retracked:
+			c.Tracked = true
 		case <-all.C:
-			diff = t.refresh(func(Hop) bool { return true }, true)
+			c.Hops = t.refresh(func(Hop) bool { return true }, true)
 		case <-unresolved.C:
-			diff = t.refresh(func(h Hop) bool { return h.IfIndex != 0 && !h.Local && !h.Resolved() }, false)
+			c.Hops = t.refresh(func(h Hop) bool { return h.IfIndex != 0 && !h.Local && !h.Resolved() }, false)
 		case <-q.ready:
 			select {
 			case <-ctx.Done():
 				return
 			case <-time.After(pause):
 			}
-			everything, neighs := q.take()
+			everything, addrs, neighs := q.take()
 			start := time.Now()
-			diff = t.refresh(func(h Hop) bool { return everything || neighs[h.neighbour()] }, false)
+			c.Addrs = addrs
+			c.Hops = t.refresh(func(h Hop) bool { return everything || neighs[h.neighbour()] }, false)
 			// A big table in a busy network must not eat the machine.
 			pause = max(settle, 2*time.Since(start))
 		}
-		if diff {
-			changed()
+		if c != (Change{}) {
+			changed(c)
 		}
 	}
 }
@@ -235,6 +285,7 @@ type queue struct {
 
 	mu     sync.Mutex
 	all    bool
+	addrs  bool
 	neighs map[neighKey]bool
 }
 
@@ -245,15 +296,17 @@ func newQueue() *queue {
 // add notes what a message may have changed; nil stands for anything.
 func (q *queue) add(family int, m *mdnetlink.Message) {
 	q.mu.Lock()
-	if m != nil && family == unix.NETLINK_ROUTE && (m.Header.Type == unix.RTM_NEWNEIGH || m.Header.Type == unix.RTM_DELNEIGH) {
+	switch kind := messageType(family, m); kind {
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		k, _, ok := parseNeigh(m.Data)
 		if !ok {
 			q.mu.Unlock()
 			return
 		}
 		q.neighs[k] = true
-	} else {
+	default:
 		q.all = true
+		q.addrs = q.addrs || m == nil || kind == unix.RTM_NEWADDR || kind == unix.RTM_DELADDR
 	}
 	q.mu.Unlock()
 	select {
@@ -262,10 +315,18 @@ func (q *queue) add(family int, m *mdnetlink.Message) {
 	}
 }
 
-func (q *queue) take() (all bool, neighs map[neighKey]bool) {
+// messageType is the type of a route netlink message; 0: it is none.
+func messageType(family int, m *mdnetlink.Message) mdnetlink.HeaderType {
+	if m == nil || family != unix.NETLINK_ROUTE {
+		return 0
+	}
+	return m.Header.Type
+}
+
+func (q *queue) take() (all, addrs bool, neighs map[neighKey]bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	all, neighs = q.all, q.neighs
-	q.all, q.neighs = false, map[neighKey]bool{}
-	return all, neighs
+	all, addrs, neighs = q.all, q.addrs, q.neighs
+	q.all, q.addrs, q.neighs = false, false, map[neighKey]bool{}
+	return all, addrs, neighs
 }

@@ -54,6 +54,7 @@ type Loop struct {
 	mu      sync.Mutex
 	desired *model.State
 	kicked  bool
+	tried   uint64 // generation of the last state given to the target
 	status  Status
 	changed chan struct{} // closed and replaced at every change of status
 }
@@ -112,11 +113,22 @@ func (l *Loop) Status() Status {
 // Wait returns once the target has applied the given generation or a newer
 // one, or with ctx's error.
 func (l *Loop) Wait(ctx context.Context, generation uint64) error {
+	return l.until(ctx, func() bool { return l.status.Error == "" && l.status.Generation >= generation })
+}
+
+// Tried returns once the target has been given the generation or a newer one,
+// whether it then applied it or said why not, or with ctx's error.
+func (l *Loop) Tried(ctx context.Context, generation uint64) error {
+	return l.until(ctx, func() bool { return l.tried >= generation })
+}
+
+// until waits for what only record changes; l.mu is held when it is asked.
+func (l *Loop) until(ctx context.Context, done func() bool) error {
 	for {
 		l.mu.Lock()
-		done, changed := l.status.Error == "" && l.status.Generation >= generation, l.changed
+		ok, changed := done(), l.changed
 		l.mu.Unlock()
-		if done {
+		if ok {
 			return nil
 		}
 		select {
@@ -169,6 +181,7 @@ func (l *Loop) record(s *model.State, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.status.Applies++
+	l.tried = s.Generation
 	if err != nil {
 		l.status.Errors++
 		if l.status.Error != err.Error() {

@@ -3,7 +3,6 @@
 package netns_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
@@ -113,47 +112,62 @@ func TestIperf(t *testing.T) {
 			return nil
 		})
 		families(t, func(t *testing.T, f lab.Family) {
-			tcp := []string{"-C", "cubic", "-t", "1"}
-			udp := []string{"-u", "-b", "100M", "-l", "1200", "-t", "1"}
+			tcp := []string{"-C", "cubic", "-n", "256M"}
+			udp := []string{"-u", "-b", "20M", "-l", "1200", "-n", "1M"}
 			t.Run("tcp up", func(t *testing.T) { iperf(t, l, f, tcp...) })
 			t.Run("tcp down", func(t *testing.T) { iperf(t, l, f, append(tcp, "-R")...) })
-			t.Run("udp up", func(t *testing.T) { iperf(t, l, f, udp...) })
-			t.Run("udp down", func(t *testing.T) { iperf(t, l, f, append(udp, "-R")...) })
+			t.Run("udp up", func(t *testing.T) { iperfUDP(t, l, f, udp...) })
+			t.Run("udp down", func(t *testing.T) { iperfUDP(t, l, f, append(udp, "-R")...) })
 		})
 	})
 }
 
-// iperf runs one test and wants a sane rate and little loss, no more: figures
-// are the benchmarks' business.
+// iperf wants a sane rate, no more: figures are the benchmarks' business.
 func iperf(t *testing.T, l *lab.Lab, f lab.Family, args ...string) {
+	t.Helper()
+	rate := runIperf(t, l, f, args...).End.Received.Rate / 1e6
+	t.Logf("%.0f Mbit/s", rate)
+	if rate < 50 {
+		t.Errorf("%.1f Mbit/s, wanted at least 50", rate)
+	}
+}
+
+// iperfUDP wants little loss. iperf3 sends in bursts when it was kept waiting,
+// and a busy machine does not empty the receiver's buffers in time: so a low
+// rate, and the best of a few runs.
+func iperfUDP(t *testing.T, l *lab.Lab, f lab.Family, args ...string) {
+	t.Helper()
+	for range 5 {
+		udp := runIperf(t, l, f, args...).End.UDP
+		t.Logf("%d datagrams, %.1f %% lost", udp.Packets, udp.Lost)
+		if udp.Packets > 500 && udp.Lost < 2 {
+			return
+		}
+	}
+	t.Errorf("no run of 5 had more than 500 datagrams at 20 Mbit/s and lost less than 2 %% of them")
+}
+
+// iperfResult is what the tests read of iperf3 -J.
+type iperfResult struct {
+	Error string `json:"error"`
+	End   struct {
+		Received struct {
+			Rate float64 `json:"bits_per_second"`
+		} `json:"sum_received"`
+		UDP struct {
+			Packets int     `json:"packets"`
+			Lost    float64 `json:"lost_percent"`
+		} `json:"sum"`
+	} `json:"end"`
+}
+
+func runIperf(t *testing.T, l *lab.Lab, f lab.Family, args ...string) iperfResult {
 	t.Helper()
 	args = append([]string{"-J", "-c", vip(f, 21, 0).Addr().String(), "-p", "5201", "--connect-timeout", "3000"}, args...)
 	out, err := l.Client.Try("iperf3", args...)
-	var result struct {
-		Error string `json:"error"`
-		End   struct {
-			Received struct {
-				Rate float64 `json:"bits_per_second"`
-			} `json:"sum_received"`
-			UDP struct {
-				Packets int     `json:"packets"`
-				Lost    float64 `json:"lost_percent"`
-				Rate    float64 `json:"bits_per_second"`
-			} `json:"sum"`
-		} `json:"end"`
-	}
-	if jsonErr := json.NewDecoder(bytes.NewReader([]byte(out))).Decode(&result); jsonErr != nil || err != nil || result.Error != "" {
+	var result iperfResult
+	if jsonErr := json.NewDecoder(strings.NewReader(out)).Decode(&result); jsonErr != nil || err != nil || result.Error != "" {
 		t.Fatalf("iperf3 %s: %v %v %s", strings.Join(args, " "), err, jsonErr, out)
 	}
-	if udp := result.End.UDP; udp.Packets > 0 {
-		t.Logf("%d datagrams, %.1f %% lost", udp.Packets, udp.Lost)
-		if udp.Packets < 1000 || udp.Lost > 20 {
-			t.Errorf("%d datagrams, %.1f %% lost, wanted more than 1000 and less than 20 %% at 100 Mbit/s", udp.Packets, udp.Lost)
-		}
-		return
-	}
-	t.Logf("%.0f Mbit/s", result.End.Received.Rate/1e6)
-	if result.End.Received.Rate < 50e6 {
-		t.Errorf("%.1f Mbit/s, wanted at least 50", result.End.Received.Rate/1e6)
-	}
+	return result
 }

@@ -28,7 +28,7 @@ func TestHostClients(t *testing.T) {
 // TestHostClientsBesideOthers is the same where clients arrive by an
 // interface, too.
 func TestHostClientsBesideOthers(t *testing.T) {
-	lab.Each(t, func(t *testing.T, l *lab.Lab) {
+	lab.Some(t, []string{"clsact", "xdp-native"}, func(t *testing.T, l *lab.Lab) {
 		l.Serve(t)
 		testHostClients(t, l.Start(t, trafficConfig(l)))
 	})

@@ -163,7 +163,7 @@ func testUDP(t *testing.T, l *lab.Lab, f lab.Family) {
 
 func testPing(t *testing.T, l *lab.Lab, f lab.Family) {
 	for _, size := range []string{"56", "1200"} {
-		out := l.Client.Run(t, "ping", "-c", "3", "-i", "0.2", "-W", "2", "-s", size, vip(f, 10, 0).Addr().String())
+		out := l.Client.Run(t, "ping", "-c", "3", "-i", "0.05", "-W", "2", "-s", size, vip(f, 10, 0).Addr().String())
 		if !strings.Contains(out, " 0% packet loss") {
 			t.Errorf("ping with %s bytes: %s", size, out)
 		}

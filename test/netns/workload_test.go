@@ -91,7 +91,7 @@ func TestWorkloads(t *testing.T) {
 		})
 		a.Stop(t)
 		for _, r := range replicas[1:] {
-			if err := syscall.Kill(r.PID, 0); err == nil {
+			if lab.Alive(r.PID) {
 				t.Errorf("replica %s, pid %d, runs on after the agent was told to stop", r.ID, r.PID)
 			}
 		}

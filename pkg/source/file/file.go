@@ -130,15 +130,16 @@ func (s *Source) Run(ctx context.Context, publish func(source.Part)) error {
 }
 
 // load reads the file and publishes it. Without always, a file whose content
-// was seen before is passed over, so that a fault is told once.
+// was seen before is passed over. The same content's fault is told once.
 func (s *Source) load(publish func(source.Part), always bool) error {
 	data, err := read(s.cfg.Path)
 	s.mu.Lock()
 	seen := s.content
-	same := !always && (err == nil && seen != nil && bytes.Equal(data, seen) || err != nil && seen == nil)
+	same := err == nil && seen != nil && bytes.Equal(data, seen) || err != nil && seen == nil
+	again := same && s.last != nil
 	s.content = data
 	s.mu.Unlock()
-	if same {
+	if same && !always {
 		return nil
 	}
 	var part source.Part
@@ -147,14 +148,19 @@ func (s *Source) load(publish func(source.Part), always bool) error {
 	}
 	s.mu.Lock()
 	s.last = err
-	if err != nil {
-		s.errors++
-	} else {
+	switch {
+	case err == nil:
 		s.loaded = time.Now()
+	case !again:
+		s.errors++
 	}
 	s.mu.Unlock()
-	if err == nil {
+	switch {
+	case err == nil:
 		publish(part)
+	case again:
+		s.cfg.Log.Info("config is as it was when it was refused, the running one stays in force", "path", s.cfg.Path)
+		return nil
 	}
 	return err
 }

@@ -239,6 +239,24 @@ func TestReload(t *testing.T) {
 	r.project("a")
 }
 
+// SIGHUP after a bad save is the same fault, not another one.
+func TestReloadOfABadFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fairlead.yaml")
+	write(t, path, oneService("a"))
+	r := start(t, path, far)
+	r.project("a")
+	for i, bad := range []string{"services: [{project: a, user: u, drain: x}]\n", "services: [{project: a, user: u, drain: y}]\n"} {
+		write(t, path, bad)
+		r.until("the error", func() bool { return r.src.Errors() == uint64(i)+1 })
+		r.src.Reload()
+		r.until("the reload", func() bool { return strings.Count(r.log.String(), "config is as it was") == i+1 })
+		if n, told := r.src.Errors(), strings.Count(r.log.String(), "config fault"); n != uint64(i)+1 || told != i+1 || r.src.LastError() == nil {
+			t.Errorf("%d errors, %d told, last %v; want %d and one", n, told, r.src.LastError(), i+1)
+		}
+	}
+	r.none()
+}
+
 // TestPoll finds a change that no event tells of: the directory was put in
 // the place of another.
 func TestPoll(t *testing.T) {

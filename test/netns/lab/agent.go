@@ -42,9 +42,9 @@ func NewAgent(t testing.TB, ns *Netns, m Mode) *Agent {
 	n := serial()
 	a := &Agent{
 		Dir: filepath.Join(baseDir(Prefix()), fmt.Sprintf("agent-%d", n)), mode: m, ns: ns,
-		Cgroup: filepath.Join(cgroupRoot(), fmt.Sprintf("%s-%d", Prefix(), n)),
+		Cgroup: filepath.Join(CgroupRoot(), fmt.Sprintf("%s-%d", Prefix(), n)),
 	}
-	if cgroupRoot() == "" {
+	if CgroupRoot() == "" {
 		t.Fatal("no cgroup2 is mounted: connect-time balancing cannot be tested; mount one: mount -t cgroup2 none /sys/fs/cgroup/unified")
 	}
 	must(t, os.MkdirAll(a.Dir, 0o755))

@@ -76,16 +76,20 @@ type Load struct {
 
 	stop  chan struct{}
 	wg    sync.WaitGroup
-	pings atomic.Int64
+	pings []atomic.Int64 // by connection
 	mu    sync.Mutex
 	errs  []error
 }
+
+// stall is how long an answer may take: more than a lost packet's repetition
+// on a busy machine, less than a path that is cut for a while.
+const stall = 3 * time.Second
 
 // NewLoad opens count connections, turn and turn about to the remotes, and
 // keeps them busy: one line each per interval. It is stopped with the test.
 func (n *Netns) NewLoad(t testing.TB, count int, interval time.Duration, remotes ...netip.AddrPort) *Load {
 	t.Helper()
-	l := &Load{stop: make(chan struct{}), Conns: make([]*Conn, count)}
+	l := &Load{stop: make(chan struct{}), Conns: make([]*Conn, count), pings: make([]atomic.Int64, count)}
 	var wg sync.WaitGroup
 	errs := make([]error, count)
 	slots := make(chan struct{}, 8)
@@ -111,13 +115,13 @@ func (l *Load) keep(c *Conn, i int, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for k := 0; ; k++ {
-		if err := c.Ping(fmt.Sprintf("connection %d line %d", i, k), 10*time.Second); err != nil {
+		if err := c.Ping(fmt.Sprintf("connection %d line %d", i, k), stall); err != nil {
 			l.mu.Lock()
 			l.errs = append(l.errs, fmt.Errorf("%s to %s (%s), line %d: %w", c.LocalAddr(), c.RemoteAddr(), c.Replica, k, err))
 			l.mu.Unlock()
 			return
 		}
-		l.pings.Add(1)
+		l.pings[i].Add(1)
 		select {
 		case <-l.stop:
 			return
@@ -127,18 +131,30 @@ func (l *Load) keep(c *Conn, i int, interval time.Duration) {
 }
 
 // Pings counts the lines that came back.
-func (l *Load) Pings() int64 { return l.pings.Load() }
+func (l *Load) Pings() int64 {
+	sum := int64(0)
+	for i := range l.pings {
+		sum += l.pings[i].Load()
+	}
+	return sum
+}
 
-// Round waits until every connection can have had a turn since the call.
+// Round waits until every connection has sent a line after the call and got it
+// back.
 func (l *Load) Round(t testing.TB) {
 	t.Helper()
-	want := l.Pings() + 2*int64(len(l.Conns))
+	want := make([]int64, len(l.pings))
+	for i := range want {
+		want[i] = l.pings[i].Load() + 2 // the first may have been on its way
+	}
 	Poll(t, 30*time.Second, func() error {
 		if err := l.Err(); err != nil {
 			t.Fatal(err)
 		}
-		if l.Pings() < want {
-			return fmt.Errorf("%d lines came back, wanted %d", l.Pings(), want)
+		for i := range want {
+			if l.pings[i].Load() < want[i] {
+				return fmt.Errorf("connection %d to %s waits for line %d", i, l.Conns[i].Replica, l.pings[i].Load())
+			}
 		}
 		return nil
 	})

@@ -175,6 +175,20 @@ func (l *Lab) replica(t testing.TB, k int) *Replica {
 		Addr4: netip.AddrFrom4([4]byte{10, 1, byte(k), 2}),
 		Addr6: netip.MustParseAddr(fmt.Sprintf("fd00:1:%d::2", k)),
 	}
+	l.wire(t, r, k)
+	return r
+}
+
+// Rewire takes the replica's interface away and makes a new one in its place.
+func (l *Lab) Rewire(t testing.TB, r *Replica) {
+	t.Helper()
+	k := slices.Index(l.Replicas[:], r) + 1
+	l.Node.ip(t, fmt.Sprintf("link del rep%d", k))
+	l.wire(t, r, k)
+}
+
+func (l *Lab) wire(t testing.TB, r *Replica, k int) {
+	t.Helper()
 	dev := fmt.Sprintf("rep%d", k)
 	l.Node.Veth(t, dev, r.NS, "eth0")
 	l.Node.ip(t, fmt.Sprintf("addr add 10.1.%d.1/24 dev %s", k, dev), fmt.Sprintf("addr add fd00:1:%d::1/64 dev %s nodad", k, dev))
@@ -183,7 +197,6 @@ func (l *Lab) replica(t testing.TB, k int) *Replica {
 	if l.Mode.XDP() {
 		r.NS.Run(t, "ethtool", "-K", "eth0", "gro", "on")
 	}
-	return r
 }
 
 // Forwarding switches the node's own forwarding of packets.

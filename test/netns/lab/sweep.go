@@ -34,7 +34,7 @@ var prefixed = regexp.MustCompile(`^flt([0-9]+)(-|$)`)
 // sweepDead removes what earlier runs left whose janitor did not live either.
 func sweepDead() {
 	seen := map[int]bool{}
-	for _, pattern := range []string{"/run/netns/flt*", filepath.Join(os.TempDir(), "flt*"), filepath.Join(cgroupRoot(), "flt*")} {
+	for _, pattern := range []string{"/run/netns/flt*", filepath.Join(os.TempDir(), "flt*"), filepath.Join(CgroupRoot(), "flt*")} {
 		paths, _ := filepath.Glob(pattern)
 		for _, p := range paths {
 			if m := prefixed.FindStringSubmatch(filepath.Base(p)); m != nil {
@@ -56,8 +56,8 @@ func sweep(prefix string) {
 	for _, ns := range named("/run/netns", prefix) {
 		killAll(netnsPIDs(ns))
 	}
-	for _, cg := range named(cgroupRoot(), prefix) {
-		killAll(cgroupPIDs(filepath.Join(cgroupRoot(), cg)))
+	for _, cg := range named(CgroupRoot(), prefix) {
+		killAll(cgroupPIDs(filepath.Join(CgroupRoot(), cg)))
 	}
 	dirs, _ := filepath.Glob(filepath.Join(base, "agent-*"))
 	for _, d := range dirs {
@@ -66,8 +66,8 @@ func sweep(prefix string) {
 	for _, ns := range named("/run/netns", prefix) {
 		removeNetns(ns)
 	}
-	for _, cg := range named(cgroupRoot(), prefix) {
-		removeCgroup(filepath.Join(cgroupRoot(), cg))
+	for _, cg := range named(CgroupRoot(), prefix) {
+		removeCgroup(filepath.Join(CgroupRoot(), cg))
 	}
 	unmountBelow(base)
 	_ = os.RemoveAll(base)
@@ -141,14 +141,14 @@ func killAll(pids []int) {
 	}
 	deadline := time.Now().Add(3 * time.Second)
 	for _, pid := range pids {
-		for alive(pid) && time.Now().Before(deadline) {
+		for Alive(pid) && time.Now().Before(deadline) {
 			time.Sleep(5 * time.Millisecond)
 		}
 	}
 }
 
-// alive tells whether the process runs; a zombie does not.
-func alive(pid int) bool {
+// Alive tells whether the process runs; a zombie does not.
+func Alive(pid int) bool {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return false
@@ -157,8 +157,8 @@ func alive(pid int) bool {
 	return !strings.HasPrefix(rest, "Z")
 }
 
-// cgroupRoot is where cgroup2 is mounted; empty: nowhere.
-func cgroupRoot() string {
+// CgroupRoot is where cgroup2 is mounted; empty: nowhere.
+func CgroupRoot() string {
 	mounts, _ := os.ReadFile("/proc/self/mounts")
 	for line := range strings.Lines(string(mounts)) {
 		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
