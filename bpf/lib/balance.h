@@ -188,7 +188,12 @@ static __always_inline int fragment(struct pkt *p)
 static __always_inline int process(struct pkt *p)
 {
 	struct iface *dev = iface_of(p->ifindex);
+	struct scratch *s = scratch();
 
+	if (!s)
+		return verdict_pass(p);
+	s->pkt_key = (struct flow_key){};
+	p->key = &s->pkt_key;
 	p->slot = dev ? dev->slot & (STAT_SLOTS - 1) : 0;
 	switch (parse(p)) {
 	case PARSED:

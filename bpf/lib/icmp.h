@@ -123,7 +123,7 @@ static __always_inline int icmp_error(struct pkt *p, bool *handled)
 	struct backend *b;
 	enum owner owner;
 	struct flow *f;
-	struct addr src;
+	struct addr *src;
 	struct xlate *x;
 	struct hop *h;
 	bool embryo;
@@ -132,6 +132,7 @@ static __always_inline int icmp_error(struct pkt *p, bool *handled)
 		return 0;
 	x = &s->xlate;
 	h = &s->hop;
+	src = &s->icmp_src;
 	h->how = EXIT_NONE;
 	s->quote_key = (struct flow_key){};
 	q.key = &s->quote_key;
@@ -145,17 +146,17 @@ static __always_inline int icmp_error(struct pkt *p, bool *handled)
 		b = direct_backend(q.key, svc, false, &owner);
 		if (!b)
 			return 0;
-		src = p->key->src;
+		*src = p->key->src;
 		xlate_direct(x, q.key, b);
 		hop_backend(p, b, h);
 	} else if (f->flags & FLOW_REPLY) {
 		xlate_of(x, f);
-		src = addr_equal(&p->key->src, &q.key->src) ? x->src : p->key->src;
+		*src = addr_equal(&p->key->src, &q.key->src) ? x->src : p->key->src;
 		hop_client(p, x, f->ifindex, h);
 	} else {
 		xlate_of(x, f);
 		b = backend_of(&f->dst, f->dport, f->backend);
-		src = p->key->src;
+		*src = p->key->src;
 		if (b)
 			hop_backend(p, b, h);
 	}
@@ -168,7 +169,7 @@ static __always_inline int icmp_error(struct pkt *p, bool *handled)
 		count(p, REASON_NO_ROUTE);
 		return verdict_drop(p);
 	}
-	if (p->ttl <= 1 || icmp_rewrite(p, &q, x, &src)) {
+	if (p->ttl <= 1 || icmp_rewrite(p, &q, x, src)) {
 		count(p, REASON_REWRITE);
 		return verdict_drop(p);
 	}

@@ -11,10 +11,14 @@
 
 static __always_inline struct service *service_find(const struct addr *vip, __be16 port, __u8 proto)
 {
-	struct service_key key = { .port = port, .proto = proto };
+	struct scratch *s = scratch();
 
-	key.vip = *vip;
-	return bpf_map_lookup_elem(&fl_services, &key);
+	if (!s)
+		return NULL;
+	s->service_key.vip = *vip;
+	s->service_key.port = port;
+	s->service_key.proto = proto;
+	return bpf_map_lookup_elem(&fl_services, &s->service_key);
 }
 
 static __always_inline bool is_vip(const struct addr *a)

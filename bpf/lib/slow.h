@@ -7,14 +7,15 @@
 
 /*
  * What is rare lies out of line: the balancer's own answers and ICMP. The
- * verifier checks these functions once, apart from the hot path, and the hot
- * path stays short. The parsed packet goes over by scratch.
+ * verifier checks these functions once, apart from the hot path, and neither
+ * stands on the other's stack: process() returns what is to be done, and the
+ * entry point calls it. The parsed packet goes over by scratch.
  */
 
 enum slow {
-	SLOW_REFUSE, /* a packet to a VIP that nobody will get */
-	SLOW_TTL, /* its time to live ends here */
-	SLOW_ICMP, /* an echo request, or an error about a flow */
+	SLOW_REFUSE = 100, /* a packet to a VIP that nobody will get */
+	SLOW_TTL,	   /* its time to live ends here */
+	SLOW_ICMP,	   /* an echo request, or an error about a flow */
 };
 
 static __always_inline int pass(const struct pkt *p, enum reason why)
@@ -62,65 +63,62 @@ static __always_inline int control(struct pkt *p)
 	return pass(p, REASON_NOT_OURS);
 }
 
-static __always_inline int slow(void *ctx, bool tc, enum slow what, enum reason why)
+/* The packet that out_of_line put into scratch. */
+static __always_inline void pkt_restore(struct pkt *p, struct scratch *s)
+{
+	p->key = &s->pkt_key;
+	p->bytes = s->slow.bytes;
+	p->l3 = s->slow.l3 & L3_MASK;
+	p->l4 = s->slow.l4 & L4_MASK;
+	p->l3_len = s->slow.l3_len;
+	p->ifindex = s->slow.ifindex;
+	p->slot = s->slow.slot & (STAT_SLOTS - 1);
+	p->v6 = s->slow.v6;
+	p->vlans = s->slow.vlans & 3;
+	p->ttl = s->slow.ttl;
+	p->tcp_flags = s->slow.tcp_flags;
+	p->icmp_type = s->slow.icmp_type;
+	pkt_reload(p);
+}
+
+static __always_inline int slow(void *ctx, bool tc, enum slow what)
 {
 	struct pkt p = { .ctx = ctx, .tc = tc };
 	struct scratch *s = scratch();
 
 	if (!s)
 		return verdict_drop(&p);
-	p.key = &s->slow_key;
-	p.bytes = s->slow.bytes;
-	p.l3 = s->slow.l3 & L3_MASK;
-	p.l4 = s->slow.l4 & L4_MASK;
-	p.l3_len = s->slow.l3_len;
-	p.ifindex = s->slow.ifindex;
-	p.slot = s->slow.slot & (STAT_SLOTS - 1);
-	p.v6 = s->slow.v6;
-	p.vlans = s->slow.vlans & 3;
-	p.ttl = s->slow.ttl;
-	p.tcp_flags = s->slow.tcp_flags;
-	p.icmp_type = s->slow.icmp_type;
-	pkt_reload(&p);
+	pkt_restore(&p, s);
 	switch (what) {
-	case SLOW_REFUSE:
-		return refuse(&p, why);
-	case SLOW_TTL:
-		return answered(&p, answer_ttl(&p), REASON_TTL_EXCEEDED);
-	default:
+	case SLOW_ICMP:
 		return control(&p);
+	case SLOW_REFUSE:
+		return refuse(&p, s->slow.why);
+	default:
+		return answered(&p, answer_ttl(&p), REASON_TTL_EXCEEDED);
 	}
 }
 
-__noinline int slow_xdp(struct xdp_md *ctx, enum slow what, enum reason why)
-{
-	return slow(ctx, false, what, why);
-}
-
-__noinline int slow_tc(struct __sk_buff *ctx, enum slow what, enum reason why)
-{
-	return slow(ctx, true, what, why);
-}
-
+/* Leaves the packet to slow(): what is returned instead of a verdict. */
 static __always_inline int out_of_line(const struct pkt *p, enum slow what, enum reason why)
 {
 	struct scratch *s = scratch();
 
 	if (!s)
 		return verdict_drop(p);
-	s->slow_key = *p->key;
-	s->slow = (struct slow_pkt){ .bytes = p->bytes,
-				     .l3 = p->l3,
-				     .l4 = p->l4,
-				     .l3_len = p->l3_len,
-				     .ifindex = p->ifindex,
-				     .slot = p->slot,
-				     .v6 = p->v6,
-				     .vlans = p->vlans,
-				     .ttl = p->ttl,
-				     .tcp_flags = p->tcp_flags,
-				     .icmp_type = p->icmp_type };
-	return p->tc ? slow_tc(p->ctx, what, why) : slow_xdp(p->ctx, what, why);
+	s->slow.bytes = p->bytes;
+	s->slow.l3 = p->l3;
+	s->slow.l4 = p->l4;
+	s->slow.l3_len = p->l3_len;
+	s->slow.ifindex = p->ifindex;
+	s->slow.slot = p->slot;
+	s->slow.v6 = p->v6;
+	s->slow.vlans = p->vlans;
+	s->slow.ttl = p->ttl;
+	s->slow.tcp_flags = p->tcp_flags;
+	s->slow.icmp_type = p->icmp_type;
+	s->slow.why = why;
+	return what;
 }
 
 #endif

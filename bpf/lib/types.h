@@ -254,7 +254,8 @@ struct slow_pkt {
 	__u8 ttl;
 	__u8 tcp_flags;
 	__u8 icmp_type;
-	__u8 pad[3];
+	__u8 why; /* enum reason */
+	__u8 pad[2];
 };
 
 /*
@@ -281,11 +282,14 @@ struct scratch {
 	__u32 pad2;
 	struct client client;
 	struct bpf_fib_lookup fib;
-	struct flow_key slow_key;
+	struct flow_key pkt_key;	/* of the packet at hand */
+	struct service_key service_key; /* of service_find */
 	struct slow_pkt slow;
 	struct flow_key quote_key;
+	struct addr icmp_src;
 	struct xlate xlate; /* what the packet at hand becomes */
 	struct hop hop;	    /* and how it leaves */
+	__u32 pad3;
 };
 
 /*
