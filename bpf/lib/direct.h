@@ -22,6 +22,13 @@ static __always_inline struct flow *replies_of(struct scratch *s, const struct b
 	return flow_find(&s->other, &embryo);
 }
 
+/* Deletes the entry that replies_of found. */
+static __always_inline void replies_forget(struct scratch *s)
+{
+	bpf_map_delete_elem(&fl_flows, &s->other);
+	bpf_map_delete_elem(&fl_embryos, &s->other);
+}
+
 /* Is the flow of these replies the one the packet belongs to? A SYN may begin another on its tuple. */
 static __always_inline bool replies_hold(const struct flow *f, const struct scratch *s, const struct backend *b, bool syn)
 {
@@ -35,16 +42,23 @@ static __always_inline bool replies_hold(const struct flow *f, const struct scra
 static __always_inline struct backend *owner_before(struct scratch *s, struct backend *now, __u32 hash, bool syn, __u32 *id)
 {
 	struct backend *b;
+	struct flow *f;
 	__u32 before = 0;
 
 	for (__u32 i = 0; i < OLD_TABLES; i++) {
 		if (i >= s->service.olds)
 			break;
 		b = backend_in(s->service.old[i].base, s->service.old[i].len, hash, &before);
-		if (b && b != now && replies_hold(replies_of(s, b), s, b, syn)) {
+		if (!b || b == now)
+			continue;
+		f = replies_of(s, b);
+		if (replies_hold(f, s, b, syn)) {
 			*id = before;
 			return b;
 		}
+		/* Another connection begins: the entry of the one before must not claim its packets. */
+		if (syn && f && f->service == s->service.id)
+			replies_forget(s);
 	}
 	return now;
 }
