@@ -9,27 +9,87 @@
 /* Enough for Ethernet, the longest IPv4 header or some extension headers, and TCP. */
 #define LINEAR 160
 
-SEC("xdp")
-int fl_xdp(struct xdp_md *ctx)
+/* These are global functions, so that the verifier checks each of them once. */
+
+__noinline int xdp_process(struct xdp_md *ctx)
 {
-	struct flow_key key = {};
-	struct pkt p = { .ctx = ctx, .key = &key, .tc = false, .ifindex = ctx->ingress_ifindex };
+	struct pkt p = { .ctx = ctx, .tc = false, .ifindex = ctx->ingress_ifindex };
 
 	pkt_reload(&p);
 	p.bytes = p.end - p.data;
 	return process(&p);
 }
 
-SEC("tc")
-int fl_tc(struct __sk_buff *ctx)
+__noinline int xdp_icmp(struct xdp_md *ctx)
 {
-	struct flow_key key = {};
-	struct pkt p = { .ctx = ctx, .key = &key, .tc = true, .ifindex = ctx->ifindex, .bytes = ctx->len };
+	return slow(ctx, false, SLOW_ICMP);
+}
+
+__noinline int xdp_refuse(struct xdp_md *ctx)
+{
+	return slow(ctx, false, SLOW_REFUSE);
+}
+
+__noinline int xdp_ttl(struct xdp_md *ctx)
+{
+	return slow(ctx, false, SLOW_TTL);
+}
+
+SEC("xdp")
+int fl_xdp(struct xdp_md *ctx)
+{
+	int act = xdp_process(ctx);
+
+	switch (act) {
+	case SLOW_ICMP:
+		return xdp_icmp(ctx);
+	case SLOW_REFUSE:
+		return xdp_refuse(ctx);
+	case SLOW_TTL:
+		return xdp_ttl(ctx);
+	}
+	return act;
+}
+
+__noinline int tc_process(struct __sk_buff *ctx)
+{
+	struct pkt p = { .ctx = ctx, .tc = true, .ifindex = ctx->ifindex, .bytes = ctx->len };
 
 	if ((void *)(long)ctx->data + LINEAR > (void *)(long)ctx->data_end)
 		bpf_skb_pull_data(ctx, ctx->len < LINEAR ? ctx->len : LINEAR);
 	pkt_reload(&p);
 	return process(&p);
+}
+
+__noinline int tc_icmp(struct __sk_buff *ctx)
+{
+	return slow(ctx, true, SLOW_ICMP);
+}
+
+__noinline int tc_refuse(struct __sk_buff *ctx)
+{
+	return slow(ctx, true, SLOW_REFUSE);
+}
+
+__noinline int tc_ttl(struct __sk_buff *ctx)
+{
+	return slow(ctx, true, SLOW_TTL);
+}
+
+SEC("tc")
+int fl_tc(struct __sk_buff *ctx)
+{
+	int act = tc_process(ctx);
+
+	switch (act) {
+	case SLOW_ICMP:
+		return tc_icmp(ctx);
+	case SLOW_REFUSE:
+		return tc_refuse(ctx);
+	case SLOW_TTL:
+		return tc_ttl(ctx);
+	}
+	return act;
 }
 
 struct {

@@ -87,7 +87,7 @@ static __always_inline int pkt_trim(struct pkt *p, __u32 len)
 	if (p->tc)
 		err = bpf_skb_change_tail(p->ctx, len, 0);
 	else
-		err = bpf_xdp_adjust_tail(p->ctx, (int)len - (int)(p->end - p->data));
+		err = bpf_xdp_adjust_tail(p->ctx, (int)len - (int)p->bytes);
 	pkt_reload(p);
 	return err;
 }

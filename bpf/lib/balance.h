@@ -2,46 +2,14 @@
 #ifndef FL_BALANCE_H
 #define FL_BALANCE_H
 
-#include "answer.h"
 #include "frag.h"
-#include "icmp.h"
 #include "parse.h"
+#include "slow.h"
 
 /*
  * What happens to one packet. Before a byte of it is changed the way out is
  * PASS; afterwards it is DROP with a reason.
  */
-
-static __always_inline int pass(const struct pkt *p, enum reason why)
-{
-	count(p, why);
-	return verdict_pass(p);
-}
-
-static __always_inline int drop(const struct pkt *p, enum reason why)
-{
-	count(p, why);
-	return verdict_drop(p);
-}
-
-static __always_inline int answered(struct pkt *p, int err, enum reason why)
-{
-	if (err)
-		return drop(p, REASON_UNANSWERABLE);
-	count(p, why);
-	return emit_back(p);
-}
-
-/* A packet to a VIP that nobody will get: says so, as a host without a listener does. */
-static __always_inline int refuse(struct pkt *p, enum reason why)
-{
-	if (p->key->proto == IPPROTO_TCP) {
-		if (p->tcp_flags & TCP_RST)
-			return drop(p, REASON_UNANSWERABLE);
-		return answered(p, answer_rst(p), why);
-	}
-	return answered(p, answer_unreachable(p), why);
-}
 
 static __always_inline int forward(struct pkt *p, const struct xlate *x, const struct hop *h, enum reason why)
 {
@@ -50,7 +18,7 @@ static __always_inline int forward(struct pkt *p, const struct xlate *x, const s
 	if (h->how == EXIT_NONE)
 		return drop(p, REASON_NO_ROUTE);
 	if (p->ttl <= 1)
-		return answered(p, answer_ttl(p), REASON_TTL_EXCEEDED);
+		return out_of_line(p, SLOW_TTL, REASON_TTL_EXCEEDED);
 	if (p->fragment)
 		frag_remember(p, x, h, why);
 	if (rewrite(p, x))
@@ -80,7 +48,7 @@ static __always_inline enum reason flow_of(struct pkt *p, struct flow *f, bool e
 	if (f) {
 		b = backend_of(&f->dst, f->dport, f->backend);
 		if (flow_usable(p, f, b)) {
-			*x = xlate_of(f);
+			xlate_of(x, f);
 			hop_backend(p, b, h);
 			if (h->how != EXIT_TO_TC)
 				flow_touch(p, f, embryo);
@@ -95,10 +63,10 @@ static __always_inline enum reason flow_of(struct pkt *p, struct flow *f, bool e
 		return REASON_MARTIAN;
 	if (!svc)
 		return REASON_PORT_REFUSED;
-	why = flow_open(p, svc, &f);
+	why = flow_open(p, svc, false, &f);
 	if (why != REASON_FORWARDED)
 		return why;
-	*x = xlate_of(f);
+	xlate_of(x, f);
 	b = backend_of(&f->dst, f->dport, f->backend);
 	if (b)
 		hop_backend(p, b, h);
@@ -107,52 +75,95 @@ static __always_inline enum reason flow_of(struct pkt *p, struct flow *f, bool e
 	return REASON_FORWARDED;
 }
 
+/*
+ * The translation of a client's packet to a service without SVC_FLOWS, and its
+ * way. *special: the packet needs entries of its own after all (hairpin).
+ */
+static __always_inline enum reason direct_of(struct pkt *p, struct service *svc, struct xlate *x, struct hop *h, bool *special)
+{
+	bool syn = (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	__u32 hash = hash_flow(p->key, hash_seed);
+	enum owner owner = OWNER_KNOWN;
+	struct backend *b;
+	enum reason why;
+	struct flow *f;
+	__u32 id = 0;
+
+	if (svc->olds || syn) {
+		b = direct_backend(p->key, svc, syn, &owner);
+	} else {
+		b = backend_at(svc, hash, &id);
+		if (b && addr_equal(&b->addr, &p->key->src))
+			owner = OWNER_HAIRPIN;
+	}
+	if ((!b || owner == OWNER_NEW) && is_martian(p->key))
+		return REASON_MARTIAN;
+	if (!b)
+		return REASON_NO_BACKEND;
+	if (owner == OWNER_HAIRPIN) {
+		*special = true;
+		return REASON_FORWARDED;
+	}
+	if (owner == OWNER_NEW) {
+		why = flow_open(p, svc, true, &f);
+		if (why != REASON_FORWARDED)
+			return why;
+	}
+	if (!syn)
+		direct_confirm(p, b, hash);
+	xlate_direct(x, p->key, b);
+	hop_backend(p, b, h);
+	if (h->how != EXIT_TO_TC)
+		count_bytes(svc->id, p->bytes, false);
+	return REASON_FORWARDED;
+}
+
 /* TCP and UDP packets whose headers are whole. */
 static __always_inline int balance(struct pkt *p)
 {
-	struct flow *f;
-	struct hop h = {};
-	struct xlate x = {};
+	struct scratch *s = scratch();
+	struct flow *f = NULL;
+	struct service *svc;
+	struct xlate *x;
+	struct hop *h;
 	enum reason why;
-	bool embryo;
+	bool embryo = false, entries = true;
 
-	f = flow_find(p->key, &embryo);
-	if (f && f->flags & FLOW_REPLY) {
-		x = xlate_of(f);
-		hop_client(p, &x, f->ifindex, &h);
-		if (h.how != EXIT_TO_TC)
+	if (!s)
+		return drop(p, REASON_TABLE_FULL);
+	x = &s->xlate;
+	h = &s->hop;
+	h->how = EXIT_NONE;
+	svc = p->key->proto == IPPROTO_TCP ? service_find(&p->key->dst, p->key->dport, IPPROTO_TCP) : NULL;
+	if (svc && !(svc->flags & SVC_FLOWS)) {
+		entries = false;
+		why = direct_of(p, svc, x, h, &entries);
+	}
+	if (entries)
+		f = flow_find(p->key, &embryo);
+	if (!entries) {
+		/* why, x and h are set */
+	} else if (f && f->flags & FLOW_REPLY) {
+		xlate_of(x, f);
+		hop_client(p, x, f->ifindex, h);
+		if (h->how != EXIT_TO_TC)
 			flow_touch(p, f, embryo);
 		why = REASON_REPLIED;
 	} else {
-		why = flow_of(p, f, embryo, &x, &h);
+		why = flow_of(p, f, embryo, x, h);
 	}
 	switch (why) {
 	case REASON_REPLIED:
 	case REASON_FORWARDED:
-		return forward(p, &x, &h, why);
+		return forward(p, x, h, why);
 	case REASON_NOT_OURS:
 		return pass(p, why);
 	case REASON_PORT_REFUSED:
 	case REASON_NO_BACKEND:
-		return refuse(p, why);
+		return out_of_line(p, SLOW_REFUSE, why);
 	default:
 		return drop(p, why);
 	}
-}
-
-/* ICMP: errors about flows, and the echo of a VIP. */
-static __always_inline int control(struct pkt *p)
-{
-	bool handled = false;
-	int act;
-
-	if (icmp_is_error(p)) {
-		act = icmp_error(p, &handled);
-		return handled ? act : pass(p, REASON_NOT_OURS);
-	}
-	if (p->icmp_type == (p->v6 ? ICMP6_ECHO : ICMP_ECHO) && is_vip(&p->key->dst))
-		return is_martian(p->key) ? drop(p, REASON_MARTIAN) : answered(p, answer_echo(p), REASON_ECHO_ANSWERED);
-	return pass(p, REASON_NOT_OURS);
 }
 
 /* Fragments whose translation is known by their first one. */
@@ -177,7 +188,12 @@ static __always_inline int fragment(struct pkt *p)
 static __always_inline int process(struct pkt *p)
 {
 	struct iface *dev = iface_of(p->ifindex);
+	struct scratch *s = scratch();
 
+	if (!s)
+		return verdict_pass(p);
+	s->pkt_key = (struct flow_key){};
+	p->key = &s->pkt_key;
 	p->slot = dev ? dev->slot & (STAT_SLOTS - 1) : 0;
 	switch (parse(p)) {
 	case PARSED:
@@ -198,7 +214,7 @@ static __always_inline int process(struct pkt *p)
 	if (p->fragment)
 		return is_vip(&p->key->dst) ? drop(p, REASON_FRAGMENT) : pass(p, REASON_NOT_OURS);
 	if (p->key->proto == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
-		return control(p);
+		return out_of_line(p, SLOW_ICMP, REASON_NOT_OURS);
 	return is_vip(&p->key->dst) ? drop(p, REASON_PROTOCOL) : pass(p, REASON_NOT_OURS);
 }
 

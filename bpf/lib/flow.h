@@ -43,14 +43,26 @@ static __always_inline void flow_close(const struct flow_key *key, const struct 
 	bpf_map_delete_elem(&fl_embryos, key);
 }
 
+/* The byte of a flow's hash in fl_pending. */
+static __always_inline __u8 *flow_pending(__u32 hash)
+{
+	__u32 line = hash / 64 % (PENDING / 64);
+	struct pending_line *l = bpf_map_lookup_elem(&fl_pending, &line);
+
+	return l ? &l->syn[hash % 64] : NULL;
+}
+
 /*
- * Moves both entries of the embryo whose key is in scratch to the table of
- * confirmed flows. Returns 0, also when somebody else did it first.
+ * Moves the embryo whose key is in scratch, with its twin if it has one, to the
+ * table of confirmed flows. by_client: only if ack is what the client must
+ * acknowledge, so that a flood with forged sources confirms nothing. Returns 0,
+ * also when there was nothing to do.
  */
-__noinline int flow_confirm(void)
+__noinline int flow_confirm(__u32 ack, __u32 by_client)
 {
 	struct scratch *s = scratch();
-	struct flow *f, *t;
+	struct flow *f, *t, *replies;
+	__u8 *pending;
 
 	if (!s)
 		return 0;
@@ -58,15 +70,46 @@ __noinline int flow_confirm(void)
 	if (!f)
 		return 0;
 	s->flow = *f;
-	key_twin(&s->twin, &s->flow, s->key.proto);
-	t = bpf_map_lookup_elem(&fl_embryos, &s->twin);
-	if (!t)
+	t = NULL;
+	if (!(f->flags & FLOW_SINGLE)) {
+		key_twin(&s->twin, &s->flow, s->key.proto);
+		t = bpf_map_lookup_elem(&fl_embryos, &s->twin);
+		if (!t)
+			return 0;
+	}
+	replies = t && !(f->flags & FLOW_REPLY) ? t : f;
+	if (by_client && ack != replies->isn + 1)
 		return 0;
-	bpf_map_update_elem(&fl_flows, &s->twin, t, BPF_ANY);
+	if (t) {
+		bpf_map_update_elem(&fl_flows, &s->twin, t, BPF_ANY);
+		bpf_map_delete_elem(&fl_embryos, &s->twin);
+	}
 	bpf_map_update_elem(&fl_flows, &s->key, &s->flow, BPF_ANY);
-	bpf_map_delete_elem(&fl_embryos, &s->twin);
 	bpf_map_delete_elem(&fl_embryos, &s->key);
+	pending = flow_pending(s->flow.hash);
+	if (pending)
+		*pending = 0;
 	return 0;
+}
+
+/*
+ * The kernel's LRU may take one entry of a flow and leave the other: a lost
+ * entry for the replies would never come back by itself. Key in scratch.
+ */
+static __always_inline void flow_mend(struct scratch *s, const struct flow *f)
+{
+	bool embryo;
+
+	key_twin(&s->other, f, s->key.proto);
+	if (flow_find(&s->other, &embryo))
+		return;
+	s->reply = *f;
+	s->reply.flags = FLOW_REPLY;
+	s->reply.src = s->key.dst;
+	s->reply.dst = s->key.src;
+	s->reply.sport = s->key.dport;
+	s->reply.dport = s->key.sport;
+	bpf_map_update_elem(&fl_flows, &s->other, &s->reply, BPF_NOEXIST);
 }
 
 /* Marks the twin too: a new SYN must see the FIN of either side. */
@@ -79,44 +122,76 @@ static __always_inline void flow_mark(struct flow *f, __u8 proto, __u8 state)
 	if (!s || (f->state & state) == state)
 		return;
 	f->state |= state;
+	if (f->flags & FLOW_SINGLE)
+		return;
 	key_twin(&s->other, f, proto);
 	t = flow_find(&s->other, &embryo);
 	if (t)
 		t->state |= state;
 }
 
-/* Accounts a packet to its flow: time, state, bytes; confirms an embryo. */
+/*
+ * What is not done for every packet of a flow, whose key is in scratch: the
+ * time, the handshake and the end of TCP, the confirmation of an embryo.
+ */
+__noinline int flow_event(__u32 tcp_flags, __u32 seq, __u32 ack)
+{
+	struct scratch *s = scratch();
+	bool embryo, reply, confirms;
+	struct flow *f;
+
+	if (!s)
+		return 0;
+	f = flow_find(&s->key, &embryo);
+	if (!f)
+		return 0;
+	reply = f->flags & FLOW_REPLY;
+	f->seen = bpf_jiffies64();
+	if (!reply)
+		flow_mend(s, f);
+	confirms = reply;
+	if (s->key.proto == IPPROTO_TCP) {
+		if (tcp_flags & TCP_RST)
+			flow_mark(f, IPPROTO_TCP, FLOW_RST);
+		else if (tcp_flags & TCP_FIN)
+			flow_mark(f, IPPROTO_TCP, reply ? FLOW_FIN_BACKEND : FLOW_FIN_CLIENT);
+		if (reply && tcp_flags & TCP_SYN)
+			f->isn = seq;
+		confirms = (tcp_flags & (TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK;
+	}
+	if (embryo && confirms)
+		flow_confirm(ack, !reply); /* f itself may be gone afterwards */
+	return 0;
+}
+
+/* Accounts a packet to its flow. */
 static __always_inline void flow_touch(struct pkt *p, struct flow *f, bool embryo)
 {
-	bool reply = f->flags & FLOW_REPLY;
-	__u64 now = bpf_jiffies64();
+	__u32 now = bpf_jiffies64(), seq = 0, ack = 0;
+	struct tcphdr *th = p->data + p->l4;
+	bool tcp = p->key->proto == IPPROTO_TCP;
 	struct scratch *s;
 
-	if (now - f->seen > SEEN_EVERY)
-		f->seen = now;
-	if (p->key->proto == IPPROTO_TCP) {
-		if (p->tcp_flags & TCP_RST)
-			flow_mark(f, IPPROTO_TCP, FLOW_RST);
-		else if (p->tcp_flags & TCP_FIN)
-			flow_mark(f, IPPROTO_TCP, reply ? FLOW_FIN_BACKEND : FLOW_FIN_CLIENT);
-	}
-	count_bytes(f->service, p->bytes, reply);
-	if (!embryo)
-		return;
-	/* f itself is gone afterwards. */
-	if (p->key->proto == IPPROTO_TCP ? reply || p->tcp_flags & (TCP_SYN | TCP_RST) : !reply)
+	count_bytes(f->service, p->bytes, f->flags & FLOW_REPLY);
+	if (!embryo && now - f->seen <= SEEN_EVERY && !(tcp && p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)))
 		return;
 	s = scratch();
 	if (!s)
 		return;
+	opaque(th);
+	if (tcp && (void *)(th + 1) <= p->end) {
+		seq = bpf_ntohl(th->seq);
+		ack = bpf_ntohl(th->ack_seq);
+	}
 	s->key = *p->key;
-	flow_confirm();
+	flow_event(tcp ? p->tcp_flags : 0, seq, ack);
 }
 
 /* Is a flow's connection over, so that a SYN on its tuple is a new one? */
 static __always_inline bool flow_over(const struct flow *f)
 {
-	const __u8 both = FLOW_FIN_CLIENT | FLOW_FIN_BACKEND;
+	/* Of a single entry the client's FIN is never seen. */
+	const __u8 both = f->flags & FLOW_SINGLE ? FLOW_FIN_BACKEND : FLOW_FIN_CLIENT | FLOW_FIN_BACKEND;
 
 	return !!(f->state & FLOW_RST) | ((f->state & both) == both);
 }

@@ -30,7 +30,12 @@ static __always_inline void frag_remember(const struct pkt *p, const struct xlat
 		return;
 	s->frag_key = (struct frag_key){};
 	frag_key_fill(&s->frag_key, p);
-	s->frag = (struct frag){ .src = x->src, .dst = x->dst, .seen = bpf_jiffies64(), .hop = *h, .tc = p->tc, .reason = why };
+	s->frag.src = x->src;
+	s->frag.dst = x->dst;
+	s->frag.seen = bpf_jiffies64();
+	s->frag.hop = *h;
+	s->frag.tc = p->tc;
+	s->frag.reason = why;
 	bpf_map_update_elem(&fl_frags, &s->frag_key, &s->frag, BPF_ANY);
 }
 

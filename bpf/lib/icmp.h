@@ -4,7 +4,7 @@
 
 #include "emit.h"
 #include "rewrite.h"
-#include "select.h"
+#include "direct.h"
 
 /*
  * ICMP errors about translated packets. The quoted packet went the other way:
@@ -119,46 +119,61 @@ static __always_inline int icmp_error(struct pkt *p, bool *handled)
 {
 	struct scratch *s = scratch();
 	struct quote q = {};
+	struct service *svc;
 	struct backend *b;
+	enum owner owner;
 	struct flow *f;
-	struct addr src;
-	struct xlate x;
-	struct hop h = {};
+	struct addr *src;
+	struct xlate *x;
+	struct hop *h;
 	bool embryo;
 
 	if (!s)
 		return 0;
-	s->key = (struct flow_key){};
-	q.key = &s->key;
+	x = &s->xlate;
+	h = &s->hop;
+	src = &s->icmp_src;
+	h->how = EXIT_NONE;
+	s->quote_key = (struct flow_key){};
+	q.key = &s->quote_key;
 	if (quote_parse(p, &q))
 		return 0;
 	f = flow_find(q.key, &embryo);
-	if (!f)
-		return 0;
-	*handled = true;
-	x = xlate_of(f);
-	if (f->flags & FLOW_REPLY) {
-		src = addr_equal(&p->key->src, &q.key->src) ? x.src : p->key->src;
-		hop_client(p, &x, f->ifindex, &h);
+	if (!f) {
+		svc = q.key->proto == IPPROTO_TCP ? service_find(&q.key->dst, q.key->dport, q.key->proto) : NULL;
+		if (!svc || svc->flags & SVC_FLOWS)
+			return 0;
+		b = direct_backend(q.key, svc, false, &owner);
+		if (!b)
+			return 0;
+		*src = p->key->src;
+		xlate_direct(x, q.key, b);
+		hop_backend(p, b, h);
+	} else if (f->flags & FLOW_REPLY) {
+		xlate_of(x, f);
+		*src = addr_equal(&p->key->src, &q.key->src) ? x->src : p->key->src;
+		hop_client(p, x, f->ifindex, h);
 	} else {
+		xlate_of(x, f);
 		b = backend_of(&f->dst, f->dport, f->backend);
-		src = p->key->src;
+		*src = p->key->src;
 		if (b)
-			hop_backend(p, b, &h);
+			hop_backend(p, b, h);
 	}
-	if (h.how == EXIT_TO_TC) {
+	*handled = true;
+	if (h->how == EXIT_TO_TC) {
 		count(p, REASON_HANDED_TO_TC);
 		return XDP_PASS;
 	}
-	if (h.how == EXIT_NONE) {
+	if (h->how == EXIT_NONE) {
 		count(p, REASON_NO_ROUTE);
 		return verdict_drop(p);
 	}
-	if (p->ttl <= 1 || icmp_rewrite(p, &q, &x, &src)) {
+	if (p->ttl <= 1 || icmp_rewrite(p, &q, x, src)) {
 		count(p, REASON_REWRITE);
 		return verdict_drop(p);
 	}
-	return emit(p, &h, REASON_ICMP_FORWARDED);
+	return emit(p, h, REASON_ICMP_FORWARDED);
 }
 
 #endif

@@ -55,6 +55,22 @@ struct {
 } fl_embryos SEC(".maps");
 
 /*
+ * One byte for every value of a flow's hash: a SYN of it was forwarded and its
+ * handshake is not over. Only while it is set does a packet of a service
+ * without SVC_FLOWS look for an embryo.
+ */
+#define PENDING (1 << 16)
+struct pending_line {
+	__u8 syn[64];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct pending_line);
+	__uint(max_entries, PENDING / 64);
+} fl_pending SEC(".maps");
+
+/*
  * A Bloom filter with one hash over every address that a service or a backend
  * has: what is in it may be ours, what is not needs no other lookup.
  */

@@ -66,17 +66,12 @@ struct pkt {
 	__u32 pad;
 };
 
-/* What a flow's packets become: the part of struct flow that rewriting needs. */
-struct xlate {
-	struct addr src;
-	struct addr dst;
-	__be16 sport;
-	__be16 dport;
-};
-
-static __always_inline struct xlate xlate_of(const struct flow *f)
+static __always_inline void xlate_of(struct xlate *x, const struct flow *f)
 {
-	return (struct xlate){ .src = f->src, .dst = f->dst, .sport = f->sport, .dport = f->dport };
+	x->src = f->src;
+	x->dst = f->dst;
+	x->sport = f->sport;
+	x->dport = f->dport;
 }
 
 static __always_inline void pkt_reload(struct pkt *p)

@@ -57,6 +57,8 @@ static __always_inline int l4_csum_update(struct pkt *p, __u64 pseudo, __u64 seg
 /* Writes new addresses into the IP header and takes one from the TTL. */
 static __always_inline int ip_rewrite(struct pkt *p, const struct addr *src, const struct addr *dst, __u64 addr_diff)
 {
+	__u16 old, *next_hop;
+
 	if (p->v6) {
 		struct ipv6hdr *ip6 = p->data + p->l3;
 
@@ -65,11 +67,16 @@ static __always_inline int ip_rewrite(struct pkt *p, const struct addr *src, con
 			return -1;
 		__builtin_memcpy(&ip6->saddr, src, sizeof(*src));
 		__builtin_memcpy(&ip6->daddr, dst, sizeof(*dst));
+		next_hop = (__u16 *)&ip6->nexthdr;
+		old = *next_hop;
 		ip6->hop_limit--;
+		/* No header checksum cancels this out of a sum the NIC took over the packet. */
+		if (p->tc)
+			bpf_csum_update(p->ctx, csum_fold32(csum_diff32(0, old, *next_hop)));
 		return 0;
 	}
 	struct iphdr *iph = p->data + p->l3;
-	__u16 old, *ttl_proto;
+	__u16 *ttl_proto;
 
 	opaque(iph);
 	if ((void *)(iph + 1) > p->end)

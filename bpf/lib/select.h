@@ -11,10 +11,14 @@
 
 static __always_inline struct service *service_find(const struct addr *vip, __be16 port, __u8 proto)
 {
-	struct service_key key = { .port = port, .proto = proto };
+	struct scratch *s = scratch();
 
-	key.vip = *vip;
-	return bpf_map_lookup_elem(&fl_services, &key);
+	if (!s)
+		return NULL;
+	s->service_key.vip = *vip;
+	s->service_key.port = port;
+	s->service_key.proto = proto;
+	return bpf_map_lookup_elem(&fl_services, &s->service_key);
 }
 
 static __always_inline bool is_vip(const struct addr *a)
@@ -41,19 +45,22 @@ static __always_inline __be16 random_port(void)
  * Chooses a backend for a new flow and records both directions: key and service
  * come, and the client's direction goes, by scratch. The client's address and
  * port are kept unless the backend is the client itself (hairpin: the VIP
- * becomes the source) or every tuple tried is taken (the port changes).
+ * becomes the source) or every tuple tried is taken (the port changes). With
+ * single only the reply's direction is recorded, and nothing may be changed.
  * Returns REASON_FORWARDED or why not.
  */
-__noinline enum reason flow_choose(__u32 ifindex)
+__noinline enum reason flow_choose(__u32 ifindex, __u32 single)
 {
 	struct scratch *s = scratch();
 	struct backend *b, *held;
-	__u32 hash, id = 0;
+	__u32 hash, hash_first, id = 0;
+	__u8 *pending;
 
 	if (!s)
 		return REASON_TABLE_FULL;
-	hash = hash_flow(&s->key, hash_seed);
-	s->reply = (struct flow){ .src = s->key.dst,
+	hash = hash_first = hash_flow(&s->key, hash_seed);
+	s->reply = (struct flow){ .hash = hash,
+				  .src = s->key.dst,
 				  .dst = s->key.src,
 				  .sport = s->key.dport,
 				  .dport = s->key.sport,
@@ -72,19 +79,26 @@ __noinline enum reason flow_choose(__u32 ifindex)
 		s->twin.sport = b->port;
 		s->twin.dst = addr_equal(&b->addr, &s->key.src) ? s->key.dst : s->key.src;
 		s->twin.dport = i < SELECT_SLOTS ? s->key.sport : random_port();
+		if (single)
+			s->reply.flags |= FLOW_SINGLE;
 		if (flow_claim(&s->twin, &s->reply))
 			goto claimed;
+		if (single)
+			return REASON_COLLISION; /* the table would send the next packet to this backend all the same */
 		hash = hash_mix(hash, i + 1);
 	}
 	return REASON_COLLISION;
 claimed:
+	pending = single ? flow_pending(hash_first) : NULL;
+	if (pending)
+		*pending = 1;
 	s->flow = s->reply;
 	s->flow.flags = 0;
 	s->flow.src = s->twin.dst;
 	s->flow.dst = s->twin.src;
 	s->flow.sport = s->twin.dport;
 	s->flow.dport = s->twin.sport;
-	if (bpf_map_update_elem(&fl_embryos, &s->key, &s->flow, BPF_ANY)) {
+	if (!single && bpf_map_update_elem(&fl_embryos, &s->key, &s->flow, BPF_ANY)) {
 		bpf_map_delete_elem(&fl_embryos, &s->twin);
 		return REASON_TABLE_FULL;
 	}
@@ -94,7 +108,7 @@ claimed:
 }
 
 /* Makes a flow for the first packet from a client to a service. */
-static __always_inline enum reason flow_open(const struct pkt *p, const struct service *svc, struct flow **opened)
+static __always_inline enum reason flow_open(const struct pkt *p, const struct service *svc, bool single, struct flow **opened)
 {
 	bool reopened = p->key->proto == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN;
 	struct scratch *s = scratch();
@@ -105,9 +119,9 @@ static __always_inline enum reason flow_open(const struct pkt *p, const struct s
 	s->key = *p->key;
 	s->service = *svc;
 	*opened = &s->flow;
-	why = reopened ? REASON_FORWARDED : client_admit();
+	why = client_admit();
 	if (why == REASON_FORWARDED)
-		why = flow_choose(p->ifindex);
+		why = flow_choose(p->ifindex, single);
 	if (why == REASON_FORWARDED)
 		count_connection(svc->id, reopened);
 	return why;

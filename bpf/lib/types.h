@@ -25,6 +25,13 @@ struct service_key {
 };
 _Static_assert(sizeof(struct service_key) == 20, "service_key has no hole");
 
+/* Tables a service remembers beside its present one, while flows follow them. */
+#define OLD_TABLES 3
+struct table {
+	__u32 base;
+	__u32 len;
+};
+
 /* The consistent-hash table of a service is slots base .. base+len of fl_slots. */
 struct service {
 	__u32 id; /* index into fl_svc_stats */
@@ -34,13 +41,15 @@ struct service {
 	__u32 affinity; /* seconds a client stays with its backend; 0: off */
 	__u32 rate;	/* new connections a second and client; 0: any number */
 	__u32 burst;
-	__u32 pad;
+	__u32 olds;		      /* how many of old[] are in use */
+	struct table old[OLD_TABLES]; /* newest first; not with SVC_FLOWS */
 };
-_Static_assert(sizeof(struct service) == 32, "service has no hole");
+_Static_assert(sizeof(struct service) == 56, "service has no hole");
 
 /* Service flags. */
 enum {
 	SVC_ALLOW = 1 << 0, /* only sources in fl_allow */
+	SVC_FLOWS = 1 << 1, /* a packet goes where its flow entry says, not where the table does */
 };
 
 /* A longest-prefix match of sources within one service. */
@@ -149,7 +158,8 @@ _Static_assert(sizeof(struct flow_key) == 40, "flow_key has no hole");
 
 /* Flow flags and states. */
 enum {
-	FLOW_REPLY = 1 << 0, /* this entry translates replies */
+	FLOW_REPLY = 1 << 0,  /* this entry translates replies */
+	FLOW_SINGLE = 1 << 1, /* the client's direction has no entry: the table knows */
 };
 enum {
 	FLOW_FIN_CLIENT = 1 << 0,
@@ -172,8 +182,10 @@ struct flow {
 	__u32 ifindex; /* where the client's packets arrive */
 	__u8 flags;
 	__u8 state;
-	__u8 pad[6];
-	__u64 seen; /* jiffies of the last packet, to about a second */
+	__u8 pad[2];
+	__u32 hash; /* of the client's direction: its slot in any table */
+	__u32 isn;  /* of the backend, in the replies' entry: what the handshake's last ACK proves */
+	__u32 seen; /* jiffies of the last packet, to about a second; modulo 2^32 */
 };
 _Static_assert(sizeof(struct flow) == 64, "flow is a cache line");
 
@@ -221,6 +233,31 @@ struct sock_vip {
 };
 _Static_assert(sizeof(struct sock_vip) == 20, "sock_vip has no hole");
 
+/* What a flow's packets become: the part of struct flow that rewriting needs. */
+struct xlate {
+	struct addr src;
+	struct addr dst;
+	__be16 sport;
+	__be16 dport;
+};
+
+/* A parsed packet on its way to the functions of slow.h. */
+struct slow_pkt {
+	__u32 bytes;
+	__u32 l3;
+	__u32 l4;
+	__u32 l3_len;
+	__u32 ifindex;
+	__u32 slot;
+	__u8 v6;
+	__u8 vlans;
+	__u8 ttl;
+	__u8 tcp_flags;
+	__u8 icmp_type;
+	__u8 why; /* enum reason */
+	__u8 pad[2];
+};
+
 /*
  * What the 512 bytes of stack do not hold, and the arguments of the functions
  * that the verifier checks apart from their callers (before Linux 5.12 those
@@ -238,13 +275,21 @@ struct scratch {
 	__u32 vlans;
 	__u32 icmp_type;
 	__u32 id;
-	__u32 pad;
+	__u32 owner; /* of direct_owner: index of the backend */
 	struct frag_key frag_key;
 	struct frag frag;
 	struct client_key client_key;
 	__u32 pad2;
 	struct client client;
 	struct bpf_fib_lookup fib;
+	struct flow_key pkt_key;	/* of the packet at hand */
+	struct service_key service_key; /* of service_find */
+	struct slow_pkt slow;
+	struct flow_key quote_key;
+	struct addr icmp_src;
+	struct xlate xlate; /* what the packet at hand becomes */
+	struct hop hop;	    /* and how it leaves */
+	__u32 pad3;
 };
 
 /*

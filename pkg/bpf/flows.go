@@ -48,6 +48,18 @@ func eachFlow(m *ebpf.Map, yield func(FlowKey, Flow) bool) error {
 	}
 }
 
+// PutFlow writes one entry among the confirmed or the unconfirmed ones.
+func (o *Objects) PutFlow(k FlowKey, f Flow, confirmed bool) error {
+	name := lbMapFlEmbryos
+	if confirmed {
+		name = lbMapFlFlows
+	}
+	if err := o.maps[name].Put(k.kernel(), f.kernel()); err != nil {
+		return fmt.Errorf("write flow: %w", err)
+	}
+	return nil
+}
+
 // DeleteFlow removes one entry from wherever it is.
 func (o *Objects) DeleteFlow(k FlowKey) error {
 	key := k.kernel()

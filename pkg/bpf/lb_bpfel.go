@@ -62,8 +62,10 @@ type lbFlow struct {
 	Ifindex uint32
 	Flags   uint8
 	State   uint8
-	Pad     [6]uint8
-	Seen    uint64
+	Pad     [2]uint8
+	Hash    uint32
+	Isn     uint32
+	Seen    uint32
 }
 
 type lbFlowKey struct {
@@ -126,7 +128,12 @@ type lbService struct {
 	Affinity uint32
 	Rate     uint32
 	Burst    uint32
-	Pad      uint32
+	Olds     uint32
+	Old      [3]struct {
+		_    structs.HostLayout
+		Base uint32
+		Len  uint32
+	}
 }
 
 type lbServiceKey struct {
@@ -168,6 +175,7 @@ const (
 	lbMapFlFlows      = "fl_flows"
 	lbMapFlFrags      = "fl_frags"
 	lbMapFlIfaces     = "fl_ifaces"
+	lbMapFlPending    = "fl_pending"
 	lbMapFlScratch    = "fl_scratch"
 	lbMapFlServices   = "fl_services"
 	lbMapFlSlots      = "fl_slots"
@@ -240,6 +248,7 @@ type lbMapSpecs struct {
 	FlFlows    *ebpf.MapSpec `ebpf:"fl_flows"`
 	FlFrags    *ebpf.MapSpec `ebpf:"fl_frags"`
 	FlIfaces   *ebpf.MapSpec `ebpf:"fl_ifaces"`
+	FlPending  *ebpf.MapSpec `ebpf:"fl_pending"`
 	FlScratch  *ebpf.MapSpec `ebpf:"fl_scratch"`
 	FlServices *ebpf.MapSpec `ebpf:"fl_services"`
 	FlSlots    *ebpf.MapSpec `ebpf:"fl_slots"`
@@ -284,6 +293,7 @@ type lbMaps struct {
 	FlFlows    *ebpf.Map `ebpf:"fl_flows"`
 	FlFrags    *ebpf.Map `ebpf:"fl_frags"`
 	FlIfaces   *ebpf.Map `ebpf:"fl_ifaces"`
+	FlPending  *ebpf.Map `ebpf:"fl_pending"`
 	FlScratch  *ebpf.Map `ebpf:"fl_scratch"`
 	FlServices *ebpf.Map `ebpf:"fl_services"`
 	FlSlots    *ebpf.Map `ebpf:"fl_slots"`
@@ -302,6 +312,7 @@ func (m *lbMaps) Close() error {
 		m.FlFlows,
 		m.FlFrags,
 		m.FlIfaces,
+		m.FlPending,
 		m.FlScratch,
 		m.FlServices,
 		m.FlSlots,

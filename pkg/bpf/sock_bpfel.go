@@ -47,6 +47,7 @@ const (
 	sockMapFlFlows         = "fl_flows"
 	sockMapFlFrags         = "fl_frags"
 	sockMapFlIfaces        = "fl_ifaces"
+	sockMapFlPending       = "fl_pending"
 	sockMapFlScratch       = "fl_scratch"
 	sockMapFlServices      = "fl_services"
 	sockMapFlSlots         = "fl_slots"
@@ -129,6 +130,7 @@ type sockMapSpecs struct {
 	FlFlows    *ebpf.MapSpec `ebpf:"fl_flows"`
 	FlFrags    *ebpf.MapSpec `ebpf:"fl_frags"`
 	FlIfaces   *ebpf.MapSpec `ebpf:"fl_ifaces"`
+	FlPending  *ebpf.MapSpec `ebpf:"fl_pending"`
 	FlScratch  *ebpf.MapSpec `ebpf:"fl_scratch"`
 	FlServices *ebpf.MapSpec `ebpf:"fl_services"`
 	FlSlots    *ebpf.MapSpec `ebpf:"fl_slots"`
@@ -173,6 +175,7 @@ type sockMaps struct {
 	FlFlows    *ebpf.Map `ebpf:"fl_flows"`
 	FlFrags    *ebpf.Map `ebpf:"fl_frags"`
 	FlIfaces   *ebpf.Map `ebpf:"fl_ifaces"`
+	FlPending  *ebpf.Map `ebpf:"fl_pending"`
 	FlScratch  *ebpf.Map `ebpf:"fl_scratch"`
 	FlServices *ebpf.Map `ebpf:"fl_services"`
 	FlSlots    *ebpf.Map `ebpf:"fl_slots"`
@@ -191,6 +194,7 @@ func (m *sockMaps) Close() error {
 		m.FlFlows,
 		m.FlFrags,
 		m.FlIfaces,
+		m.FlPending,
 		m.FlScratch,
 		m.FlServices,
 		m.FlSlots,

@@ -16,7 +16,8 @@ const (
 
 // Flow flags and states (enums in bpf/lib/types.h).
 const (
-	FlowReply uint8 = 1
+	FlowReply  uint8 = 1 << 0 // translates replies
+	FlowSingle uint8 = 1 << 1 // the client's direction has no entry
 
 	FlowFinClient  uint8 = 1 << 0
 	FlowFinBackend uint8 = 1 << 1
@@ -41,7 +42,19 @@ type Service struct {
 	Affinity  uint32 // seconds a client stays with its backend; 0: off
 	Rate      uint32 // new connections a second and client; 0: any number
 	Burst     uint32
+
+	// Flows: a packet goes where its flow entry says, not where the table does.
+	Flows bool
+	// Old are tables that live flows may still follow, newest first; unused
+	// ones are zero and last.
+	Old [OldTables]Table
 }
+
+// OldTables is OLD_TABLES of bpf/lib/types.h.
+const OldTables = 3
+
+// Table is a run of slots.
+type Table struct{ Base, Len uint32 }
 
 // Allow lets the sources of a prefix connect to a service id.
 type Allow struct {
@@ -75,7 +88,9 @@ type Flow struct {
 	IfIndex  uint32
 	Flags    uint8
 	State    uint8
-	Seen     uint64 // jiffies
+	Hash     uint32 // of the client's direction: its slot in any table
+	ISN      uint32 // of the backend
+	Seen     uint32 // jiffies, modulo 2³²
 }
 
 // Twin is the key of the flow's other direction.
@@ -94,21 +109,37 @@ func (k ServiceKey) kernel() lbServiceKey {
 }
 
 // serviceAllow is SVC_ALLOW of bpf/lib/types.h.
-const serviceAllow = 1
+const (
+	serviceAllow = 1 << 0
+	serviceFlows = 1 << 1
+)
 
 func (s Service) kernel() lbService {
 	out := lbService{Id: s.ID, Base: s.Base, Len: s.Len, Affinity: s.Affinity, Rate: s.Rate, Burst: s.Burst}
 	if s.AllowOnly {
 		out.Flags |= serviceAllow
 	}
+	if s.Flows {
+		out.Flags |= serviceFlows
+	}
+	for i, t := range s.Old {
+		if t.Len > 0 {
+			out.Old[i].Base, out.Old[i].Len = t.Base, t.Len
+			out.Olds++
+		}
+	}
 	return out
 }
 
 func serviceOf(s lbService) Service {
-	return Service{
-		ID: s.Id, Base: s.Base, Len: s.Len, AllowOnly: s.Flags&serviceAllow != 0,
+	out := Service{
+		ID: s.Id, Base: s.Base, Len: s.Len, AllowOnly: s.Flags&serviceAllow != 0, Flows: s.Flags&serviceFlows != 0,
 		Affinity: s.Affinity, Rate: s.Rate, Burst: s.Burst,
 	}
+	for i := range min(s.Olds, OldTables) {
+		out.Old[i] = Table{Base: s.Old[i].Base, Len: s.Old[i].Len}
+	}
+	return out
 }
 
 // mappedBits is how much longer an IPv4 prefix is as a mapped IPv6 one.
@@ -173,6 +204,16 @@ func flowOf(f *lbFlow) Flow {
 	return Flow{
 		Src:     netip.AddrPortFrom(fromAddr(f.Src.W), swap16(f.Sport)),
 		Dst:     netip.AddrPortFrom(fromAddr(f.Dst.W), swap16(f.Dport)),
-		Backend: f.Backend, Service: f.Service, IfIndex: f.Ifindex, Flags: f.Flags, State: f.State, Seen: f.Seen,
+		Backend: f.Backend, Service: f.Service, IfIndex: f.Ifindex, Flags: f.Flags, State: f.State,
+		Hash: f.Hash, ISN: f.Isn, Seen: f.Seen,
 	}
+}
+
+func (f Flow) kernel() lbFlow {
+	out := lbFlow{
+		Sport: swap16(f.Src.Port()), Dport: swap16(f.Dst.Port()), Backend: f.Backend, Service: f.Service,
+		Ifindex: f.IfIndex, Flags: f.Flags, State: f.State, Hash: f.Hash, Isn: f.ISN, Seen: f.Seen,
+	}
+	out.Src.W, out.Dst.W = toAddr(f.Src.Addr()), toAddr(f.Dst.Addr())
+	return out
 }

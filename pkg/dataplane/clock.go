@@ -35,13 +35,15 @@ func (c *clockRate) read(m interface {
 }
 
 // age is how long ago a flow had its last packet, to about a second.
-func (c *clockRate) age(now, seen uint64) time.Duration {
-	if seen >= now {
+func (c *clockRate) age(now uint64, seen uint32) time.Duration {
+	// A CPU may be ahead of the one that was asked for the time.
+	ago := int32(uint32(now) - seen)
+	if ago <= 0 {
 		return 0
 	}
 	hz := c.hz
 	if hz == 0 {
 		hz = likelyHz
 	}
-	return time.Duration(float64(now-seen) / hz * float64(time.Second))
+	return time.Duration(float64(ago) / hz * float64(time.Second))
 }

@@ -48,6 +48,7 @@ type desired struct {
 	tables   map[tableName]table
 	backends map[replica]bpf.Backend
 	rules    map[portName]rules
+	flows    map[tableName]bool // needs flow entries: see needFlows
 	drains   map[model.ServiceName]time.Duration
 }
 
@@ -90,6 +91,7 @@ func (t *Target) compile(s *model.State) (*desired, error) {
 		tables:   map[tableName]table{},
 		backends: map[replica]bpf.Backend{},
 		rules:    map[portName]rules{},
+		flows:    map[tableName]bool{},
 		drains:   map[model.ServiceName]time.Duration{},
 	}
 	t.cfg.Hops.Track(t.tracked(s))
@@ -105,6 +107,7 @@ func (t *Target) compile(s *model.State) (*desired, error) {
 			want.services[vipMarker(vip)] = tableName{}
 		}
 	}
+	t.needFlows(want)
 	return want, errors.Join(errs...)
 }
 

@@ -36,6 +36,7 @@ type Maps interface {
 	Slots(base, n uint32) ([]uint32, error)
 	PutSlots(base uint32, ids []uint32) error
 	EachFlow(yield func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool) error
+	PutFlow(k bpf.FlowKey, f bpf.Flow, confirmed bool) error
 	DeleteFlow(bpf.FlowKey) error
 	Clock() (jiffies uint64, monotonic time.Duration, err error)
 	EachPacketCount(yield func(slot uint32, reason int, packets uint64)) error

@@ -74,12 +74,16 @@ func randomState(r *rand.Rand, generation uint64) *model.State {
 	return s
 }
 
-// settle ends every drain and frees what it held.
-func settle(t *testing.T, target *Target, c *clock) {
+// settle ends every drain, frees what it held, and lets the next full pass and
+// sweep forget the tables before.
+func settle(t *testing.T, target *Target, c *clock, last *model.State) {
 	t.Helper()
-	c.now = c.now.Add(time.Hour)
-	if err := target.Sweep(); err != nil {
-		t.Fatal(err)
+	for range 2 {
+		c.now = c.now.Add(time.Hour)
+		if err := target.Sweep(); err != nil {
+			t.Fatal(err)
+		}
+		apply(t, target, last)
 	}
 }
 
@@ -106,7 +110,7 @@ func TestStatesEndInTheSameMaps(t *testing.T) {
 				}
 			}
 		}
-		settle(t, target, c)
+		settle(t, target, c, last)
 
 		alone := newFakeMaps()
 		if err := newTarget(t, alone, c).Apply(context.Background(), last); err != nil {
@@ -142,7 +146,7 @@ func TestFaultsHeal(t *testing.T) {
 		if err := target.Apply(context.Background(), last); err != nil {
 			t.Fatalf("seed %d: did not heal: %v", seed, err)
 		}
-		settle(t, target, c)
+		settle(t, target, c, last)
 		alone := newFakeMaps()
 		if err := newTarget(t, alone, c).Apply(context.Background(), last); err != nil {
 			t.Fatal(err)
@@ -240,8 +244,8 @@ func TestA05DrainEnds(t *testing.T) {
 		client := netip.AddrPortFrom(netip.MustParseAddr("203.0.113.9"), port)
 		vip, back := netip.MustParseAddrPort("198.18.0.10:90"), netip.MustParseAddrPort(addr+":8090")
 		k := bpf.FlowKey{Src: client, Dst: vip, Proto: 6}
-		m.flows[k] = bpf.Flow{Src: client, Dst: back, Backend: ids[addr], Seen: m.jiffies}
-		m.flows[bpf.FlowKey{Src: back, Dst: client, Proto: 6}] = bpf.Flow{Src: vip, Dst: client, Backend: ids[addr], Flags: bpf.FlowReply, Seen: m.jiffies}
+		m.flows[k] = bpf.Flow{Src: client, Dst: back, Backend: ids[addr], Seen: uint32(m.jiffies)}
+		m.flows[bpf.FlowKey{Src: back, Dst: client, Proto: 6}] = bpf.Flow{Src: vip, Dst: client, Backend: ids[addr], Flags: bpf.FlowReply, Seen: uint32(m.jiffies)}
 		return k
 	}
 	gone, kept := flowTo("10.1.0.2", 1), flowTo("10.1.0.3", 2)
@@ -281,7 +285,7 @@ func TestIdleFlowsExpireInPairs(t *testing.T) {
 		client := netip.AddrPortFrom(netip.MustParseAddr("203.0.113.9"), port)
 		vip, back := netip.MustParseAddrPort("198.18.0.10:90"), netip.MustParseAddrPort("10.1.0.2:8090")
 		k := bpf.FlowKey{Src: client, Dst: vip, Proto: proto}
-		seen := func(idle time.Duration) uint64 { return m.jiffies - uint64(idle.Milliseconds()) }
+		seen := func(idle time.Duration) uint32 { return uint32(m.jiffies) - uint32(idle.Milliseconds()) }
 		m.flows[k] = bpf.Flow{Src: client, Dst: back, State: state, Seen: seen(fwdIdle)}
 		m.flows[bpf.FlowKey{Src: back, Dst: client, Proto: proto}] = bpf.Flow{Src: vip, Dst: client, Flags: bpf.FlowReply, State: state, Seen: seen(revIdle)}
 		return k

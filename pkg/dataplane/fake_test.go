@@ -80,9 +80,13 @@ func (m *fakeMaps) PutService(k bpf.ServiceKey, s bpf.Service) error {
 	if !m.filter[k.VIP] {
 		m.broken = append(m.broken, fmt.Sprintf("service %s:%d is not in the filter", k.VIP, k.Port))
 	}
+	need := bpf.BackendUsed | bpf.BackendOpen
+	if old := m.services[k]; old.Base == s.Base {
+		need = bpf.BackendUsed // the table it had: some may be closed by now
+	}
 	for _, id := range m.slots[s.Base : s.Base+s.Len] {
 		b, ok := m.backends[id]
-		if !ok || b.Flags&(bpf.BackendUsed|bpf.BackendOpen) != bpf.BackendUsed|bpf.BackendOpen || b.Service != s.ID {
+		if !ok || b.Flags&need != need || b.Service != s.ID {
 			m.broken = append(m.broken, fmt.Sprintf("service %s:%d leads to backend %d = %+v", k.VIP, k.Port, id, b))
 		}
 	}
@@ -152,8 +156,10 @@ func (m *fakeMaps) Slots(base, n uint32) ([]uint32, error) {
 
 func (m *fakeMaps) PutSlots(base uint32, ids []uint32) error {
 	for k, s := range m.services {
-		if s.Len > 0 && base < s.Base+s.Len && s.Base < base+uint32(len(ids)) {
-			m.broken = append(m.broken, fmt.Sprintf("slots %d+%d were written under service %s:%d", base, len(ids), k.VIP, k.Port))
+		for _, table := range append(s.Old[:], bpf.Table{Base: s.Base, Len: s.Len}) {
+			if table.Len > 0 && base < table.Base+table.Len && table.Base < base+uint32(len(ids)) {
+				m.broken = append(m.broken, fmt.Sprintf("slots %d+%d were written under service %s:%d", base, len(ids), k.VIP, k.Port))
+			}
 		}
 	}
 	return m.write(func() { copy(m.slots[base:], ids) })
@@ -166,6 +172,10 @@ func (m *fakeMaps) EachFlow(yield func(bpf.FlowKey, bpf.Flow, bool) bool) error 
 		}
 	}
 	return nil
+}
+
+func (m *fakeMaps) PutFlow(k bpf.FlowKey, f bpf.Flow, _ bool) error {
+	return m.write(func() { m.flows[k] = f })
 }
 
 func (m *fakeMaps) DeleteFlow(k bpf.FlowKey) error { return m.write(func() { delete(m.flows, k) }) }
@@ -202,7 +212,7 @@ func (m *fakeMaps) dump() string {
 				line += fmt.Sprintf("\n  allow %s", a.Source)
 			}
 		}
-		lines = append(lines, fmt.Sprintf("%s affinity %d rate %d/%d", line, s.Affinity, s.Rate, s.Burst))
+		lines = append(lines, fmt.Sprintf("%s affinity %d rate %d/%d flows %t old %v", line, s.Affinity, s.Rate, s.Burst, s.Flows, s.Old))
 	}
 	for _, b := range m.backends {
 		lines = append(lines, fmt.Sprintf("backend %s:%d/%d flags %02x if %d", b.Addr, b.Port, b.Proto, b.Flags, b.IfIndex))

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
-	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
 // kernel is what the maps hold, as far as writes were accepted. It is changed
@@ -19,9 +18,13 @@ type kernel struct {
 	backends map[uint32]entry
 	byName   map[replica]uint32
 	tables   map[tableName]span
-	ids      map[portName]uint32 // counters of service ports
-	names    map[uint32]portName // the reverse; ids nobody claimed yet are absent
-	ranges   ranges
+	usedIDs  map[uint32]bool // ids that something refers to, since the last write began
+	nextID   uint32
+	// needFlows is what the last state said of its tables: see there.
+	needFlows map[tableName]bool
+	ids       map[portName]uint32 // counters of service ports
+	names     map[uint32]portName // the reverse; ids nobody claimed yet are absent
+	ranges    ranges
 }
 
 // entry is a backend in the map. Entries nobody wants drain until their flows
@@ -36,6 +39,7 @@ type entry struct {
 type span struct {
 	base, len uint32
 	slots     []uint32
+	since     time.Time // zero: adopted
 }
 
 // adopt reads the maps. Who owns what is only known by the first state: until
@@ -82,6 +86,9 @@ func (t *Target) reread() error {
 	k.ranges = newRanges(t.cfg.Maps.Sizes().Slots)
 	for _, s := range services {
 		k.ranges.take(s.Base, s.Len)
+		for _, old := range s.Old {
+			k.ranges.take(old.Base, old.Len)
+		}
 	}
 	for name, sp := range k.tables {
 		slots, err := t.cfg.Maps.Slots(sp.base, sp.len)
@@ -159,29 +166,36 @@ func (t *Target) serviceID(name portName) (uint32, error) {
 	if id, ok := k.ids[name]; ok {
 		return id, nil
 	}
-	used := map[uint32]bool{}
-	for id := range k.names {
-		used[id] = true
-	}
-	for _, s := range k.services {
-		used[s.ID] = true
-	}
-	for _, e := range k.backends {
-		used[e.Service] = true
-	}
+	size := t.cfg.Maps.Sizes().Services
 	// 0 stays free: it is what VIP markers have.
-	for id := uint32(1); id < t.cfg.Maps.Sizes().Services; id++ {
-		if used[id] {
+	for range size {
+		id := k.nextID%(size-1) + 1
+		k.nextID = id
+		if k.usedIDs[id] {
 			continue
 		}
 		if err := t.cfg.Maps.ResetServiceStats(id); err != nil {
 			return 0, err
 		}
-		k.ids[name], k.names[id] = id, name
+		k.ids[name], k.names[id], k.usedIDs[id] = id, name, true
 		return id, nil
 	}
 	return 0, fmt.Errorf("service %s port %d: the maps hold %d service ports and all are taken",
-		name.service, name.port, t.cfg.Maps.Sizes().Services)
+		name.service, name.port, size-1)
+}
+
+// countIDs notes which ids something refers to.
+func (k *kernel) countIDs() {
+	k.usedIDs = map[uint32]bool{}
+	for id := range k.names {
+		k.usedIDs[id] = true
+	}
+	for _, s := range k.services {
+		k.usedIDs[s.ID] = true
+	}
+	for _, e := range k.backends {
+		k.usedIDs[e.Service] = true
+	}
 }
 
 // backendID is a free index in the backends map.
@@ -214,9 +228,14 @@ func (t *Target) forget(want *desired) {
 	}
 }
 
-// drainOf is how long a service's removed backends keep their flows.
-func drainOf(want *desired, name model.ServiceName) time.Duration {
-	if d, ok := want.drains[name]; ok {
+// drainOf is how long a backend that nobody wants keeps its flows. After a
+// restart only its service's id tells whose it was.
+func (t *Target) drainOf(want *desired, e entry) time.Duration {
+	owner := e.name.owner
+	if e.name == (replica{}) {
+		owner = t.kernel.names[e.Service]
+	}
+	if d, ok := want.drains[owner.service]; ok {
 		return d
 	}
 	return defaultDrain

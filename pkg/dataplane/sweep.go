@@ -86,15 +86,17 @@ func (t *Target) Sweep() error {
 	released := t.released()
 	seen := sweep{active: map[uint32]uint64{}}
 	expired := map[bpf.FlowKey]bpf.Flow{}
+	unsettled := t.watchUnsettled()
 	var doomed []bpf.FlowKey
 	err = t.cfg.Maps.EachFlow(func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool {
 		seen.entries++
+		unsettled.see(k, f)
 		switch {
 		case released[f.Backend]:
 			doomed = append(doomed, k)
 		case t.hz.age(now, f.Seen) > t.lifetime(k, f, confirmed):
 			expired[k] = f
-		case confirmed && f.Flags&bpf.FlowReply == 0 && !over(f):
+		case confirmed && isFlow(f) && !over(f):
 			seen.active[f.Service]++
 		}
 		return true
@@ -105,7 +107,7 @@ func (t *Target) Sweep() error {
 	for k, f := range expired {
 		// One direction may be silent for long while the other is busy. An entry
 		// whose twin the kernel's LRU took stays until that takes it too.
-		if _, both := expired[f.Twin(k.Proto)]; both {
+		if _, both := expired[f.Twin(k.Proto)]; both || f.Flags&bpf.FlowSingle != 0 {
 			doomed = append(doomed, k)
 		}
 	}
@@ -119,11 +121,23 @@ func (t *Target) Sweep() error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("sweep flow table: %w", err)
 	}
-	return t.free(released)
+	if err := t.free(released); err != nil {
+		return err
+	}
+	return t.settle(unsettled)
+}
+
+// isFlow tells the one entry that stands for a flow: the client's direction,
+// or the replies' where that has none.
+func isFlow(f bpf.Flow) bool {
+	return f.Flags&bpf.FlowReply == 0 || f.Flags&bpf.FlowSingle != 0
 }
 
 func over(f bpf.Flow) bool {
-	const both = bpf.FlowFinClient | bpf.FlowFinBackend
+	both := bpf.FlowFinClient | bpf.FlowFinBackend
+	if f.Flags&bpf.FlowSingle != 0 { // the client's FIN is never seen
+		both = bpf.FlowFinBackend
+	}
 	return f.State&bpf.FlowRST != 0 || f.State&both == both
 }
 

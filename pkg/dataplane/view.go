@@ -65,12 +65,15 @@ func (t *Target) Flows(ctx context.Context, filter FlowFilter, yield func(Flow) 
 		if ctx.Err() != nil {
 			return false
 		}
-		if f.Flags&bpf.FlowReply != 0 {
+		if !isFlow(f) {
 			return true
 		}
 		flow := Flow{
 			Service: names[f.Service].service, Protocol: model.Protocol(k.Proto),
 			Client: k.Src, VIP: k.Dst, Backend: f.Dst, State: stateOf(f, confirmed), Idle: rate.age(now, f.Seen),
+		}
+		if f.Flags&bpf.FlowSingle != 0 {
+			flow.Client, flow.VIP, flow.Backend = f.Dst, f.Src, k.Src
 		}
 		if !filter.matches(flow) {
 			return true

@@ -19,6 +19,7 @@ import (
 func (t *Target) write(want *desired) error {
 	t.kernel.ranges.settle()
 	t.claim(want)
+	t.kernel.countIDs()
 	if err := t.addFilter(want); err != nil {
 		return err
 	}
@@ -39,9 +40,10 @@ func (t *Target) write(want *desired) error {
 	if err := t.deleteAllows(allows); err != nil {
 		return err
 	}
-	for _, sp := range stale {
-		t.kernel.ranges.release(sp.base, sp.len)
+	for _, table := range stale {
+		t.kernel.ranges.release(table.Base, table.Len)
 	}
+	t.kernel.needFlows = want.flows
 	if err := t.retireBackends(want); err != nil {
 		return err
 	}
@@ -113,29 +115,72 @@ func compareTable(a, b tableName) int {
 }
 
 // putTables writes every changed table into a fresh range and points its
-// services there. The replaced ranges are returned.
-func (t *Target) putTables(want *desired) (stale []span, err error) {
+// services there. The ranges nothing refers to any longer are returned.
+func (t *Target) putTables(want *desired) (stale []bpf.Table, err error) {
 	keys := map[tableName][]bpf.ServiceKey{}
 	for key, name := range want.services {
 		keys[name] = append(keys[name], key)
 	}
 	var errs []error
 	for _, name := range slices.SortedFunc(maps.Keys(want.tables), compareTable) {
-		old, replaced, err := t.putTable(name, want, keys[name])
+		gone, err := t.putTable(name, want, keys[name])
 		if err != nil {
 			errs = append(errs, fmt.Errorf("service %s port %d: %w", name.owner.service, name.owner.port, err))
 			continue
 		}
-		if replaced {
-			stale = append(stale, old)
-		}
+		stale = append(stale, gone...)
 	}
 	errs = append(errs, t.putMarkers(keys[tableName{}]))
 	return stale, errors.Join(errs...)
 }
 
-func (t *Target) putTable(name tableName, want *desired, keys []bpf.ServiceKey) (old span, replaced bool, err error) {
-	k, tb := &t.kernel, want.tables[name]
+func (t *Target) putTable(name tableName, want *desired, keys []bpf.ServiceKey) (stale []bpf.Table, err error) {
+	k := &t.kernel
+	id, err := t.serviceID(name.owner)
+	if err != nil {
+		return nil, err
+	}
+	sp, err := t.span(name, want.tables[name], keys)
+	if err != nil {
+		return nil, err
+	}
+	before, after := map[bpf.Table]bool{}, map[bpf.Table]bool{}
+	for _, key := range keys {
+		if have, ok := k.services[key]; ok && have.ID == id {
+			refer(before, have)
+		}
+		next, err := t.nextEntry(name, want, key, sp, id)
+		if err != nil {
+			return nil, err
+		}
+		if err := t.putService(key, next); err != nil {
+			// Some keys may point to either table: both stay, the next Apply decides.
+			return nil, err
+		}
+		refer(after, next)
+	}
+	k.tables[name] = sp
+	for table := range before {
+		if !after[table] {
+			stale = append(stale, table)
+		}
+	}
+	return stale, nil
+}
+
+// refer collects the ranges a service entry leads to.
+func refer(to map[bpf.Table]bool, s bpf.Service) {
+	for _, table := range append(s.Old[:], bpf.Table{Base: s.Base, Len: s.Len}) {
+		if table.Len > 0 {
+			to[table] = true
+		}
+	}
+}
+
+// span is the range that holds the table: the present one if it is right, else
+// a fresh one, written.
+func (t *Target) span(name tableName, tb table, keys []bpf.ServiceKey) (span, error) {
+	k := &t.kernel
 	slots := maglev.Table(tb.members, maglev.Size(tb.members))
 	for i, member := range slots {
 		slots[i] = k.byName[replica{name.owner, tb.addrs[member]}]
@@ -144,29 +189,19 @@ func (t *Target) putTable(name tableName, want *desired, keys []bpf.ServiceKey) 
 	if !known {
 		sp, known = t.adoptTable(keys, slots)
 	}
-	if old = sp; !known || !equalSlots(sp.slots, slots) {
-		sp = span{len: uint32(len(slots)), slots: slots}
-		if sp.base, err = k.ranges.alloc(sp.len); err != nil {
-			return span{}, false, err
-		}
-		if err := t.cfg.Maps.PutSlots(sp.base, slots); err != nil {
-			k.ranges.release(sp.base, sp.len)
-			return span{}, false, err
-		}
-		replaced = known
+	if known && equalSlots(sp.slots, slots) {
+		return sp, nil
 	}
-	id, err := t.serviceID(name.owner)
+	base, err := k.ranges.alloc(uint32(len(slots)))
 	if err != nil {
-		return span{}, false, err
+		return span{}, err
 	}
-	for _, key := range keys {
-		if err := t.putService(key, want.rules[name.owner].entry(id, sp)); err != nil {
-			// Some keys may point to either table: both stay, the next Apply decides.
-			return span{}, false, err
-		}
+	sp = span{base: base, len: uint32(len(slots)), slots: slots, since: t.cfg.Now()}
+	if err := t.cfg.Maps.PutSlots(sp.base, slots); err != nil {
+		k.ranges.release(sp.base, sp.len)
+		return span{}, err
 	}
-	k.tables[name] = sp
-	return old, replaced, nil
+	return sp, nil
 }
 
 // adoptTable finds the table an earlier agent wrote for the same keys.
@@ -206,7 +241,8 @@ func (t *Target) putMarkers(keys []bpf.ServiceKey) error {
 func (t *Target) deleteServices(want *desired) error {
 	k := &t.kernel
 	var errs []error
-	for key := range k.services {
+	gone := map[bpf.Table]bool{}
+	for key, s := range k.services {
 		if _, wanted := want.services[key]; wanted {
 			continue
 		}
@@ -216,15 +252,22 @@ func (t *Target) deleteServices(want *desired) error {
 		}
 		delete(k.services, key)
 		t.filterTrim = true
+		refer(gone, s)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	for _, sp := range k.tables {
+		delete(gone, bpf.Table{Base: sp.base, Len: sp.len})
+	}
 	for name, sp := range k.tables {
 		if _, wanted := want.tables[name]; !wanted {
-			k.ranges.release(sp.base, sp.len)
+			gone[bpf.Table{Base: sp.base, Len: sp.len}] = true
 			delete(k.tables, name)
 		}
+	}
+	for table := range gone {
+		k.ranges.release(table.Base, table.Len)
 	}
 	return nil
 }
@@ -238,7 +281,7 @@ func (t *Target) retireBackends(want *desired) error {
 			continue
 		}
 		if e.release.IsZero() {
-			e.release = t.cfg.Now().Add(drainOf(want, e.name.owner.service))
+			e.release = t.cfg.Now().Add(t.drainOf(want, e))
 			t.alarm()
 		}
 		e.Flags &^= bpf.BackendOpen

@@ -243,6 +243,7 @@ func TestDownBackend(t *testing.T) {
 	eachHook(t, func(p *plane, h hook) {
 		p.apply(service("web", vip4, "", webPorts, "10.1.0.2"))
 		udp, tcp := datagram4(), request4()
+		p.run(h.prog(p), tcp.bytes(t))
 		tcp.tcp = ack()
 		p.expect(h, "udp", udp.bytes(t), h.out, udp.toBackend(client4, "10.1.0.2", clientPort, 5353).bytes(t), "1/forwarded")
 		p.expect(h, "tcp", tcp.bytes(t), h.out, tcp.toBackend(client4, "10.1.0.2", clientPort, 8090).bytes(t), "1/forwarded")

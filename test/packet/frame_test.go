@@ -153,8 +153,10 @@ func syn() *layers.TCP {
 	}
 }
 
-func synAck() *layers.TCP { return &layers.TCP{SYN: true, ACK: true, Seq: 5000, Ack: 1001, Window: 65160} }
-func ack() *layers.TCP    { return &layers.TCP{ACK: true, Seq: 1001, Ack: 5001, Window: 502} }
+func synAck() *layers.TCP {
+	return &layers.TCP{SYN: true, ACK: true, Seq: 5000, Ack: 1001, Window: 65160}
+}
+func ack() *layers.TCP { return &layers.TCP{ACK: true, Seq: 1001, Ack: 5001, Window: 502} }
 
 func request4() frame {
 	return frame{src: client4, dst: vip4, sport: clientPort, dport: 90, tcp: syn(), id: 77}

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -32,6 +33,7 @@ type plane struct {
 	objects *bpf.Objects
 	target  *dataplane.Target
 	gen     uint64
+	now     time.Time // of the data plane's clock
 	counts  map[string]uint64
 }
 
@@ -63,11 +65,19 @@ func newSizedPlane(t *testing.T, cfg bpf.Config) *plane {
 	if err := objects.SetIface(wireIndex, 1, attach.IfaceXDPXmit); err != nil {
 		t.Fatal(err)
 	}
-	target, err := dataplane.New(dataplane.Config{Maps: objects, Hops: onWire{}})
+	p := &plane{T: t, objects: objects, now: time.Now(), counts: map[string]uint64{}}
+	p.restart()
+	return p
+}
+
+// restart makes a new agent's data plane over the same maps.
+func (p *plane) restart() {
+	p.Helper()
+	target, err := dataplane.New(dataplane.Config{Maps: p.objects, Hops: onWire{}, Now: func() time.Time { return p.now }})
 	if err != nil {
-		t.Fatal(err)
+		p.Fatal(err)
 	}
-	return &plane{T: t, objects: objects, target: target, counts: map[string]uint64{}}
+	p.target = target
 }
 
 func (p *plane) apply(services ...model.Service) {
@@ -82,6 +92,13 @@ func (p *plane) apply(services ...model.Service) {
 // run sends one frame through a program and tells what came out and which
 // counters of the wire moved.
 func (p *plane) run(prog *ebpf.Program, frame []byte) (verdict uint32, out []byte, moved []string) {
+	p.Helper()
+	verdict, out = p.send(prog, frame)
+	return verdict, out, p.moved()
+}
+
+// send is run without a look at the counters.
+func (p *plane) send(prog *ebpf.Program, frame []byte) (verdict uint32, out []byte) {
 	p.Helper()
 	opts := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256)}
 	if prog.Type() == ebpf.XDP {
@@ -99,7 +116,7 @@ func (p *plane) run(prog *ebpf.Program, frame []byte) (verdict uint32, out []byt
 	if err != nil {
 		p.Fatalf("run %s: %v", prog, err)
 	}
-	return verdict, opts.DataOut, p.moved()
+	return verdict, opts.DataOut
 }
 
 // moved lists the counters that moved since the last call, as "reason" or

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef FL_DIRECT_H
+#define FL_DIRECT_H
+
+#include "select.h"
+
+/*
+ * Services without SVC_FLOWS: TCP, one address, backends of their own. A
+ * client's packet goes where the table says and touches no flow entry. Only
+ * replies have one, and that is the truth about whose a flow is: while older
+ * tables are remembered, a flow whose slot had another owner there is looked
+ * for among the replies of that owner. See docs/design/0002-stateless.md.
+ */
+
+/* The entry of the replies that b would send in answer to this packet. */
+static __always_inline struct flow *replies_of(struct scratch *s, const struct backend *b)
+{
+	const struct flow_key *k = &s->key;
+	bool embryo;
+
+	s->other = (struct flow_key){ .src = b->addr, .dst = k->src, .sport = b->port, .dport = k->sport, .proto = k->proto };
+	return flow_find(&s->other, &embryo);
+}
+
+/* Deletes the entry that replies_of found. */
+static __always_inline void replies_forget(struct scratch *s)
+{
+	bpf_map_delete_elem(&fl_flows, &s->other);
+	bpf_map_delete_elem(&fl_embryos, &s->other);
+}
+
+/* Is the flow of these replies the one the packet belongs to? A SYN may begin another on its tuple. */
+static __always_inline bool replies_hold(const struct flow *f, const struct scratch *s, const struct backend *b, bool syn)
+{
+	return f && f->service == s->service.id && (!syn || (b->flags & BE_OPEN && !flow_over(f)));
+}
+
+/*
+ * The backend of a packet whose slot had other owners: one of theirs if it has
+ * the flow, else the present one, which may be NULL.
+ */
+static __always_inline struct backend *owner_before(struct scratch *s, struct backend *now, __u32 hash, bool syn, __u32 *id)
+{
+	struct backend *b;
+	struct flow *f;
+	__u32 before = 0;
+
+	for (__u32 i = 0; i < OLD_TABLES; i++) {
+		if (i >= s->service.olds)
+			break;
+		b = backend_in(s->service.old[i].base, s->service.old[i].len, hash, &before);
+		if (!b || b == now)
+			continue;
+		f = replies_of(s, b);
+		if (replies_hold(f, s, b, syn)) {
+			*id = before;
+			return b;
+		}
+		/* Another connection begins: the entry of the one before must not claim its packets. */
+		if (syn && f && f->service == s->service.id)
+			replies_forget(s);
+	}
+	return now;
+}
+
+static __always_inline void xlate_direct(struct xlate *x, const struct flow_key *k, const struct backend *b)
+{
+	x->src = k->src;
+	x->dst = b->addr;
+	x->sport = k->sport;
+	x->dport = b->port;
+}
+
+/* What direct_owner found. */
+enum owner {
+	OWNER_NONE,    /* no backend */
+	OWNER_KNOWN,   /* in scratch: owner */
+	OWNER_NEW,     /* that one, for a connection nobody has an entry of yet */
+	OWNER_HAIRPIN, /* that one, and it is the client itself: needs entries of its own */
+};
+
+/* Finds the backend of the packet whose key and service are in scratch. */
+__noinline enum owner direct_owner(__u32 syn)
+{
+	struct scratch *s = scratch();
+	struct backend *b, *held;
+	__u32 hash, id = 0;
+
+	if (!s)
+		return OWNER_NONE;
+	hash = hash_flow(&s->key, hash_seed);
+	b = backend_at(&s->service, hash, &id);
+	held = owner_before(s, b, hash, syn, &id);
+	s->owner = id;
+	if (!held)
+		return OWNER_NONE;
+	if (addr_equal(&held->addr, &s->key.src))
+		return OWNER_HAIRPIN;
+	if (syn && held == b && !replies_hold(replies_of(s, b), s, b, true))
+		return OWNER_NEW;
+	return OWNER_KNOWN;
+}
+
+/*
+ * While the handshake of a flow with this hash may be going on: is this packet
+ * its last? Key and service are put into scratch.
+ */
+static __always_inline void direct_confirm(const struct pkt *p, const struct backend *b, __u32 hash)
+{
+	struct tcphdr *th = p->data + p->l4;
+	__u8 *pending = flow_pending(hash);
+	struct scratch *s;
+
+	if (!pending || !*pending || !(p->tcp_flags & TCP_ACK))
+		return;
+	s = scratch();
+	opaque(th);
+	if (!s || (void *)(th + 1) > p->end)
+		return;
+	s->key = (struct flow_key){
+		.src = b->addr, .dst = p->key->src, .sport = b->port, .dport = p->key->sport, .proto = IPPROTO_TCP
+	};
+	flow_confirm(bpf_ntohl(th->ack_seq), true);
+}
+
+static __always_inline struct backend *direct_backend(const struct flow_key *k, const struct service *svc, bool syn,
+						      enum owner *found)
+{
+	struct scratch *s = scratch();
+
+	*found = OWNER_NONE;
+	if (!s)
+		return NULL;
+	s->key = *k;
+	s->service = *svc;
+	*found = direct_owner(syn);
+	return *found == OWNER_NONE ? NULL : bpf_map_lookup_elem(&fl_backends, &s->owner);
+}
+
+#endif

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"errors"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/bpf"
+)
+
+// settleAfter is how long a table must stand before a sweep may conclude that
+// every flow follows it: a packet that met the table before may still be
+// writing its flow.
+const settleAfter = time.Second
+
+// tableID names a table as flow entries do.
+type tableID struct {
+	service uint32
+	v6      bool
+}
+
+// watched is a direct service that remembers old tables, or one that follows
+// entries and could do without.
+type watched struct {
+	key       bpf.ServiceKey
+	slots     []uint32
+	elsewhere bool // a flow is not where the table says
+	changed   bool // a flow has another source port towards its backend
+}
+
+type unsettled map[tableID]*watched
+
+// watchUnsettled lists what a sweep may be able to settle.
+func (t *Target) watchUnsettled() unsettled {
+	k := &t.kernel
+	out := unsettled{}
+	for key, s := range k.services {
+		if key.Port == 0 {
+			continue
+		}
+		name := tableName{owner: k.names[s.ID], v6: key.VIP.Is6()}
+		sp, known := k.tables[name]
+		if !known || t.cfg.Now().Sub(sp.since) < settleAfter {
+			continue
+		}
+		if s.Old[0].Len > 0 || s.Flows && !k.needFlows[name] {
+			out[tableID{s.ID, name.v6}] = &watched{key: key, slots: sp.slots}
+		}
+	}
+	return out
+}
+
+func (u unsettled) see(k bpf.FlowKey, f bpf.Flow) {
+	w := u[tableID{f.Service, k.Src.Addr().Is6()}]
+	if w == nil || f.Flags&bpf.FlowReply == 0 {
+		return
+	}
+	if len(w.slots) == 0 || w.slots[f.Hash%uint32(len(w.slots))] != f.Backend {
+		w.elsewhere = true
+	}
+	// A hairpin flow (its source is the VIP) has entries in any case.
+	if k.Dst.Addr() == f.Dst.Addr() && k.Dst.Port() != f.Dst.Port() {
+		w.changed = true
+	}
+}
+
+// settle forgets the old tables of services whose flows are all where the
+// present one says, and lets those follow it that need no entries.
+func (t *Target) settle(all unsettled) error {
+	var errs []error
+	for _, w := range all {
+		s, ok := t.kernel.services[w.key]
+		if !ok || w.elsewhere || s.Flows && w.changed {
+			continue
+		}
+		old := s.Old
+		s.Old, s.Flows = [bpf.OldTables]bpf.Table{}, false
+		if err := t.putService(w.key, s); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, table := range old {
+			t.kernel.ranges.release(table.Base, table.Len)
+		}
+	}
+	return errors.Join(errs...)
+}
