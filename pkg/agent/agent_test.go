@@ -147,8 +147,10 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 		stats: func() (dataplane.Stats, error) {
 			return dataplane.Stats{
 				Packets: []dataplane.PacketCount{{Slot: 0, Packets: 1}, {Slot: 1, Packets: 2}, {Slot: 2, Packets: 3}},
-				Services: []dataplane.ServiceCount{{Service: name("a"), Connections: 9,
-					Port: model.Port{Service: 90, Container: 8090, Protocol: model.TCP}}},
+				Services: []dataplane.ServiceCount{{
+					Service: name("a"), Connections: 9,
+					Port: model.Port{Service: 90, Container: 8090, Protocol: model.TCP},
+				}},
 				Flows: 5,
 			}, nil
 		},

@@ -32,22 +32,32 @@ func TestUnreachableReplicas(t *testing.T) {
 		says  []string
 	}{
 		{name: "well", hop: nexthop.Hop{IfIndex: 3}, other: nexthop.Hop{IfIndex: 3}, ready: true},
-		{name: "no route", hop: nexthop.Hop{Err: "no route to 10.9.0.1: no route matches; add one (ip route add)"}, other: nexthop.Hop{Err: "no route to fd00:9::1"},
-			says: []string{"no route to 10.9.0.1", "ip route add", "ip route get 10.9.0.1", "fd00:9::1"}},
+		{
+			name: "no route", hop: nexthop.Hop{Err: "no route to 10.9.0.1: no route matches; add one (ip route add)"}, other: nexthop.Hop{Err: "no route to fd00:9::1"},
+			says: []string{"no route to 10.9.0.1", "ip route add", "ip route get 10.9.0.1", "fd00:9::1"},
+		},
 		{name: "one family", hop: nexthop.Hop{IfIndex: 3}, other: nexthop.Hop{Err: "no route to fd00:9::1"}, ready: true, says: []string{"no route to fd00:9::1"}},
-		{name: "local", hop: nexthop.Hop{IfIndex: 3, IfName: "eth0", Local: true}, other: nexthop.Hop{IfIndex: 3, IfName: "eth0", Local: true},
-			says: []string{"10.9.0.1 is an address of this host itself", "only clients on this host"}},
-		{name: "local, as are all clients", hop: nexthop.Hop{IfIndex: 3, Local: true}, other: nexthop.Hop{IfIndex: 3, Local: true},
-			node: model.Node{Interfaces: []string{}}, ready: true, says: []string{"only clients on this host"}},
-		{name: "raw", hop: nexthop.Hop{IfIndex: 3, IfName: "wg0", Raw: true}, other: nexthop.Hop{IfIndex: 3, IfName: "wg0", Raw: true},
-			says: []string{"behind interface wg0", "no Ethernet header"}},
+		{
+			name: "local", hop: nexthop.Hop{IfIndex: 3, IfName: "eth0", Local: true}, other: nexthop.Hop{IfIndex: 3, IfName: "eth0", Local: true},
+			says: []string{"10.9.0.1 is an address of this host itself", "only clients on this host"},
+		},
+		{
+			name: "local, as are all clients", hop: nexthop.Hop{IfIndex: 3, Local: true}, other: nexthop.Hop{IfIndex: 3, Local: true},
+			node: model.Node{Interfaces: []string{}}, ready: true, says: []string{"only clients on this host"},
+		},
+		{
+			name: "raw", hop: nexthop.Hop{IfIndex: 3, IfName: "wg0", Raw: true}, other: nexthop.Hop{IfIndex: 3, IfName: "wg0", Raw: true},
+			says: []string{"behind interface wg0", "no Ethernet header"},
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.hop.Addr, tc.other.Addr = four, six
 			part := source.Part{
 				Settings: &model.Settings{Node: tc.node},
-				Services: []model.Service{{Name: name("a"), Ports: []model.Port{{Service: 90, Container: 8090, Protocol: model.TCP}},
-					Backends: []model.Backend{{Addr4: four, Addr6: six, Weight: 1}}}},
+				Services: []model.Service{{
+					Name: name("a"), Ports: []model.Port{{Service: 90, Container: 8090, Protocol: model.TCP}},
+					Backends: []model.Backend{{Addr4: four, Addr6: six, Weight: 1}},
+				}},
 			}
 			h := newHarness(t, func(p *parts) {
 				p.sources[0] = fakeSource{part}
@@ -111,8 +121,10 @@ func TestChecksAreShown(t *testing.T) {
 	check := model.HealthCheck{Type: "tcp", Interval: 50 * time.Millisecond, Timeout: 50 * time.Millisecond, Rise: 1, Fall: 1}
 	part := source.Part{Settings: &model.Settings{}}
 	for n, backends := range map[string][]model.Backend{"a": {{Addr4: good, Weight: 1}, {Addr4: bad, Weight: 1}}, "b": {{Addr4: bad, Weight: 1}}} {
-		part.Services = append(part.Services, model.Service{Name: name(n), Health: check, Backends: backends,
-			Ports: []model.Port{{Service: 90, Container: port, Protocol: model.TCP}}})
+		part.Services = append(part.Services, model.Service{
+			Name: name(n), Health: check, Backends: backends,
+			Ports: []model.Port{{Service: 90, Container: port, Protocol: model.TCP}},
+		})
 	}
 	h := newHarness(t, func(p *parts) {
 		p.health = health.New(health.Config{Log: quiet()})

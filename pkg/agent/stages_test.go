@@ -91,8 +91,10 @@ func TestFollow(t *testing.T) {
 		{name: "tracked", change: nexthop.Change{Tracked: true}, links: true},
 		{name: "addresses", change: nexthop.Change{Addrs: true}, again: true},
 		{name: "addresses of node ports", change: nexthop.Change{Addrs: true}, ports: nodePort, plane: true, again: true},
-		{name: "given addresses", change: nexthop.Change{Addrs: true}, ports: nodePort,
-			node: model.Node{Addresses: []netip.Addr{fixed}}, again: true},
+		{
+			name: "given addresses", change: nexthop.Change{Addrs: true}, ports: nodePort,
+			node: model.Node{Addresses: []netip.Addr{fixed}}, again: true,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

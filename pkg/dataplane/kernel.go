@@ -5,9 +5,11 @@ package dataplane
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/maglev"
 )
 
 // kernel is what the maps hold, as far as writes were accepted. It is changed
@@ -40,6 +42,8 @@ type span struct {
 	base, len uint32
 	slots     []uint32
 	since     time.Time // zero: adopted
+	members   []maglev.Backend
+	ids       []uint32 // of members
 }
 
 // adopt reads the maps. Who owns what is only known by the first state: until
@@ -95,25 +99,13 @@ func (t *Target) reread() error {
 		if err != nil {
 			return fmt.Errorf("read table of %s: %w", name.owner.service, err)
 		}
-		if !equalSlots(slots, sp.slots) {
+		if !slices.Equal(slots, sp.slots) {
 			delete(k.tables, name)
 			continue
 		}
 		k.ranges.take(sp.base, sp.len)
 	}
 	return nil
-}
-
-func equalSlots(a, b []uint32) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // claim gives every wanted service port and backend the id it had in the maps

@@ -181,22 +181,30 @@ func refer(to map[bpf.Table]bool, s bpf.Service) {
 // a fresh one, written.
 func (t *Target) span(name tableName, tb table, keys []bpf.ServiceKey) (span, error) {
 	k := &t.kernel
-	slots := maglev.Table(tb.members, maglev.Size(tb.members))
-	for i, member := range slots {
-		slots[i] = k.byName[replica{name.owner, tb.addrs[member]}]
+	ids := make([]uint32, len(tb.addrs))
+	for i, addr := range tb.addrs {
+		ids[i] = k.byName[replica{name.owner, addr}]
 	}
 	sp, known := k.tables[name]
+	if known && slices.Equal(sp.members, tb.members) && slices.Equal(sp.ids, ids) {
+		return sp, nil
+	}
+	slots := maglev.Table(tb.members, maglev.Size(tb.members))
+	for i, member := range slots {
+		slots[i] = ids[member]
+	}
 	if !known {
 		sp, known = t.adoptTable(keys, slots)
 	}
-	if known && equalSlots(sp.slots, slots) {
+	if known && slices.Equal(sp.slots, slots) {
+		sp.members, sp.ids = tb.members, ids
 		return sp, nil
 	}
 	base, err := k.ranges.alloc(uint32(len(slots)))
 	if err != nil {
 		return span{}, err
 	}
-	sp = span{base: base, len: uint32(len(slots)), slots: slots, since: t.cfg.Now()}
+	sp = span{base: base, len: uint32(len(slots)), slots: slots, since: t.cfg.Now(), members: tb.members, ids: ids}
 	if err := t.cfg.Maps.PutSlots(sp.base, slots); err != nil {
 		k.ranges.release(sp.base, sp.len)
 		return span{}, err
@@ -212,7 +220,7 @@ func (t *Target) adoptTable(keys []bpf.ServiceKey, slots []uint32) (span, bool) 
 			continue
 		}
 		got, err := t.cfg.Maps.Slots(have.Base, have.Len)
-		if err == nil && equalSlots(got, slots) {
+		if err == nil && slices.Equal(got, slots) {
 			return span{base: have.Base, len: have.Len, slots: slots}, true
 		}
 	}

@@ -124,7 +124,7 @@ func (p *Pool) Release(owner string) {
 	defer p.mu.Unlock()
 	for _, v4 := range []bool{true, false} {
 		if a, ok := p.owners[ownerKey{owner, v4}]; ok {
-			p.leave(a)
+			p.leave(a, p.cfg.Now())
 		}
 	}
 	p.save()
@@ -151,9 +151,10 @@ func (p *Pool) retain(owners []string) {
 	for _, o := range owners {
 		present[o] = true
 	}
+	now := p.cfg.Now() // those who leave together leave at the same time
 	for a, e := range p.entries {
 		if !present[e.owner] {
-			p.leave(a)
+			p.leave(a, now)
 		}
 	}
 }
@@ -251,9 +252,9 @@ func (p *Pool) forget(a netip.Addr) {
 	}
 }
 
-func (p *Pool) leave(a netip.Addr) {
+func (p *Pool) leave(a netip.Addr, now time.Time) {
 	if e := p.entries[a]; e.gone.IsZero() {
-		e.gone, p.dirty = p.cfg.Now().UTC().Truncate(time.Second), true
+		e.gone, p.dirty = now.UTC().Truncate(time.Second), true
 		p.entries[a] = e
 	}
 }

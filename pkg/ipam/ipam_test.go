@@ -105,8 +105,10 @@ func TestReserve(t *testing.T) {
 }
 
 func TestCorruptFileIsMovedAside(t *testing.T) {
-	for _, content := range []string{"{", `{"version":7}`, `{"version":1,"addresses":[{"addr":"10.0.0.2","owner":""}]}`,
-		`{"version":1,"addresses":[{"addr":"10.0.0.2","owner":"a"},{"addr":"10.0.0.3","owner":"a"}]}`} {
+	for _, content := range []string{
+		"{", `{"version":7}`, `{"version":1,"addresses":[{"addr":"10.0.0.2","owner":""}]}`,
+		`{"version":1,"addresses":[{"addr":"10.0.0.2","owner":"a"},{"addr":"10.0.0.3","owner":"a"}]}`,
+	} {
 		dir := t.TempDir()
 		path := filepath.Join(dir, "ips.json")
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
@@ -188,13 +190,17 @@ func TestComplete(t *testing.T) {
 		{"gone is remembered", state("10.0.0.0/29", "", "b"), "b[10.0.0.3]", ""},
 		{"and returns", state("10.0.0.0/29", "fd00::/112", "a", "b"), "a[10.0.0.2 fd00::2] b[10.0.0.3 fd00::3]", ""},
 		{"explicit wins", state("10.0.0.0/29", "", "a", "b", "c=10.0.0.2"), "a[10.0.0.4] b[10.0.0.3] c[10.0.0.2]", ""},
-		{"who has it keeps it", state("10.0.0.0/29", "", "a=10.0.0.2", "b", "c=10.0.0.2"), "a[] b[10.0.0.3] c[10.0.0.2]",
-			"service p/a: vip 10.0.0.2 is taken by service p/c"},
+		{
+			"who has it keeps it", state("10.0.0.0/29", "", "a=10.0.0.2", "b", "c=10.0.0.2"), "a[] b[10.0.0.3] c[10.0.0.2]",
+			"service p/a: vip 10.0.0.2 is taken by service p/c",
+		},
 		{"outside", state("10.0.0.0/29", "", "a=192.0.2.1", "b", "c"), "a[192.0.2.1] b[10.0.0.3] c[10.0.0.2]", ""},
 		{"new prefix", state("10.9.0.0/29", "", "a=192.0.2.1", "b", "c=10.0.0.2"), "a[192.0.2.1] b[10.9.0.2] c[10.0.0.2]", ""},
-		{"used up", state("10.9.0.0/30", "", "b", "c", "d"), "b[10.9.0.2] c[] d[]",
+		{
+			"used up", state("10.9.0.0/30", "", "b", "c", "d"), "b[10.9.0.2] c[] d[]",
 			"service p/c: no vip: prefix 10.9.0.0/30 is used up: all of its 1 addresses are taken; use a wider one\n" +
-				"service p/d: no vip: prefix 10.9.0.0/30 is used up: all of its 1 addresses are taken; use a wider one"},
+				"service p/d: no vip: prefix 10.9.0.0/30 is used up: all of its 1 addresses are taken; use a wider one",
+		},
 	} {
 		err := p.Complete(step.state)
 		if got := vips(step.state); got != step.want {

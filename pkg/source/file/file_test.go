@@ -205,7 +205,7 @@ func TestInvalidFileChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, path+".other", "a change in the directory")
-	write(t, path, oneService("b"))
+	replace(t, path, oneService("b"))
 	r.project("b")
 	if n, err := r.src.Errors(), r.src.LastError(); n != 1 || err != nil {
 		t.Errorf("after repair: %d errors, last %v, want 1 and none", n, err)
@@ -229,6 +229,14 @@ func TestMissingFileChangesNothing(t *testing.T) {
 	}
 }
 
+// replace puts a new file in the place of the old one, so that no reader meets
+// half of it.
+func replace(t *testing.T, path, content string) {
+	t.Helper()
+	write(t, path+".new", content)
+	rename(t, path+".new", path)
+}
+
 // TestReload reads the file again though nothing changed.
 func TestReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "fairlead.yaml")
@@ -246,7 +254,7 @@ func TestReloadOfABadFile(t *testing.T) {
 	r := start(t, path, far)
 	r.project("a")
 	for i, bad := range []string{"services: [{project: a, user: u, drain: x}]\n", "services: [{project: a, user: u, drain: y}]\n"} {
-		write(t, path, bad)
+		replace(t, path, bad)
 		r.until("the error", func() bool { return r.src.Errors() == uint64(i)+1 })
 		r.src.Reload()
 		r.until("the reload", func() bool { return strings.Count(r.log.String(), "config is as it was") == i+1 })
