@@ -59,8 +59,10 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 func emptyViews() admin.Views {
 	return admin.Views{
 		Status: func() admin.Status {
-			s := admin.Status{Version: "v1.2.3", PID: 7, Config: admin.Config{Path: "/etc/fairlead/fairlead.yaml"},
-				Sources: []source.Status{{Name: "file"}}}
+			s := admin.Status{
+				Version: "v1.2.3", PID: 7, Config: admin.Config{Path: "/etc/fairlead/fairlead.yaml"},
+				Sources: []source.Status{{Name: "file"}},
+			}
 			s.Judge()
 			return s
 		},
@@ -81,18 +83,26 @@ func fullViews() admin.Views {
 	v.Services = fullServices
 	v.Workloads = func() []admin.Workload {
 		return []admin.Workload{
-			{ID: "shop-web-0", Service: "shop/web", Driver: "process", Phase: "ready", Addr4: netip.MustParseAddr("10.66.0.2"),
-				PID: 4711, Since: time.Now().Add(-26 * time.Hour), Log: "/var/lib/fairlead/logs/shop-web-0.log"},
-			{ID: "shop-web-1", Service: "shop/web", Driver: "process", Phase: "backoff", Reason: "exit status 1: no such module",
-				Since: time.Now().Add(-3 * time.Hour), Restarts: 12},
+			{
+				ID: "shop-web-0", Service: "shop/web", Driver: "process", Phase: "ready", Addr4: netip.MustParseAddr("10.66.0.2"),
+				PID: 4711, Since: time.Now().Add(-26 * time.Hour), Log: "/var/lib/fairlead/logs/shop-web-0.log",
+			},
+			{
+				ID: "shop-web-1", Service: "shop/web", Driver: "process", Phase: "backoff", Reason: "exit status 1: no such module",
+				Since: time.Now().Add(-3 * time.Hour), Restarts: 12,
+			},
 		}
 	}
 	v.Flows = func(_ context.Context, q admin.FlowQuery, yield func(admin.Flow) bool) error {
 		for _, f := range []admin.Flow{
-			{Service: "shop/web", Protocol: "tcp", Client: netip.MustParseAddrPort("192.0.2.7:40001"), VIP: netip.MustParseAddrPort("198.18.0.10:90"),
-				Backend: netip.MustParseAddrPort("10.66.0.2:8090"), State: "established", IdleSeconds: 65},
-			{Service: "shop/web", Protocol: "udp", Client: netip.MustParseAddrPort("[2001:db8::7]:40002"), VIP: netip.MustParseAddrPort("[fd00:198:18::a]:53"),
-				Backend: netip.MustParseAddrPort("[fd00:66::2]:5353"), State: "new"},
+			{
+				Service: "shop/web", Protocol: "tcp", Client: netip.MustParseAddrPort("192.0.2.7:40001"), VIP: netip.MustParseAddrPort("198.18.0.10:90"),
+				Backend: netip.MustParseAddrPort("10.66.0.2:8090"), State: "established", IdleSeconds: 65,
+			},
+			{
+				Service: "shop/web", Protocol: "udp", Client: netip.MustParseAddrPort("[2001:db8::7]:40002"), VIP: netip.MustParseAddrPort("[fd00:198:18::a]:53"),
+				Backend: netip.MustParseAddrPort("[fd00:66::2]:5353"), State: "new",
+			},
 		} {
 			if q.Client.IsValid() && q.Client != f.Client.Addr() {
 				continue
@@ -107,24 +117,30 @@ func fullViews() admin.Views {
 		if r.Address != "10.66.0.2" {
 			return admin.DrainResult{}, errors.New("unknown address: no service has a replica at " + r.Address + ": there is 10.66.0.2")
 		}
-		return admin.DrainResult{Address: r.Address, Draining: !r.Undo, Changed: true, Flows: 1,
-			Services: []admin.DrainedService{{Service: "shop/web", Left: 0, Flows: 1, Drain: "30s"}}}, nil
+		return admin.DrainResult{
+			Address: r.Address, Draining: !r.Undo, Changed: true, Flows: 1,
+			Services: []admin.DrainedService{{Service: "shop/web", Left: 0, Flows: 1, Drain: "30s"}},
+		}, nil
 	}
 	return v
 }
 
 func fullServices() []admin.Service {
 	return []admin.Service{
-		{Name: "shop/web", Title: "Магазин/web", Internal: "fairlead-shop-run-web", VIP: netip.MustParseAddr("198.18.0.10"),
+		{
+			Name: "shop/web", Title: "Магазин/web", Internal: "fairlead-shop-run-web", VIP: netip.MustParseAddr("198.18.0.10"),
 			VIP6: netip.MustParseAddr("fd00:198:18::a"), Mode: "nat", Drain: "30s", Workload: "process", Wanted: 2,
 			Ports: []admin.Port{
 				{Service: 90, Container: 8090, Protocol: "tcp", Connections: 1234, Active: 5, BytesIn: 1536, BytesOut: 5 << 30},
 				{Service: 53, Container: 5353, Protocol: "udp"},
 			},
 			Replicas:     []admin.Replica{{Addr4: netip.MustParseAddr("10.66.0.2"), Addr6: netip.MustParseAddr("fd00:66::2"), Weight: 1, Condition: "ready", ID: "shop-web-0"}},
-			NotServedYet: []string{"expose.http"}},
-		{Name: "shop/db", VIP: netip.MustParseAddr("198.18.0.11"), Mode: "nat", Drain: "30s", NotServedYet: []string{},
-			Ports: []admin.Port{{Service: 5432, Container: 5432, Protocol: "tcp"}}, Replicas: []admin.Replica{}},
+			NotServedYet: []string{"expose.http"},
+		},
+		{
+			Name: "shop/db", VIP: netip.MustParseAddr("198.18.0.11"), Mode: "nat", Drain: "30s", NotServedYet: []string{},
+			Ports: []admin.Port{{Service: 5432, Container: 5432, Protocol: "tcp"}}, Replicas: []admin.Replica{},
+		},
 	}
 }
 

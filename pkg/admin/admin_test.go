@@ -23,16 +23,20 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var testServices = []Service{
-	{Name: "test/user", Title: "Тест/user", VIP: netip.MustParseAddr("198.18.0.10"), Ports: []Port{{Service: 90, Container: 8090, Protocol: "tcp"}},
-		Replicas: []Replica{{Addr4: netip.MustParseAddr("10.1.0.2"), Weight: 1, Condition: "ready"}}, NotServedYet: []string{}},
+	{
+		Name: "test/user", Title: "Тест/user", VIP: netip.MustParseAddr("198.18.0.10"), Ports: []Port{{Service: 90, Container: 8090, Protocol: "tcp"}},
+		Replicas: []Replica{{Addr4: netip.MustParseAddr("10.1.0.2"), Weight: 1, Condition: "ready"}}, NotServedYet: []string{},
+	},
 	{Name: "web/user", Ports: []Port{}, Replicas: []Replica{}, NotServedYet: []string{}},
 }
 
 func testViews() Views {
 	return Views{
 		Status: func() Status {
-			s := Status{Version: "v1", PID: 7, Config: Config{Generation: 4},
-				Targets: []reconcile.Status{{Target: "dataplane", Generation: 4}}}
+			s := Status{
+				Version: "v1", PID: 7, Config: Config{Generation: 4},
+				Targets: []reconcile.Status{{Target: "dataplane", Generation: 4}},
+			}
 			s.Judge()
 			return s
 		},
@@ -231,14 +235,26 @@ func TestVerdict(t *testing.T) {
 		want  string
 		ready bool
 	}{
-		{"starting", Status{Sources: []source.Status{{Name: "file"}, {Name: "operator", Synced: true}}},
-			"fairlead is starting: waiting for source file", false},
-		{"one behind", Status{Config: Config{Generation: 5}, Targets: []reconcile.Status{at("attach", 4, ""), at("dataplane", 5, "")}},
-			"fairlead is running with trouble: 0 services, 0 replicas, attach not at generation 5", false},
-		{"one failed", Status{Config: Config{Generation: 5}, Targets: []reconcile.Status{at("attach", 5, "no eth0")}},
-			"fairlead is running with trouble: 0 services, 0 replicas, attach not at generation 5", false},
-		{"refused config", Status{Config: Config{Generation: 2, Error: "x"}, Counts: Counts{Services: 1, Replicas: 2}},
-			"fairlead is running: 1 service, 2 replicas, all targets at generation 2; the config file was refused and the last good one is in force", true},
+		{
+			"starting",
+			Status{Sources: []source.Status{{Name: "file"}, {Name: "operator", Synced: true}}},
+			"fairlead is starting: waiting for source file", false,
+		},
+		{
+			"one behind",
+			Status{Config: Config{Generation: 5}, Targets: []reconcile.Status{at("attach", 4, ""), at("dataplane", 5, "")}},
+			"fairlead is running with trouble: 0 services, 0 replicas, attach not at generation 5", false,
+		},
+		{
+			"one failed",
+			Status{Config: Config{Generation: 5}, Targets: []reconcile.Status{at("attach", 5, "no eth0")}},
+			"fairlead is running with trouble: 0 services, 0 replicas, attach not at generation 5", false,
+		},
+		{
+			"refused config",
+			Status{Config: Config{Generation: 2, Error: "x"}, Counts: Counts{Services: 1, Replicas: 2}},
+			"fairlead is running: 1 service, 2 replicas, all targets at generation 2; the config file was refused and the last good one is in force", true,
+		},
 		{"stopping", Status{Config: Config{Generation: 2}, Stopping: true}, "fairlead is stopping: draining its workloads", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -3,11 +3,11 @@
 package nexthop
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
 	mdnetlink "github.com/mdlayher/netlink"
-	"github.com/mdlayher/netlink/nlenc"
 	"golang.org/x/sys/unix"
 )
 
@@ -146,6 +146,6 @@ func genlExecute(c *mdnetlink.Conn, family uint16, cmd uint8, ae *mdnetlink.Attr
 	if err != nil {
 		return nil, err
 	}
-	ad.ByteOrder = nlenc.NativeEndian()
+	ad.ByteOrder = binary.NativeEndian
 	return ad, nil
 }

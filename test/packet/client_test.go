@@ -24,8 +24,13 @@ func TestL11AllowList(t *testing.T) {
 			src  string
 			want bool
 		}{
-			{request4(), client4, true}, {request4(), "203.0.114.9", false}, {request4(), "203.0.112.255", false},
-			{request6(), client6, true}, {request6(), "2001:db8:a::9", false}, {datagram4(), client4, true}, {datagram4(), "198.51.100.7", false},
+			{request4(), client4, true},
+			{request4(), "203.0.114.9", false},
+			{request4(), "203.0.112.255", false},
+			{request6(), client6, true},
+			{request6(), "2001:db8:a::9", false},
+			{datagram4(), client4, true},
+			{datagram4(), "198.51.100.7", false},
 		} {
 			c.f.src = c.src
 			_, _, moved := p.run(h.prog(p), c.f.bytes(t))

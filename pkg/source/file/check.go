@@ -17,8 +17,10 @@ func (c *config) checkNetwork(d *decoder) {
 	}
 	n := c.network
 	pools := []pool{
-		{"network.services", n.services}, {"network.services6", n.services6},
-		{"network.workloads", n.workloads}, {"network.workloads6", n.workloads6},
+		{"network.services", n.services},
+		{"network.services6", n.services6},
+		{"network.workloads", n.workloads},
+		{"network.workloads6", n.workloads6},
 	}
 	for i, second := range pools {
 		for _, first := range pools[:i] {
@@ -46,9 +48,14 @@ func (l listenUse) wild() bool {
 func (c *config) listens() []listenUse {
 	l := c.listen
 	all := []listenUse{
-		{name: "http", located: l.http}, {name: "https", located: l.https},
-		{name: "postgres", located: l.postgres}, {name: "mongo", located: l.mongo}, {name: "redis", located: l.redis},
-		{name: "dns", located: l.dns}, {name: "metrics", located: l.metrics}, {name: "dashboard", located: l.dashboard},
+		{name: "http", located: l.http},
+		{name: "https", located: l.https},
+		{name: "postgres", located: l.postgres},
+		{name: "mongo", located: l.mongo},
+		{name: "redis", located: l.redis},
+		{name: "dns", located: l.dns},
+		{name: "metrics", located: l.metrics},
+		{name: "dashboard", located: l.dashboard},
 	}
 	on := all[:0]
 	for _, u := range all {
