@@ -78,7 +78,7 @@ __noinline int flow_confirm(__u32 ack, __u32 by_client)
 			return 0;
 	}
 	replies = t && !(f->flags & FLOW_REPLY) ? t : f;
-	if (by_client && ack != replies->isn + 1)
+	if (by_client && (!(replies->state & FLOW_SEEN_SYN_ACK) || ack != replies->isn + 1))
 		return 0;
 	if (t) {
 		bpf_map_update_elem(&fl_flows, &s->twin, t, BPF_ANY);
@@ -155,8 +155,10 @@ __noinline int flow_event(__u32 tcp_flags, __u32 seq, __u32 ack)
 			flow_mark(f, IPPROTO_TCP, FLOW_RST);
 		else if (tcp_flags & TCP_FIN)
 			flow_mark(f, IPPROTO_TCP, reply ? FLOW_FIN_BACKEND : FLOW_FIN_CLIENT);
-		if (reply && tcp_flags & TCP_SYN)
+		if (reply && (tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK)) {
 			f->isn = seq;
+			f->state |= FLOW_SEEN_SYN_ACK;
+		}
 		confirms = (tcp_flags & (TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK;
 	}
 	if (embryo && confirms)

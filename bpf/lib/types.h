@@ -165,7 +165,7 @@ enum {
 	FLOW_FIN_CLIENT = 1 << 0,
 	FLOW_FIN_BACKEND = 1 << 1,
 	FLOW_RST = 1 << 2,
-	FLOW_SEEN_REPLY = 1 << 3,
+	FLOW_SEEN_SYN_ACK = 1 << 3, /* isn is known */
 };
 
 /*

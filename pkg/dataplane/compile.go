@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -122,15 +123,21 @@ func (t *Target) tracked(s *model.State) []netip.Addr {
 			}
 		}
 	}
+	for _, a := range t.backendAddrs() {
+		seen[a] = true
+	}
+	return slices.SortedFunc(maps.Keys(seen), netip.Addr.Compare)
+}
+
+// backendAddrs lists the addresses of all entries, draining ones too.
+func (t *Target) backendAddrs() []netip.Addr {
+	seen := map[netip.Addr]bool{}
 	for _, e := range t.kernel.backends {
-		seen[e.Addr] = true
+		if e.Addr.IsValid() {
+			seen[e.Addr] = true
+		}
 	}
-	out := make([]netip.Addr, 0, len(seen))
-	for a := range seen {
-		out = append(out, a)
-	}
-	slices.SortFunc(out, netip.Addr.Compare)
-	return out
+	return slices.SortedFunc(maps.Keys(seen), netip.Addr.Compare)
 }
 
 func (t *Target) nodeAddrs(s *model.State) ([]netip.Addr, error) {

@@ -178,5 +178,8 @@ func (t *Target) free(released map[uint32]bool) error {
 			delete(t.kernel.byName, e.name)
 		}
 	}
+	if len(released) > 0 {
+		t.cfg.Hops.Track(t.backendAddrs()) // an interface may have lost its last one
+	}
 	return t.trimFilter()
 }

@@ -91,7 +91,7 @@ func stateOf(f bpf.Flow, confirmed bool) string {
 	switch {
 	case !confirmed:
 		return "new"
-	case f.State != 0:
+	case f.State&(bpf.FlowFinClient|bpf.FlowFinBackend|bpf.FlowRST) != 0:
 		return "closing"
 	}
 	return "established"

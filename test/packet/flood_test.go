@@ -49,7 +49,7 @@ func TestSYNFloodEvictsNobody(t *testing.T) {
 	data.tcp = ack()
 	syns, acks := rewriter{handshake.bytes(t)}, rewriter{data.bytes(t)}
 	wrong := data
-	wrong.tcp = &layers.TCP{ACK: true, Seq: 1001, Ack: 7777, Window: 502}
+	wrong.tcp = &layers.TCP{ACK: true, Seq: 1001, Ack: 1, Window: 502} // what an unknown number of 0 would be answered with
 	forged := rewriter{wrong.bytes(t)}
 	client := func(i int) (uint32, uint16) { return 0xcb007100 + uint32(i%200), uint16(1024 + i/200) }
 	send := func(frame []byte) byte {
