@@ -28,6 +28,7 @@ type subject struct {
 	prog    *ebpf.Program
 	traffic harness.Traffic
 	warm    harness.Traffic // zero: none
+	live    harness.Traffic // zero: none
 	count   int             // packets of one sample
 	samples []sample        // one a round
 }
@@ -52,7 +53,7 @@ func (p *phase) add(cases []kase, tables bool) {
 	for i := range cases {
 		k := &cases[i]
 		p.subjects = append(p.subjects,
-			&subject{name: subjectXDP, kase: k, prog: progs.XDP, traffic: k.traffic, warm: k.warm},
+			&subject{name: subjectXDP, kase: k, prog: progs.XDP, traffic: k.traffic, warm: k.warm, live: k.live},
 			&subject{name: subjectTC, kase: k, prog: progs.TC, traffic: k.traffic})
 	}
 }
@@ -98,6 +99,11 @@ func (p *phase) run(rounds int, sample time.Duration) error {
 // the time of a sample. A sample is whole turns of the frames.
 func (p *phase) prepare(s *subject, sample time.Duration) error {
 	const turn = 12
+	if len(s.live.Frames) > 0 {
+		if err := p.w.live(s.live); err != nil {
+			return fmt.Errorf("make flows: %w", err)
+		}
+	}
 	if len(s.warm.Frames) > 0 {
 		n := len(s.warm.Frames) * int(s.warm.Tuples)
 		if s.warm.Tuples == harness.Endless {

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/fairlead-lb/fairlead/bench/harness"
+	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/model"
+)
+
+// live writes the entries that established flows of the traffic's tuples have:
+// the replies' for services that follow their table, both for the others. Real
+// handshakes of half a million clients at once would not fit into the table of
+// unconfirmed flows.
+func (w *world) live(t harness.Traffic) error {
+	services, err := w.objects.Services()
+	if err != nil {
+		return err
+	}
+	backends, err := w.objects.Backends()
+	if err != nil {
+		return err
+	}
+	jiffies, _, err := w.objects.Clock()
+	if err != nil {
+		return err
+	}
+	of := map[uint32]uint32{} // a backend of each service id
+	for id, b := range backends {
+		if first, ok := of[b.Service]; !ok || id < first {
+			of[b.Service] = id
+		}
+	}
+	for i := range t.Tuples {
+		// The same arithmetic as in harness.c.
+		n := uint64(uint32(i)*2654435761) * uint64(max(t.Services, 1)) >> 32
+		client := netip.AddrPortFrom(plus(t.Clients, int(i>>15)), uint16(1024+i&0x7fff))
+		vip := netip.AddrPortFrom(plus(t.VIP, int(n)), servicePort)
+		svc, ok := services[bpf.ServiceKey{VIP: vip.Addr(), Port: servicePort, Proto: uint8(model.TCP)}]
+		if !ok {
+			return fmt.Errorf("no service at %s", vip)
+		}
+		id := of[svc.ID]
+		back := netip.AddrPortFrom(backends[id].Addr, containerPort)
+		request := bpf.FlowKey{Src: client, Dst: vip, Proto: uint8(model.TCP)}
+		reply := bpf.FlowKey{Src: back, Dst: client, Proto: uint8(model.TCP)}
+		flow := bpf.Flow{Src: vip, Dst: client, Backend: id, Service: svc.ID, Flags: bpf.FlowReply, Seen: uint32(jiffies)}
+		if !svc.Flows {
+			flow.Flags |= bpf.FlowSingle
+		} else if err := w.objects.PutFlow(request, bpf.Flow{Src: client, Dst: back, Backend: id, Service: svc.ID, Seen: uint32(jiffies)}, true); err != nil {
+			return err
+		}
+		if err := w.objects.PutFlow(reply, flow, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
