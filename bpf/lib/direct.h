@@ -111,7 +111,7 @@ static __always_inline void direct_confirm(const struct pkt *p, const struct bac
 	__u8 *pending = flow_pending(hash);
 	struct scratch *s;
 
-	if (!pending || !*pending || !(p->tcp_flags & TCP_ACK))
+	if (!pending || !pending_fresh(*pending) || !(p->tcp_flags & TCP_ACK))
 		return;
 	s = scratch();
 	opaque(th);

@@ -53,6 +53,21 @@ static __always_inline __u8 *flow_pending(__u32 hash)
 }
 
 /*
+ * The time in units of 1024 jiffies (1 to 10 seconds, by HZ), never 0. A byte of
+ * it comes again every few minutes; a stale one costs a lookup and no more.
+ */
+static __always_inline __u8 pending_now(void)
+{
+	return (bpf_jiffies64() >> 10 & 0x7f) | 0x80;
+}
+
+/* Is this the time of a SYN at most one to two units ago? */
+static __always_inline bool pending_fresh(__u8 since)
+{
+	return since && ((pending_now() - since) & 0x7f) <= 1;
+}
+
+/*
  * Moves the embryo whose key is in scratch, with its twin if it has one, to the
  * table of confirmed flows. by_client: only if ack is what the client must
  * acknowledge, so that a flood with forged sources confirms nothing. Returns 0,

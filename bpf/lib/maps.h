@@ -55,11 +55,11 @@ struct {
 } fl_embryos SEC(".maps");
 
 /*
- * One byte for every value of a flow's hash: a SYN of it was forwarded and its
- * handshake is not over. Only while it is set does a packet of a service
- * without SVC_FLOWS look for an embryo.
+ * One byte for every value of a flow's hash: about when a SYN of it was
+ * forwarded, 0 once its handshake is over. Only while it is fresh does a packet
+ * of a service without SVC_FLOWS look for an embryo.
  */
-#define PENDING (1 << 16)
+#define PENDING (1 << 18)
 struct pending_line {
 	__u8 syn[64];
 };

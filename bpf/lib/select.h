@@ -91,7 +91,7 @@ __noinline enum reason flow_choose(__u32 ifindex, __u32 single)
 claimed:
 	pending = single ? flow_pending(hash_first) : NULL;
 	if (pending)
-		*pending = 1;
+		*pending = pending_now();
 	s->flow = s->reply;
 	s->flow.flags = 0;
 	s->flow.src = s->twin.dst;
