@@ -78,8 +78,11 @@ func makeVeth(h *netlink.Handle, p paths) (netlink.Link, error) {
 	defer func() { _ = unix.Close(ns) }()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.HardwareAddr = p.link, macOf(p.link)
+	if attrs.MTU, err = uplinkMTU(h); err != nil {
+		return nil, err
+	}
 	veth := &netlink.Veth{
-		LinkAttrs: attrs, PeerName: inside, PeerHardwareAddr: macOf(p.link + inside),
+		LinkAttrs: attrs, PeerName: inside, PeerHardwareAddr: macOf(p.link + inside), PeerMTU: uint32(attrs.MTU),
 		PeerNamespace: netlink.NsFd(ns),
 	}
 	if err := h.LinkAdd(veth); err != nil {
