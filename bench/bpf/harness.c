@@ -17,7 +17,7 @@
 #include <bpf/bpf_helpers.h>
 
 #define FRAME 78 /* bytes of every frame */
-#define FRAMES 4 /* sent one after the other for each tuple */
+#define FRAMES 8 /* sent one after the other for each tuple */
 
 /* Where the tuple goes. */
 enum kind {
@@ -37,7 +37,7 @@ struct frame {
 	__u64 mac;
 	__u32 mac_end;
 	__be16 type;
-	__u16 pad;
+	__u16 kind; /* enum kind */
 };
 
 /* What the next run sends; written by Go between runs. */
@@ -46,9 +46,7 @@ struct plan {
 	__u32 services; /* VIPs dst, dst+1 … */
 	__u32 dst;	/* first VIP, or its last word, host order */
 	__u32 src;	/* first client address, or its last word, host order */
-	enum kind kind;
-	__u32 frames; /* 1 … FRAMES */
-	__u32 pad;
+	__u32 frames;	/* 1 … FRAMES */
 	struct frame frame[FRAMES];
 };
 
@@ -110,7 +108,7 @@ static __always_inline void restore(void *to)
 	__u64 client = bpf_htonl(src_h), dst = bpf_htonl(dst_h), port = bpf_htons(1024 + (i & 0x7fff));
 
 	/* l3[n] starts at byte 14 + 8 n of the frame. */
-	switch (bench_now.kind) {
+	switch (bench_now.frame[k].kind) {
 	case KIND_REQUEST4:
 		in[1] = client << 32;
 		in[2] = dst | port << 32;

@@ -31,16 +31,14 @@ type benchPlan struct {
 	Services uint32
 	Dst      uint32
 	Src      uint32
-	Kind     uint32
 	Frames   uint32
-	Pad      uint32
-	Frame    [4]struct {
+	Frame    [8]struct {
 		_      structs.HostLayout
 		L3     [8]uint64
 		Mac    uint64
 		MacEnd uint32
 		Type   uint16
-		Pad    uint16
+		Kind   uint16
 	}
 }
 

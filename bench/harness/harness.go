@@ -43,10 +43,18 @@ const (
 // Endless as Traffic.Tuples: no tuple is used twice.
 const Endless = 1 << 39
 
+// Frame is a packet of Size bytes without its tuple.
+type Frame struct {
+	Kind  Kind
+	Bytes []byte
+}
+
+// maxFrames is how many a tuple may have (FRAMES of harness.c).
+const maxFrames = 8
+
 // Traffic is what the runs of a measurement send.
 type Traffic struct {
-	Kind     Kind
-	Frames   [][]byte   // 1 to 4 of Size bytes, sent one after the other for each tuple
+	Frames   []Frame    // 1 to 8, sent one after the other for each tuple
 	Tuples   uint64     // a power of two; visited in no order, each once in Tuples turns
 	Clients  netip.Addr // the first client address; each has 32 768 ports
 	VIP      netip.Addr // the first of Services addresses
@@ -128,7 +136,7 @@ func (h *Harness) Run(prog *ebpf.Program, t Traffic, n int) (time.Duration, erro
 	if err != nil {
 		return 0, err
 	}
-	return h.run(first, t.Frames[0], n)
+	return h.run(first, t.Frames[0].Bytes, n)
 }
 
 // chain puts a program behind the harness and returns the harness' own.
@@ -145,22 +153,22 @@ func (h *Harness) chain(prog *ebpf.Program, t Traffic) (*ebpf.Program, error) {
 
 // plan tells the harness what to send from its next run on.
 func (h *Harness) plan(t Traffic) error {
-	if bits.OnesCount64(t.Tuples) != 1 || len(t.Frames) == 0 || len(t.Frames) > 4 {
-		return fmt.Errorf("plan traffic: %d tuples (want a power of two) of %d frames (want 1 to 4)", t.Tuples, len(t.Frames))
+	if bits.OnesCount64(t.Tuples) != 1 || len(t.Frames) == 0 || len(t.Frames) > maxFrames {
+		return fmt.Errorf("plan traffic: %d tuples (want a power of two) of %d frames (want 1 to %d)", t.Tuples, len(t.Frames), maxFrames)
 	}
 	p := benchPlan{
-		Mask: t.Tuples - 1, Services: uint32(max(t.Services, 1)), Kind: uint32(t.Kind), Frames: uint32(len(t.Frames)),
+		Mask: t.Tuples - 1, Services: uint32(max(t.Services, 1)), Frames: uint32(len(t.Frames)),
 		Dst: lastWord(t.VIP), Src: lastWord(t.Clients),
 	}
 	for i, f := range t.Frames {
-		if len(f) != Size {
-			return fmt.Errorf("plan traffic: frame %d has %d bytes, want %d", i, len(f), Size)
+		if len(f.Bytes) != Size {
+			return fmt.Errorf("plan traffic: frame %d has %d bytes, want %d", i, len(f.Bytes), Size)
 		}
 		to := &p.Frame[i]
-		to.Mac = binary.NativeEndian.Uint64(f)
-		to.MacEnd, to.Type = binary.NativeEndian.Uint32(f[8:]), binary.NativeEndian.Uint16(f[12:])
+		to.Mac, to.Kind = binary.NativeEndian.Uint64(f.Bytes), uint16(f.Kind)
+		to.MacEnd, to.Type = binary.NativeEndian.Uint32(f.Bytes[8:]), binary.NativeEndian.Uint16(f.Bytes[12:])
 		for w := range to.L3 {
-			to.L3[w] = binary.NativeEndian.Uint64(f[14+8*w:])
+			to.L3[w] = binary.NativeEndian.Uint64(f.Bytes[14+8*w:])
 		}
 	}
 	if err := h.objs.BenchNow.Set(p); err != nil {
@@ -216,7 +224,7 @@ func (h *Harness) Once(prog *ebpf.Program, t Traffic, n int) (uint32, []byte, er
 	if err != nil {
 		return 0, nil, err
 	}
-	opts := h.options(first, t.Frames[0])
+	opts := h.options(first, t.Frames[0].Bytes)
 	opts.Repeat, opts.DataOut = uint32(n), make([]byte, Size+256)
 	ret, err := first.Run(opts)
 	return ret, opts.DataOut, err

@@ -62,7 +62,7 @@ func template() []byte {
 
 func request(tuples uint64) Traffic {
 	return Traffic{
-		Kind: Request4, Frames: [][]byte{template()}, Tuples: tuples,
+		Frames: []Frame{{Request4, template()}}, Tuples: tuples,
 		Clients: netip.MustParseAddr("10.0.0.0"), VIP: netip.MustParseAddr("198.18.0.5"),
 	}
 }
@@ -105,14 +105,14 @@ func TestTuplesAreVisitedOnce(t *testing.T) {
 	tr.Services = 3
 	second := template()
 	second[47] ^= 0xff
-	tr.Frames = append(tr.Frames, second)
+	tr.Frames = append(tr.Frames, Frame{Request4, second})
 	seen, vips := map[string]int{}, map[byte]bool{}
 	for i := range 2 * n {
 		_, f, err := h.Once(h.Peers().BareXDP, tr, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if f[47] != tr.Frames[i%2][47] {
+		if f[47] != tr.Frames[i%2].Bytes[47] {
 			t.Fatalf("packet %d is not of frame %d", i, i%2)
 		}
 		port := binary.BigEndian.Uint16(f[34:])
@@ -136,8 +136,8 @@ func TestTuplesAreVisitedOnce(t *testing.T) {
 func TestPeersRemember(t *testing.T) {
 	h := newHarness(t)
 	tr := request(64)
-	copy(tr.Frames[0][14:], []byte{0x45})
-	tr.Frames[0][23] = 6
+	f := tr.Frames[0].Bytes
+	f[14], f[23] = 0x45, 6
 	for _, m := range []struct {
 		prog *ebpf.Program
 		m    *ebpf.Map
@@ -166,7 +166,7 @@ func TestPeersRemember(t *testing.T) {
 func TestPlanIsChecked(t *testing.T) {
 	h := newHarness(t)
 	short := request(1)
-	short.Frames = [][]byte{make([]byte, 60)}
+	short.Frames[0].Bytes = make([]byte, 60)
 	for name, tr := range map[string]Traffic{"tuples no power of two": request(3), "no frame": {Tuples: 1}, "short frame": short} {
 		if _, err := h.Run(h.Peers().BareXDP, tr, 1); err == nil {
 			t.Errorf("%s: no error", name)

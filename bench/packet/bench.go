@@ -39,6 +39,7 @@ type part struct {
 	family   family
 	tweak    func(*model.Service) // of every service
 	cases    func(services, flows int) []kase
+	after    func(services, flows int) []kase // in a phase of their own at the end; nil: none
 	tables   bool // measure the peers with tables beside it
 	sizes    func(*bpf.Config)
 	flows    []int // default: those of the command line
@@ -54,17 +55,18 @@ func (b *bench) all() error {
 		{name: "one", what: "1 service × 10 backends", services: 1, backends: perService, cases: requests, tables: true},
 		{name: "six", what: "1 IPv6 service × 10 backends", services: 1, backends: perService, family: v6, cases: requests6},
 		{name: "replies", what: "1 service × 1 backend", services: 1, backends: 1, cases: replies},
+		{name: "new", what: "1 service × 10 backends, a flood of new flows", services: 1, backends: perService, cases: flood, tables: true},
 		{
-			name: "affinity", what: "1 service × 10 backends, affinity client-ip", services: 1, backends: perService, cases: affinity,
+			name: "affinity", what: "1 service × 10 backends, affinity client-ip", services: 1, backends: perService, cases: affinity, after: flood,
 			tweak: func(s *model.Service) { s.Balance.Affinity = "client-ip" },
 		},
 		{
-			name: "churn", what: "1 service × 10 backends, flow table full", services: 1, backends: perService, cases: churn,
+			name: "churn", what: "1 service × 1 backend, flow table full", services: 1, backends: 1, cases: connections,
 			sizes: func(c *bpf.Config) { c.Flows = 1 << 17 }, flows: []int{1 << 16},
 		},
 		{
 			name: "many", what: report.Number(b.cfg.services) + " services × 10 backends", services: b.cfg.services,
-			backends: perService, cases: requests, tables: true, memory: true,
+			backends: perService, cases: requests, after: flood, tables: true, memory: true,
 		},
 	} {
 		if p.flows == nil {
@@ -112,19 +114,33 @@ func (b *bench) part(p part) error {
 	}
 	defer w.close()
 	for _, flows := range p.flows {
-		ph := &phase{title: fmt.Sprintf("%s, %s live flows", p.what, report.Number(flows)), w: w, services: p.services, flows: flows, pace: &b.pace}
-		ph.add(p.cases(p.services, flows), p.tables)
-		if err := ph.run(b.cfg.rounds, b.cfg.sample); err != nil {
+		if err := b.phase(w, p, p.what, flows, p.cases); err != nil {
 			return err
 		}
-		t := ph.table()
-		t.Print(b.w)
-		b.rows = append(b.rows, ph.rows()...)
+	}
+	if p.after != nil {
+		if err := b.phase(w, p, p.what+", a flood of new flows", p.flows[len(p.flows)-1], p.after); err != nil {
+			return err
+		}
 	}
 	if !p.memory {
 		return nil
 	}
 	return b.memory(p.what)
+}
+
+func (b *bench) phase(w *world, p part, what string, flows int, cases func(services, flows int) []kase) error {
+	ph := &phase{
+		title: fmt.Sprintf("%s, %s live flows", what, report.Number(flows)), w: w, services: p.services, flows: flows, pace: &b.pace,
+	}
+	ph.add(cases(p.services, flows), p.tables)
+	if err := ph.run(b.cfg.rounds, b.cfg.sample); err != nil {
+		return err
+	}
+	t := ph.table()
+	t.Print(b.w)
+	b.rows = append(b.rows, ph.rows()...)
+	return nil
 }
 
 func parseFlows(list string) ([]int, error) {

@@ -13,6 +13,7 @@ type kase struct {
 	warm    harness.Traffic
 	live    harness.Traffic // the flows that must be known before; zero: none
 	reason  string          // the counter every packet must move
+	and     string          // or this one
 	aim     float64         // ns per packet gross, issue 3; 0: none is set
 	against string          // the subject to compare with
 }
@@ -29,7 +30,7 @@ const (
 	subjectLRUNew = "LRU hash, new flow"
 )
 
-const reasonForwarded = "forwarded"
+const reasonForwarded, reasonReplied = "forwarded", "replied"
 
 // knownAims are the aims of issue 3 for a known TCP/IPv4 flow, by live flows.
 func knownAims(flows int) float64 {
@@ -39,71 +40,77 @@ func knownAims(flows int) float64 {
 	return 35
 }
 
-// requests are the cases of a world of IPv4 services.
+// to is IPv4 traffic for n services.
+func to(n int, tuples uint64, frames ...harness.Frame) harness.Traffic {
+	return harness.Traffic{Frames: frames, Tuples: tuples, Clients: clients4, VIP: vips4, Services: n}
+}
+
+// known is what every world of IPv4 services is measured by first.
+func known(services, flows int) kase {
+	t := to(services, uint64(flows), tcp4(ack))
+	return kase{name: "known TCP/IPv4 flow", traffic: t, live: t, reason: reasonForwarded, aim: knownAims(flows), against: subjectLRU}
+}
+
+// requests are the cases of a world of IPv4 services in which no new flow
+// comes.
 func requests(services, flows int) []kase {
-	to := func(k harness.Kind, tuples uint64, frames ...[]byte) harness.Traffic {
-		return harness.Traffic{Kind: k, Frames: frames, Tuples: tuples, Clients: clients4, VIP: vips4, Services: services}
-	}
 	n := uint64(flows)
-	foreign := to(harness.Request4, n, tcp4(ack))
-	foreign.VIP, foreign.Services = foreign4, 1
-	known := to(harness.Request4, n, tcp4(ack))
-	fresh := to(harness.Request4, harness.Endless, tcp4(syn))
+	foreign := to(1, n, tcp4(ack))
+	foreign.VIP = foreign4
 	return []kase{
-		{
-			name: "known TCP/IPv4 flow", traffic: known, live: known,
-			reason: reasonForwarded, aim: knownAims(flows), against: subjectLRU,
-		},
-		{name: "new TCP/IPv4 flow", traffic: fresh, warm: fresh, reason: reasonForwarded, aim: 60, against: subjectLRUNew},
+		known(services, flows),
 		{name: "not ours", traffic: foreign, reason: "not_ours", aim: 15, against: subjectBare},
-		{name: "refused port (RST)", traffic: to(harness.Request4, n, refused4()), reason: "port_refused", against: subjectBare},
-		{name: "echo of a VIP", traffic: to(harness.Echo4, n, echo4()), reason: "echo_answered", against: subjectBare},
+		{name: "refused port (RST)", traffic: to(services, n, refused4()), reason: "port_refused", against: subjectBare},
+		{name: "echo of a VIP", traffic: to(services, n, echo4()), reason: "echo_answered", against: subjectBare},
+	}
+}
+
+// flood are the cases in a flood of new flows that nobody answers.
+func flood(services, flows int) []kase {
+	fresh := to(services, harness.Endless, tcp4(syn))
+	among := known(services, flows)
+	among.name, among.aim = among.name+", meanwhile", 0
+	return []kase{
+		{name: "new TCP/IPv4 flow", traffic: fresh, warm: fresh, reason: reasonForwarded, aim: 60, against: subjectLRUNew},
+		among,
 	}
 }
 
 // requests6 are the cases of a world of IPv6 services.
 func requests6(services, flows int) []kase {
-	t := harness.Traffic{Kind: harness.Request6, Tuples: uint64(flows), Clients: clients6, VIP: vips6, Services: services}
-	t.Frames = [][]byte{tcp6(ack)}
-	return []kase{{
-		name: "known TCP/IPv6 flow", traffic: t, live: t, reason: reasonForwarded, aim: 45, against: subjectBare,
-	}}
+	t := harness.Traffic{
+		Frames: []harness.Frame{tcp6(ack)}, Tuples: uint64(flows), Clients: clients6, VIP: vips6, Services: services,
+	}
+	return []kase{{name: "known TCP/IPv6 flow", traffic: t, live: t, reason: reasonForwarded, aim: 45, against: subjectBare}}
 }
 
 // replies are the other direction of known flows, from the one backend.
 func replies(_, flows int) []kase {
-	t := harness.Traffic{Kind: harness.Request4, Tuples: uint64(flows), Clients: clients4, VIP: vips4, Services: 1}
-	open := t
-	open.Frames = [][]byte{tcp4(ack)}
-	t.Kind, t.Frames = harness.Reply4, [][]byte{reply4(backend4(0))}
-	return []kase{{name: "reply to a known flow", traffic: t, live: open, reason: "replied", against: subjectBare}}
+	return []kase{{
+		name: "reply to a known flow", traffic: to(1, uint64(flows), reply4(backend4(0), ack)), live: to(1, uint64(flows), tcp4(ack)),
+		reason: reasonReplied, against: subjectBare,
+	}}
 }
 
 // affinity are the cases in which a client's address decides.
 func affinity(services, flows int) []kase {
-	cases := requests(services, flows)[:2]
-	cases[0].aim, cases[1].aim = 180, 180
-	return cases
+	k := known(services, flows)
+	k.aim = 180
+	return []kase{k}
 }
 
-// churn are whole connections in a table that is full: every one that comes
-// takes the place of another.
-func churn(services, _ int) []kase {
-	t := harness.Traffic{
-		Kind: harness.Request4, Tuples: harness.Endless, Clients: clients4, VIP: vips4, Services: services,
-		Frames: [][]byte{tcp4(syn), tcp4(ack), tcp4(ack), tcp4(fin)},
-	}
-	return []kase{{name: "SYN, ACK, data, FIN", traffic: t, warm: t, reason: reasonForwarded, against: subjectBare}}
+// connections are whole ones, both directions, to the one backend in a table
+// that is full: every one that comes takes the place of another.
+func connections(_, _ int) []kase {
+	back := backend4(0)
+	t := to(1, harness.Endless, tcp4(syn), reply4(back, syn), tcp4(ack), tcp4(ack), reply4(back, ack), tcp4(fin), reply4(back, fin), tcp4(ack))
+	return []kase{{name: "packet of a connection of 8", traffic: t, warm: t, reason: reasonForwarded, and: reasonReplied, against: subjectBare}}
 }
 
 // peers are the programs of the harness itself, as subjects of every phase.
 func peers(h *harness.Harness, services, flows int, tables bool) []*subject {
 	p := h.Peers()
-	known := harness.Traffic{
-		Kind: harness.Request4, Frames: [][]byte{tcp4(ack)}, Tuples: uint64(flows), Clients: clients4, VIP: vips4, Services: services,
-	}
-	fresh := known
-	fresh.Tuples = harness.Endless
+	known, fresh := to(services, uint64(flows), tcp4(ack)), to(services, harness.Endless, tcp4(ack))
 	out := []*subject{
 		{name: subjectBare, prog: p.BareXDP, traffic: known},
 		{name: subjectBareTC, prog: p.BareTC, traffic: known},

@@ -23,57 +23,68 @@ var (
 	foreign4 = netip.MustParseAddr("203.0.113.7")
 )
 
-// TCP flags of the frames.
-type flags int
+// segment is a TCP segment's part in a connection. The client begins at
+// sequence number 1000, the backend at 5000; payload is not counted.
+type segment int
 
 const (
-	syn flags = iota
+	syn segment = iota
 	ack
 	fin
 )
 
-func tcpLayer(f flags) *layers.TCP {
-	return &layers.TCP{
-		SYN: f == syn, ACK: f != syn, FIN: f == fin, PSH: f == ack,
-		Seq: 1000, Ack: 5000, Window: 502, DstPort: servicePort,
+// fromClient is the client's segment.
+func fromClient(s segment) *layers.TCP {
+	t := &layers.TCP{SYN: s == syn, ACK: s != syn, FIN: s == fin, Seq: 1001, Ack: 5001, Window: 502, DstPort: servicePort}
+	if s == syn {
+		t.Seq, t.Ack = 1000, 0
 	}
+	return t
 }
 
-// tcp4 is a client's frame to the first VIP without the fields that the
-// harness fills in.
-func tcp4(f flags) []byte {
-	ip := &layers.IPv4{Version: 4, IHL: 5, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: zero(4), DstIP: zero(4)}
-	return frame(layers.EthernetTypeIPv4, ip, tcpLayer(f))
+// fromBackend is the backend's: syn is the SYN-ACK.
+func fromBackend(s segment) *layers.TCP {
+	t := &layers.TCP{SYN: s == syn, ACK: true, FIN: s == fin, Seq: 5001, Ack: 1001, Window: 502, SrcPort: containerPort}
+	if s == syn {
+		t.Seq = 5000
+	}
+	return t
 }
 
-// tcp6 is the same over IPv6; the last words of its addresses are zero.
-func tcp6(f flags) []byte {
+// tcp4 is a client's frame, tcp6 the same over IPv6: without the fields that
+// the harness fills in.
+func tcp4(s segment) harness.Frame {
+	return harness.Frame{Kind: harness.Request4, Bytes: frame4(zero(4), layers.IPProtocolTCP, fromClient(s))}
+}
+
+func tcp6(s segment) harness.Frame {
 	ip := &layers.IPv6{
 		Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolTCP, SrcIP: clients6.AsSlice(), DstIP: vips6.AsSlice(),
 	}
-	return frame(layers.EthernetTypeIPv6, ip, tcpLayer(f))
+	return harness.Frame{Kind: harness.Request6, Bytes: frame(layers.EthernetTypeIPv6, ip, fromClient(s))}
 }
 
 // refused4 is a SYN to a port no service has.
-func refused4() []byte {
-	t := tcpLayer(syn)
+func refused4() harness.Frame {
+	t := fromClient(syn)
 	t.DstPort = 9
-	ip := &layers.IPv4{Version: 4, IHL: 5, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: zero(4), DstIP: zero(4)}
-	return frame(layers.EthernetTypeIPv4, ip, t)
+	return harness.Frame{Kind: harness.Request4, Bytes: frame4(zero(4), layers.IPProtocolTCP, t)}
 }
 
-// reply4 is a backend's answer to a client.
-func reply4(back netip.Addr) []byte {
-	t := tcpLayer(ack)
-	t.SrcPort, t.DstPort = containerPort, 0
-	ip := &layers.IPv4{Version: 4, IHL: 5, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: back.AsSlice(), DstIP: zero(4)}
-	return frame(layers.EthernetTypeIPv4, ip, t)
+// reply4 is a backend's frame to a client.
+func reply4(back netip.Addr, s segment) harness.Frame {
+	return harness.Frame{Kind: harness.Reply4, Bytes: frame4(back.AsSlice(), layers.IPProtocolTCP, fromBackend(s))}
 }
 
 // echo4 is a ping.
-func echo4() []byte {
-	ip := &layers.IPv4{Version: 4, IHL: 5, TTL: 64, Protocol: layers.IPProtocolICMPv4, SrcIP: zero(4), DstIP: zero(4)}
-	return frame(layers.EthernetTypeIPv4, ip, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(8, 0), Seq: 1})
+func echo4() harness.Frame {
+	icmp := &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(8, 0), Seq: 1}
+	return harness.Frame{Kind: harness.Echo4, Bytes: frame4(zero(4), layers.IPProtocolICMPv4, icmp)}
+}
+
+func frame4(src []byte, proto layers.IPProtocol, l4 gopacket.SerializableLayer) []byte {
+	ip := &layers.IPv4{Version: 4, IHL: 5, TTL: 64, Protocol: proto, SrcIP: src, DstIP: zero(4)}
+	return frame(layers.EthernetTypeIPv4, ip, l4)
 }
 
 func zero(n int) []byte { return make([]byte, n) }
