@@ -40,7 +40,7 @@ type part struct {
 	tweak    func(*model.Service) // of every service
 	cases    func(services, flows int) []kase
 	after    func(services, flows int) []kase // in a phase of their own at the end; nil: none
-	tables   bool // measure the peers with tables beside it
+	tables   bool                             // measure the peers with tables beside it
 	sizes    func(*bpf.Config)
 	flows    []int // default: those of the command line
 	memory   bool  // tell what the maps take

@@ -55,13 +55,16 @@ static __always_inline __u32 hash_addr(const struct addr *a)
 
 static __always_inline __u32 hash_flow(const struct flow_key *k, __u64 seed)
 {
-	__u64 h = seed;
+	__u64 h = seed, ports = ((__u64)k->sport << 32) | ((__u64)k->dport << 16) | k->proto;
 
-	h = hash_mix(h, ((__u64)k->src.w[0] << 32) | k->src.w[1]);
-	h = hash_mix(h, ((__u64)k->src.w[2] << 32) | k->src.w[3]);
-	h = hash_mix(h, ((__u64)k->dst.w[0] << 32) | k->dst.w[1]);
-	h = hash_mix(h, ((__u64)k->dst.w[2] << 32) | k->dst.w[3]);
-	h = hash_mix(h, ((__u64)k->sport << 32) | ((__u64)k->dport << 16) | k->proto);
+	/* Mapped addresses have one word to tell; the other three are the same for all. */
+	if (!addr_is4(&k->src)) {
+		h = hash_mix(h, ((__u64)k->src.w[0] << 32) | k->src.w[1]);
+		h = hash_mix(h, ((__u64)k->src.w[2] << 32) | k->dst.w[2]);
+		h = hash_mix(h, ((__u64)k->dst.w[0] << 32) | k->dst.w[1]);
+	}
+	h = hash_mix(h, ((__u64)k->src.w[3] << 32) | k->dst.w[3]);
+	h = hash_mix(h, ports);
 	h *= 0x94d049bb133111ebULL;
 	return h >> 32;
 }

@@ -29,12 +29,12 @@ static __always_inline __u64 csum_diff32(__u64 sum, __u32 old, __u32 new)
 }
 
 /* The change of a pseudo-header when source and destination change. */
-static __always_inline __u64 csum_diff_addrs(const struct addr *osrc, const struct addr *odst, const struct addr *nsrc,
+static __always_inline __u64 csum_diff_addrs(bool v6, const struct addr *osrc, const struct addr *odst, const struct addr *nsrc,
 					     const struct addr *ndst)
 {
-	__u64 sum = 0;
+	__u64 sum = csum_diff32(csum_diff32(0, osrc->w[3], nsrc->w[3]), odst->w[3], ndst->w[3]);
 
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; v6 && i < 3; i++) {
 		sum = csum_diff32(sum, osrc->w[i], nsrc->w[i]);
 		sum = csum_diff32(sum, odst->w[i], ndst->w[i]);
 	}

@@ -58,7 +58,7 @@ static __always_inline struct frag *frag_find(const struct pkt *p)
 /* Translates the addresses of a later fragment; the L4 checksum is in the first one. */
 static __always_inline int frag_rewrite(struct pkt *p, const struct frag *f)
 {
-	return ip_rewrite(p, &f->src, &f->dst, csum_diff_addrs(&p->key->src, &p->key->dst, &f->src, &f->dst));
+	return ip_rewrite(p, &f->src, &f->dst, csum_diff_addrs(p->v6, &p->key->src, &p->key->dst, &f->src, &f->dst));
 }
 
 #endif

@@ -74,7 +74,7 @@ static __always_inline int quote_rewrite(struct pkt *p, const struct quote *q, c
 			return -1;
 		__builtin_memcpy(&ip6->saddr, &x->dst, sizeof(x->dst));
 		__builtin_memcpy(&ip6->daddr, &x->src, sizeof(x->src));
-		*diff += csum_diff_addrs(&q->key->src, &q->key->dst, &x->src, &x->dst);
+		*diff += csum_diff_addrs(p->v6, &q->key->src, &q->key->dst, &x->src, &x->dst);
 	} else {
 		struct iphdr *iph = p->data + q->l3;
 
@@ -82,7 +82,7 @@ static __always_inline int quote_rewrite(struct pkt *p, const struct quote *q, c
 		if ((void *)(iph + 1) > p->end)
 			return -1;
 		/* The inner header checksum cancels the inner addresses out. */
-		csum_apply(&iph->check, csum_diff_addrs(&q->key->src, &q->key->dst, &x->src, &x->dst));
+		csum_apply(&iph->check, csum_diff_addrs(p->v6, &q->key->src, &q->key->dst, &x->src, &x->dst));
 		iph->saddr = x->dst.w[3];
 		iph->daddr = x->src.w[3];
 	}
@@ -97,7 +97,7 @@ static __always_inline int quote_rewrite(struct pkt *p, const struct quote *q, c
 
 static __always_inline int icmp_rewrite(struct pkt *p, const struct quote *q, const struct xlate *x, const struct addr *src)
 {
-	__u64 addrs = csum_diff_addrs(&p->key->src, &p->key->dst, src, &x->dst), diff;
+	__u64 addrs = csum_diff_addrs(p->v6, &p->key->src, &p->key->dst, src, &x->dst), diff;
 	struct icmphdr *ih;
 
 	if (quote_rewrite(p, q, x, &diff))

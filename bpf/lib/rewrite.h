@@ -93,7 +93,7 @@ static __always_inline int ip_rewrite(struct pkt *p, const struct addr *src, con
 /* Translates a TCP or UDP packet. After it fails the packet may not be passed on. */
 static __always_inline int rewrite(struct pkt *p, const struct xlate *x)
 {
-	__u64 addrs = csum_diff_addrs(&p->key->src, &p->key->dst, &x->src, &x->dst);
+	__u64 addrs = csum_diff_addrs(p->v6, &p->key->src, &p->key->dst, &x->src, &x->dst);
 	__u64 ports = csum_diff32(0, p->key->sport, x->sport) + (__u32)~p->key->dport + x->dport;
 	__be16 *l4;
 
