@@ -62,7 +62,7 @@ func main() {
 	flag.StringVar(&cfg.bin, "bin", "bin/fairlead", "the fairlead to measure")
 	flag.StringVar(&cfg.out, "out", "bench/out/netns.json", "where the figures go")
 	flag.StringVar(&cfg.revision, "revision", "unknown", "what is measured, for the record")
-	flag.StringVar(&cfg.record, "record", "", "also write netns-DATE.md, .json and .svg into this directory")
+	flag.StringVar(&cfg.record, "record", "", "also write netns-DATE-REVISION.md, .json and .svg into this directory")
 	flag.Parse()
 	if err := start(cfg); err != nil {
 		fmt.Fprintln(os.Stderr, "bench-netns:", err)
@@ -155,8 +155,9 @@ func privateMounts() error {
 // dir holds the files of the run.
 const dir = "/run/bench"
 
+// record keeps the run's figures, what it printed and a plot.
 func (b *bench) record(text string, rows []report.Row) error {
-	base := filepath.Join(b.cfg.record, "netns-"+time.Now().Format("2006-01-02"))
+	base := filepath.Join(b.cfg.record, "netns-"+time.Now().Format("2006-01-02")+"-"+b.cfg.revision)
 	if err := report.Write(base+".json", rows); err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func main() {
 	flag.DurationVar(&cfg.patience, "patience", 5*time.Minute, "longest fill of the maps that is waited for")
 	flag.StringVar(&cfg.out, "out", "bench/out/packet.json", "where the figures go")
 	flag.StringVar(&cfg.revision, "revision", "unknown", "what is measured, for the record")
-	flag.StringVar(&cfg.record, "record", "", "also write packet-DATE.md and .json into this directory")
+	flag.StringVar(&cfg.record, "record", "", "also write packet-DATE-REVISION.md and .json into this directory")
 	flag.Parse()
 	if err := run(cfg); err != nil {
 		fmt.Fprintln(os.Stderr, "bench-packet:", err)
@@ -86,7 +86,7 @@ func run(cfg config) error {
 	if cfg.record == "" {
 		return nil
 	}
-	return record(cfg.record, text.String(), b.rows)
+	return b.record(text.String())
 }
 
 // inNamespace runs this program again in a fresh network namespace, which ends
@@ -142,9 +142,10 @@ func warnings() string {
 	return b.String()
 }
 
-func record(dir, text string, rows []report.Row) error {
-	base := filepath.Join(dir, "packet-"+time.Now().Format("2006-01-02"))
-	if err := report.Write(base+".json", rows); err != nil {
+// record keeps the run's figures and what it printed.
+func (b *bench) record(text string) error {
+	base := filepath.Join(b.cfg.record, "packet-"+time.Now().Format("2006-01-02")+"-"+b.cfg.revision)
+	if err := report.Write(base+".json", b.rows); err != nil {
 		return err
 	}
 	page := "# bench-packet\n\nCommand: `make bench-packet`. The lines below are what it printed; the first and the\nlast name the date, the machine and its load.\n\n```\n" + text + "```\n"
