@@ -96,7 +96,7 @@ static __always_inline enum reason direct_of(struct pkt *p, struct service *svc,
 		if (b && addr_equal(&b->addr, &p->key->src))
 			owner = OWNER_HAIRPIN;
 	}
-	if ((!b || owner == OWNER_NEW) && is_martian(p->key))
+	if (is_martian(p->key))
 		return REASON_MARTIAN;
 	if (!b)
 		return REASON_NO_BACKEND;
@@ -111,6 +111,8 @@ static __always_inline enum reason direct_of(struct pkt *p, struct service *svc,
 	}
 	if (!syn)
 		direct_confirm(p, b, hash);
+	if (p->tcp_flags & (TCP_FIN | TCP_RST))
+		direct_end(p, b);
 	xlate_direct(x, p->key, b);
 	hop_backend(p, b, h);
 	if (h->how != EXIT_TO_TC)

@@ -19,6 +19,8 @@ static __always_inline struct flow *replies_of(struct scratch *s, const struct b
 	bool embryo;
 
 	s->other = (struct flow_key){ .src = b->addr, .dst = k->src, .sport = b->port, .dport = k->sport, .proto = k->proto };
+	if (addr_equal(&b->addr, &k->src))
+		s->other.dst = k->dst; /* hairpin */
 	return flow_find(&s->other, &embryo);
 }
 
@@ -121,6 +123,20 @@ static __always_inline void direct_confirm(const struct pkt *p, const struct bac
 		.src = b->addr, .dst = p->key->src, .sport = b->port, .dport = p->key->sport, .proto = IPPROTO_TCP
 	};
 	flow_confirm(bpf_ntohl(th->ack_seq), true);
+}
+
+/* The client ends or resets its connection: noted where replies are. */
+static __always_inline void direct_end(const struct pkt *p, const struct backend *b)
+{
+	struct scratch *s = scratch();
+	struct flow *f;
+
+	if (!s)
+		return;
+	s->key = *p->key;
+	f = replies_of(s, b);
+	if (f)
+		f->state |= p->tcp_flags & TCP_RST ? FLOW_RST : FLOW_FIN_CLIENT;
 }
 
 static __always_inline struct backend *direct_backend(const struct flow_key *k, const struct service *svc, bool syn,

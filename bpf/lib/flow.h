@@ -154,6 +154,7 @@ __noinline int flow_event(__u32 tcp_flags, __u32 seq, __u32 ack)
 	struct scratch *s = scratch();
 	bool embryo, reply, confirms;
 	struct flow *f;
+	__u8 *pending;
 
 	if (!s)
 		return 0;
@@ -162,7 +163,7 @@ __noinline int flow_event(__u32 tcp_flags, __u32 seq, __u32 ack)
 		return 0;
 	reply = f->flags & FLOW_REPLY;
 	f->seen = bpf_jiffies64();
-	if (!reply)
+	if (!reply && !embryo)
 		flow_mend(s, f);
 	confirms = reply;
 	if (s->key.proto == IPPROTO_TCP) {
@@ -173,6 +174,9 @@ __noinline int flow_event(__u32 tcp_flags, __u32 seq, __u32 ack)
 		if (reply && (tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK)) {
 			f->isn = seq;
 			f->state |= FLOW_SEEN_SYN_ACK;
+			pending = f->flags & FLOW_SINGLE ? flow_pending(f->hash) : NULL;
+			if (pending)
+				*pending = pending_now(); /* the client's ACK comes now */
 		}
 		confirms = (tcp_flags & (TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK;
 	}
@@ -207,8 +211,7 @@ static __always_inline void flow_touch(struct pkt *p, struct flow *f, bool embry
 /* Is a flow's connection over, so that a SYN on its tuple is a new one? */
 static __always_inline bool flow_over(const struct flow *f)
 {
-	/* Of a single entry the client's FIN is never seen. */
-	const __u8 both = f->flags & FLOW_SINGLE ? FLOW_FIN_BACKEND : FLOW_FIN_CLIENT | FLOW_FIN_BACKEND;
+	const __u8 both = FLOW_FIN_CLIENT | FLOW_FIN_BACKEND;
 
 	return !!(f->state & FLOW_RST) | ((f->state & both) == both);
 }

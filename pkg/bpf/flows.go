@@ -17,7 +17,8 @@ const flowBatch = 4096
 // false. Flows that come or go meanwhile may be missed or seen twice.
 func (o *Objects) EachFlow(yield func(k FlowKey, f Flow, confirmed bool) bool) error {
 	more := true
-	for _, name := range []string{lbMapFlFlows, lbMapFlEmbryos} {
+	// Embryos first: one that is confirmed meanwhile is seen twice, not never.
+	for _, name := range []string{lbMapFlEmbryos, lbMapFlFlows} {
 		err := eachFlow(o.maps[name], func(k FlowKey, f Flow) bool {
 			more = yield(k, f, name == lbMapFlFlows)
 			return more
@@ -60,10 +61,22 @@ func (o *Objects) PutFlow(k FlowKey, f Flow, confirmed bool) error {
 	return nil
 }
 
-// DeleteFlow removes one entry from wherever it is.
-func (o *Objects) DeleteFlow(k FlowKey) error {
+// DeleteFlow removes an entry from wherever it is, if it is still the one that
+// was seen: another connection may have begun on its tuple.
+func (o *Objects) DeleteFlow(k FlowKey, seen Flow) error {
 	key := k.kernel()
 	for _, name := range []string{lbMapFlFlows, lbMapFlEmbryos} {
+		var now lbFlow
+		err := o.maps[name].Lookup(key, &now)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read flow: %w", err)
+		}
+		if now.Backend != seen.Backend || now.Isn != seen.ISN || now.Seen != seen.Seen {
+			continue
+		}
 		if err := o.maps[name].Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return fmt.Errorf("delete flow: %w", err)
 		}

@@ -53,7 +53,14 @@ func (c *Config) defaults() {
 // metaMap holds what must survive the agent beside the maps themselves.
 const metaMap = "fl_meta"
 
-type meta struct{ HashSeed uint64 }
+type meta struct {
+	HashSeed    uint64
+	HashVersion uint64
+}
+
+// hashVersion counts the changes of hash_flow (bpf/lib/addr.h). Flows follow
+// tables by that hash: with another one they would all move.
+const hashVersion = 1
 
 // Objects are the loaded programs and maps. Methods are safe for concurrent
 // use except where they say otherwise.
@@ -209,7 +216,7 @@ func (o *Objects) pinProgram(name string, prog *ebpf.Program) error {
 
 // openMeta opens or makes the meta map and its seed.
 func (o *Objects) openMeta() (meta, error) {
-	spec := &ebpf.MapSpec{Name: metaMap, Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1}
+	spec := &ebpf.MapSpec{Name: metaMap, Type: ebpf.Array, KeySize: 4, ValueSize: 16, MaxEntries: 1}
 	opts := ebpf.MapOptions{}
 	if o.cfg.PinDir != "" {
 		spec.Pinning, opts.PinPath = ebpf.PinByName, o.cfg.PinDir
@@ -223,6 +230,11 @@ func (o *Objects) openMeta() (meta, error) {
 	if err := m.Lookup(uint32(0), &v); err != nil {
 		return meta{}, fmt.Errorf("read meta map: %w", err)
 	}
+	if v.HashSeed != 0 && v.HashVersion != hashVersion {
+		return meta{}, fmt.Errorf("adopt pinned maps: they were made for flow hash %d, this program has %d; run \"fairlead detach\" once",
+			v.HashVersion, hashVersion)
+	}
+	v.HashVersion = hashVersion
 	switch {
 	case o.cfg.HashSeed != 0:
 		v.HashSeed = o.cfg.HashSeed

@@ -37,7 +37,7 @@ type Maps interface {
 	PutSlots(base uint32, ids []uint32) error
 	EachFlow(yield func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool) error
 	PutFlow(k bpf.FlowKey, f bpf.Flow, confirmed bool) error
-	DeleteFlow(bpf.FlowKey) error
+	DeleteFlow(k bpf.FlowKey, seen bpf.Flow) error
 	Clock() (jiffies uint64, monotonic time.Duration, err error)
 	EachPacketCount(yield func(slot uint32, reason int, packets uint64)) error
 	ServiceStats(id uint32) (bpf.ServiceStats, error)

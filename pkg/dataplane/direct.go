@@ -11,8 +11,8 @@ import (
 )
 
 // needFlows tells which tables cannot do with the table alone. UDP has no
-// handshake that would tell old from new; affinity and allow lists look at
-// every flow; and where one address and port of a replica stands behind two
+// handshake that would tell old from new; affinity, allow lists and rate limits
+// look at every flow; and where one address and port of a replica stands behind two
 // names, only an entry tells which of them a reply belongs to. All others are
 // direct: a client's packet touches no flow entry (docs/design/0002-stateless.md).
 func (t *Target) needFlows(want *desired) {
@@ -42,7 +42,7 @@ func (t *Target) needFlows(want *desired) {
 	}
 	for name, n := range keys {
 		r := want.rules[name.owner]
-		if n > 1 || name.owner.proto != model.TCP || len(r.allow) > 0 || r.affinity > 0 {
+		if n > 1 || name.owner.proto != model.TCP || len(r.allow) > 0 || r.affinity > 0 || r.rate.PerSecond > 0 {
 			want.flows[name] = true
 		}
 	}
@@ -109,8 +109,18 @@ func (t *Target) toFlows(key bpf.ServiceKey) error {
 func (t *Target) nextEntry(name tableName, want *desired, key bpf.ServiceKey, sp span, id uint32) (bpf.Service, error) {
 	next := want.rules[name.owner].entry(id, sp)
 	have, live := t.kernel.services[key]
-	live = live && have.ID == id
+	if live && have.ID != id {
+		// Another service's address: its flows live on, by entries.
+		next.Flows = true
+		if !have.Flows {
+			return next, t.toFlows(key)
+		}
+		return next, nil
+	}
 	next.Flows = want.flows[name] || live && have.Flows // the sweep sets it back
+	if !live && t.kernel.drains {
+		next.Flows = true // a service that was here before may have left flows
+	}
 	if !live || have.Flows {
 		return next, nil
 	}

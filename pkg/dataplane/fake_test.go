@@ -178,7 +178,9 @@ func (m *fakeMaps) PutFlow(k bpf.FlowKey, f bpf.Flow, _ bool) error {
 	return m.write(func() { m.flows[k] = f })
 }
 
-func (m *fakeMaps) DeleteFlow(k bpf.FlowKey) error { return m.write(func() { delete(m.flows, k) }) }
+func (m *fakeMaps) DeleteFlow(k bpf.FlowKey, _ bpf.Flow) error {
+	return m.write(func() { delete(m.flows, k) })
+}
 
 func (m *fakeMaps) Clock() (uint64, time.Duration, error) {
 	return m.jiffies, time.Duration(m.jiffies) * time.Millisecond, nil

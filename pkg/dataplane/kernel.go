@@ -20,6 +20,7 @@ type kernel struct {
 	backends map[uint32]entry
 	byName   map[replica]uint32
 	tables   map[tableName]span
+	drains   bool            // something was draining when the last write began
 	usedIDs  map[uint32]bool // ids that something refers to, since the last write began
 	nextID   uint32
 	// needFlows is what the last state said of its tables: see there.

@@ -35,6 +35,7 @@ type unsettled map[tableID]*watched
 func (t *Target) watchUnsettled() unsettled {
 	k := &t.kernel
 	out := unsettled{}
+	draining := k.draining()
 	for key, s := range k.services {
 		if key.Port == 0 {
 			continue
@@ -44,11 +45,23 @@ func (t *Target) watchUnsettled() unsettled {
 		if !known || t.cfg.Now().Sub(sp.since) < settleAfter {
 			continue
 		}
-		if s.Old[0].Len > 0 || s.Flows && !k.needFlows[name] {
+		// While something drains, its flows may be on an address this service took over.
+		if s.Old[0].Len > 0 || s.Flows && !k.needFlows[name] && !draining {
 			out[tableID{s.ID, name.v6}] = &watched{key: key, slots: sp.slots}
 		}
 	}
 	return out
+}
+
+// draining tells whether any backend is on its way out, or of an earlier agent
+// and not claimed yet: its flows may be on any address.
+func (k *kernel) draining() bool {
+	for _, e := range k.backends {
+		if !e.release.IsZero() || e.name == (replica{}) {
+			return true
+		}
+	}
+	return false
 }
 
 func (u unsettled) see(k bpf.FlowKey, f bpf.Flow) {

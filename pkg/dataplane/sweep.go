@@ -87,13 +87,13 @@ func (t *Target) Sweep() error {
 	seen := sweep{active: map[uint32]uint64{}}
 	expired := map[bpf.FlowKey]bpf.Flow{}
 	unsettled := t.watchUnsettled()
-	var doomed []bpf.FlowKey
+	doomed := map[bpf.FlowKey]bpf.Flow{}
 	err = t.cfg.Maps.EachFlow(func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool {
 		seen.entries++
 		unsettled.see(k, f)
 		switch {
 		case released[f.Backend]:
-			doomed = append(doomed, k)
+			doomed[k] = f
 		case t.hz.age(now, f.Seen) > t.lifetime(k, f, confirmed):
 			expired[k] = f
 		case confirmed && isFlow(f) && !over(f):
@@ -108,12 +108,12 @@ func (t *Target) Sweep() error {
 		// One direction may be silent for long while the other is busy. An entry
 		// whose twin the kernel's LRU took stays until that takes it too.
 		if _, both := expired[f.Twin(k.Proto)]; both || f.Flags&bpf.FlowSingle != 0 {
-			doomed = append(doomed, k)
+			doomed[k] = f
 		}
 	}
 	var errs []error
-	for _, k := range doomed {
-		if err := t.cfg.Maps.DeleteFlow(k); err != nil {
+	for k, f := range doomed {
+		if err := t.cfg.Maps.DeleteFlow(k, f); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -134,10 +134,7 @@ func isFlow(f bpf.Flow) bool {
 }
 
 func over(f bpf.Flow) bool {
-	both := bpf.FlowFinClient | bpf.FlowFinBackend
-	if f.Flags&bpf.FlowSingle != 0 { // the client's FIN is never seen
-		both = bpf.FlowFinBackend
-	}
+	const both = bpf.FlowFinClient | bpf.FlowFinBackend
 	return f.State&bpf.FlowRST != 0 || f.State&both == both
 }
 

@@ -20,6 +20,7 @@ func (t *Target) write(want *desired) error {
 	t.kernel.ranges.settle()
 	t.claim(want)
 	t.kernel.countIDs()
+	t.kernel.drains = t.kernel.draining()
 	if err := t.addFilter(want); err != nil {
 		return err
 	}
@@ -253,6 +254,13 @@ func (t *Target) deleteServices(want *desired) error {
 	for key, s := range k.services {
 		if _, wanted := want.services[key]; wanted {
 			continue
+		}
+		if key.Port != 0 && !s.Flows {
+			// Its connections drain: without a table they need entries.
+			if err := t.toFlows(key); err != nil {
+				errs = append(errs, err)
+				continue
+			}
 		}
 		if err := t.cfg.Maps.DeleteService(key); err != nil {
 			errs = append(errs, err)

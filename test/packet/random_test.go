@@ -43,6 +43,9 @@ func (n *network) packet(c *conn, tcp *layers.TCP) string {
 // client sees.
 func (n *network) reply(c *conn, tcp *layers.TCP) string {
 	f := frame{srcMAC: backMAC, dstMAC: nodeMAC, src: c.backend, dst: c.src, sport: 8090, dport: c.sport, tcp: tcp}
+	if c.backend == c.src {
+		f.dst = vip4 // hairpin
+	}
 	verdict, out := n.send(hooks[0].prog(n.plane), f.bytes(n.T))
 	if verdict != xdpTX {
 		return fmt.Sprintf("nowhere (verdict %d)", verdict)
@@ -137,12 +140,21 @@ func TestA05RandomChangesMoveNobody(t *testing.T) {
 			n.change()
 			for range 3000 {
 				switch p := n.r.IntN(100); {
-				case p < 40:
+				case p < 35:
 					n.next++
 					n.open(fmt.Sprintf("203.0.113.%d", 1+n.next%200), uint16(1024+n.next/200), n.r.IntN(5) > 0)
+				case p < 40:
+					n.next++ // one replica calls the service
+					n.open(fmt.Sprintf("10.1.0.%d", 2+n.next%8), uint16(1024+n.next), true)
 				case p < 80 && len(n.conns) > 0:
 					n.check(n.conns[n.r.IntN(len(n.conns))], "packet")
 				case p < 86:
+					n.change()
+				case p < 87 && len(n.conns) > 0:
+					n.apply() // the service is gone: its connections drain
+					for range 10 {
+						n.check(n.conns[n.r.IntN(len(n.conns))], "packet without a service")
+					}
 					n.change()
 				case p < 90:
 					n.now = n.now.Add(2 * time.Second)
