@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
@@ -113,6 +114,9 @@ func (t *Target) Sweep() error {
 	}
 	var errs []error
 	for k, f := range doomed {
+		if released[f.Backend] {
+			errs = append(errs, t.handOver(k, f))
+		}
 		if err := t.cfg.Maps.DeleteFlow(k, f); err != nil {
 			errs = append(errs, err)
 		}
@@ -125,6 +129,27 @@ func (t *Target) Sweep() error {
 		return err
 	}
 	return t.settle(unsettled)
+}
+
+// handOver gives a released flow of a direct service to the backend that its
+// packets go to from now on: that one will reset it, and without an entry the
+// reset would not find the client.
+func (t *Target) handOver(k bpf.FlowKey, f bpf.Flow) error {
+	if f.Flags&bpf.FlowSingle == 0 {
+		return nil
+	}
+	table := t.kernel.tables[tableName{owner: t.kernel.names[f.Service], v6: k.Src.Addr().Is6()}]
+	if table.len == 0 {
+		return nil
+	}
+	id := table.slots[f.Hash%table.len]
+	owner, ok := t.kernel.backends[id]
+	if !ok || id == f.Backend {
+		return nil
+	}
+	f.Backend = id
+	k.Src = netip.AddrPortFrom(owner.Addr, owner.Port)
+	return t.cfg.Maps.PutFlow(k, f, true)
 }
 
 // isFlow tells the one entry that stands for a flow: the client's direction,
