@@ -98,7 +98,6 @@ static __always_inline int emit_tc(struct pkt *p, const struct hop *h)
 	struct __sk_buff *skb = p->ctx;
 	struct ethhdr *eth;
 
-	/* The tags belong to the wire the packet came from. */
 	for (int i = 0; i < 2; i++)
 		if (skb->vlan_present && bpf_skb_vlan_pop(skb))
 			return TC_ACT_SHOT;

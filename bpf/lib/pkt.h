@@ -124,17 +124,6 @@ static __always_inline void pkt_forget(struct pkt *p)
 	p->id = s->id;
 }
 
-/* The key with its directions swapped. */
-static __always_inline void key_reverse(struct flow_key *to, const struct flow_key *from)
-{
-	*to = (struct flow_key){};
-	to->src = from->dst;
-	to->dst = from->src;
-	to->sport = from->dport;
-	to->dport = from->sport;
-	to->proto = from->proto;
-}
-
 /* The key under which a flow's other direction is stored. */
 static __always_inline void key_twin(struct flow_key *to, const struct flow *f, __u8 proto)
 {

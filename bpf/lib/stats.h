@@ -3,6 +3,7 @@
 #define FL_STATS_H
 
 #include "pkt.h"
+#include "trace.h"
 
 static __always_inline void count(const struct pkt *p, enum reason r)
 {
@@ -11,6 +12,7 @@ static __always_inline void count(const struct pkt *p, enum reason r)
 
 	if (n)
 		(*n)++;
+	trace(p, r);
 }
 
 static __always_inline void count_connection(__u32 service, bool reopened)

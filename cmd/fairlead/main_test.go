@@ -43,17 +43,25 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) > 1 {
 		views = emptyViews()
 	}
-	srv, err := admin.Listen(admin.ServerConfig{RunDir: dir, Views: views})
+	end, err := listen(dir, views)
 	ts.Check(err)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- srv.Run(ctx) }()
 	ts.Defer(func() {
-		cancel()
-		if err := <-done; err != nil {
+		if err := end(); err != nil {
 			ts.Logf("agent: %v", err)
 		}
 	})
+}
+
+// listen runs a server with these views until end is called.
+func listen(dir string, views admin.Views) (end func() error, err error) {
+	srv, err := admin.Listen(admin.ServerConfig{RunDir: dir, Views: views})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- srv.Run(ctx) }()
+	return func() error { cancel(); return <-done }, nil
 }
 
 func emptyViews() admin.Views {
@@ -71,6 +79,11 @@ func emptyViews() admin.Views {
 		Domains:      func() admin.Domains { return admin.Domains{Note: "not in this version"} },
 		Certificates: func() admin.Certificates { return admin.Certificates{Note: "not in this version"} },
 		Flows:        func(context.Context, admin.FlowQuery, func(admin.Flow) bool) error { return nil },
+		Trace: func(ctx context.Context, _ admin.TraceQuery, yield func([]admin.TraceEvent, uint64) bool) error {
+			yield(nil, 0)
+			<-ctx.Done()
+			return nil
+		},
 		Drain: func(context.Context, admin.DrainRequest) (admin.DrainResult, error) {
 			return admin.DrainResult{}, admin.ErrUnknownAddress
 		},
@@ -113,6 +126,7 @@ func fullViews() admin.Views {
 		}
 		return nil
 	}
+	v.Trace = fullTrace
 	v.Drain = func(_ context.Context, r admin.DrainRequest) (admin.DrainResult, error) {
 		if r.Address != "10.66.0.2" {
 			return admin.DrainResult{}, errors.New("unknown address: no service has a replica at " + r.Address + ": there is 10.66.0.2")
@@ -123,6 +137,47 @@ func fullViews() admin.Views {
 		}, nil
 	}
 	return v
+}
+
+// fullTrace tells of a few packets, of lost ones, and goes on until the reader
+// has had enough. Of one client it fails.
+func fullTrace(ctx context.Context, q admin.TraceQuery, yield func([]admin.TraceEvent, uint64) bool) error {
+	if q.Client == netip.MustParseAddr("192.0.2.66") {
+		return admin.ErrTracing
+	}
+	at := time.Date(2026, 11, 21, 12, 0, 0, 123456000, time.UTC)
+	client, vip, back := netip.MustParseAddrPort("192.0.2.7:40001"), netip.MustParseAddrPort("198.18.0.10:90"), netip.MustParseAddrPort("10.66.0.2:8090")
+	client6, vip6 := netip.MustParseAddr("2001:db8:1234:5678::7"), netip.MustParseAddr("fd00:198:18::a")
+	events := []admin.TraceEvent{
+		{Interface: "eth0", Hook: "xdp", Verdict: "pass", Reason: "handed_to_tc", Help: "XDP cannot send it: the TC program does", Service: "shop/web",
+			Protocol: "tcp", Src: client, Dst: vip, Flags: "SYN", Length: 74},
+		{Interface: "eth0", Hook: "tc", Verdict: "forward", Reason: "forwarded", Help: "client to backend", Service: "shop/web",
+			Protocol: "tcp", Src: client, Dst: vip, Became: &admin.Tuple{Src: client, Dst: back}, Flags: "SYN", Length: 74},
+		{Interface: "fl-web", Hook: "tc", Verdict: "forward", Reason: "replied", Help: "backend to client", Service: "shop/web",
+			Protocol: "tcp", Src: back, Dst: client, Became: &admin.Tuple{Src: vip, Dst: client}, Flags: "SYN ACK", Length: 74},
+		{Interface: "eth0", Hook: "xdp", Verdict: "answer", Reason: "echo_answered", Help: "echo request to a VIP", Service: "shop/web",
+			Protocol: "icmp6", Src: netip.AddrPortFrom(client6, 0), Dst: netip.AddrPortFrom(vip6, 0), Flags: "echo request", Length: 118},
+		{Interface: "eth0", Hook: "xdp", Verdict: "drop", Reason: "not_allowed", Help: "the source is not in the service's allow list", Service: "shop/web",
+			Protocol: "tcp", Src: client, Dst: vip, Flags: "SYN", Length: 74},
+		{Interface: "eth0", Hook: "xdp", Verdict: "pass", Reason: "not_ip", Help: "neither IPv4 nor IPv6", Length: 60},
+	}
+	if !yield(nil, 0) {
+		return nil
+	}
+	for i := range events {
+		events[i].Time = at.Add(time.Duration(i) * time.Millisecond)
+		if q.Drops && events[i].Verdict != "drop" {
+			continue
+		}
+		if !yield(events[i:i+1], 0) {
+			return nil
+		}
+	}
+	if q.Drops && !yield(nil, 41) {
+		return nil
+	}
+	<-ctx.Done()
+	return nil
 }
 
 func fullServices() []admin.Service {

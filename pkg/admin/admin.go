@@ -27,6 +27,10 @@ type Views struct {
 	Certificates func() Certificates
 	// Flows yields the tracked connections until yield returns false.
 	Flows func(ctx context.Context, q FlowQuery, yield func(Flow) bool) error
+	// Trace yields packets as they leave the programs, until yield returns
+	// false or ctx ends, which is no error. It calls yield without events when
+	// it begins; lost is how many were lost so far. ErrTracing: one is under way.
+	Trace func(ctx context.Context, q TraceQuery, yield func(events []TraceEvent, lost uint64) bool) error
 	// Drain starts or ends the drain of an address. Its error is the
 	// operator's: the address is unknown, or the drain cannot be kept.
 	Drain func(ctx context.Context, r DrainRequest) (DrainResult, error)

@@ -40,7 +40,7 @@ type ServerConfig struct {
 type Server struct {
 	cfg ServerConfig
 	l   net.Listener
-	// stop ends listings of flows that are under way.
+	// stop ends listings of flows and traces that are under way.
 	stop context.CancelFunc
 	http http.Server
 }
@@ -148,6 +148,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /v1/services", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, list(v.Services())) })
 	mux.HandleFunc("GET /v1/services/{name...}", s.service)
 	mux.HandleFunc("GET /v1/flows", s.flows)
+	mux.HandleFunc("GET /v1/trace", s.trace)
 	mux.HandleFunc("GET /v1/workloads", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, list(v.Workloads())) })
 	mux.HandleFunc("GET /v1/domains", func(w http.ResponseWriter, _ *http.Request) {
 		d := v.Domains()

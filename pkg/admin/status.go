@@ -30,6 +30,7 @@ type Status struct {
 	Targets      []reconcile.Status `json:"targets"`
 	Interfaces   []Interface        `json:"interfaces"`
 	Cgroups      []Cgroup           `json:"cgroups"`
+	Packets      []Packets          `json:"packets"`
 	Drains       []string           `json:"drains"`
 	Problems     []string           `json:"problems"`
 	NotServedYet []NotServed        `json:"notServedYet"`
@@ -70,6 +71,15 @@ type Cgroup struct {
 	Path  string   `json:"path"`
 	Hooks []string `json:"hooks"`
 	Note  string   `json:"note,omitempty"` // what is missing, and why
+}
+
+// Packets is one cell of fairlead_packets_total, since the maps were made.
+type Packets struct {
+	Interface string `json:"interface"` // "other": those without counters of their own
+	Direction string `json:"direction"` // "in" from clients | "out" from replicas
+	Verdict   string `json:"verdict"`   // "forward" | "pass" | "drop" | "answer"
+	Reason    string `json:"reason"`
+	Count     uint64 `json:"count"`
 }
 
 // NotServed is a part of the config whose behaviour this version lacks.
@@ -154,6 +164,7 @@ func (s *Status) normalize() {
 	s.Targets = list(s.Targets)
 	s.Interfaces = list(s.Interfaces)
 	s.Cgroups = list(s.Cgroups)
+	s.Packets = list(s.Packets)
 	s.Drains = list(s.Drains)
 	s.Problems = list(s.Problems)
 	s.NotServedYet = slices.Clone(list(s.NotServedYet))

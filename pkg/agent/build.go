@@ -75,15 +75,22 @@ func build(a *Agent) (p parts, err error) {
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows
 	p.hop = k.hops.Known
+	p.trace, p.nodeAddrs = k.objects.Trace, k.nodeAddrs
 	p.attached = func() ([]admin.Interface, []admin.Cgroup) { return attached(k.links) }
 	return p, nil
 }
 
 // kernel is what of an agent outlives it: maps, links and what feeds them.
 type kernel struct {
-	hops  *nexthop.Table
-	plane *dataplane.Target
-	links *attach.Target
+	objects *bpf.Objects
+	hops    *nexthop.Table
+	plane   *dataplane.Target
+	links   *attach.Target
+}
+
+// nodeAddrs lists the node's public addresses on the interfaces.
+func (k *kernel) nodeAddrs(interfaces []string) ([]netip.Addr, error) {
+	return nodeAddrs(k.hops.Links(), interfaces)
 }
 
 // openKernel loads the programs, or adopts what an earlier agent pinned. What
@@ -102,15 +109,13 @@ func openKernel(cfg Config, closers *[]func()) (k kernel, err error) {
 	if err != nil {
 		return k, fmt.Errorf("load programs: %w", err)
 	}
+	k.objects = objects
 	*closers = append(*closers, func() { _ = objects.Close() })
 	if k.hops, err = nexthop.New(nexthop.Config{Log: log}); err != nil {
 		return k, fmt.Errorf("follow routes: %w", err)
 	}
 	*closers = append(*closers, k.hops.Close)
-	k.plane, err = dataplane.New(dataplane.Config{
-		Maps: objects, Hops: k.hops, Log: log,
-		NodeAddrs: func(interfaces []string) ([]netip.Addr, error) { return nodeAddrs(k.hops.Links(), interfaces) },
-	})
+	k.plane, err = dataplane.New(dataplane.Config{Maps: objects, Hops: k.hops, Log: log, NodeAddrs: k.nodeAddrs})
 	if err != nil {
 		return k, fmt.Errorf("adopt maps: %w", err)
 	}

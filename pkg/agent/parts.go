@@ -8,6 +8,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -41,6 +42,8 @@ type parts struct {
 	attached     func() ([]admin.Interface, []admin.Cgroup)
 	stats        func() (dataplane.Stats, error)
 	flows        func(context.Context, dataplane.FlowFilter, func(dataplane.Flow) bool) error
+	trace        func(context.Context, bpf.TraceFilter, func([]bpf.TraceEvent, uint64) bool) error
+	nodeAddrs    func(interfaces []string) ([]netip.Addr, error)
 	replicas     func() []activator.Replica
 	shutdown     func(context.Context) error // stops the workloads
 	close        func()

@@ -21,6 +21,7 @@ const laterNote = "this version serves no host names yet: see \"fairlead status\
 func (a *Agent) views() admin.Views {
 	return admin.Views{
 		Status: a.status, Services: a.services, Workloads: a.workloads, Flows: a.flows, Drain: a.drainAddress,
+		Trace:        a.trace,
 		Domains:      func() admin.Domains { return admin.Domains{Note: laterNote} },
 		Certificates: func() admin.Certificates { return admin.Certificates{Note: laterNote} },
 	}
@@ -71,6 +72,7 @@ func (a *Agent) status() admin.Status {
 		s.Problems = append(s.Problems, "read counters: "+err.Error())
 	} else {
 		s.Counts.Flows, s.Counts.FlowLimit, s.Counts.Evictions = st.Flows, st.FlowLimit, st.Evictions
+		s.Packets = packetsOf(st.Packets, s.Interfaces)
 	}
 	for _, n := range a.engine.missing() {
 		s.NotServedYet = append(s.NotServedYet, admin.NotServed{Feature: string(n.feature), Services: n.services})
@@ -188,22 +190,8 @@ func (a *Agent) traffic() (metrics.Traffic, error) {
 	}
 	t := metrics.Traffic{Flows: st.Flows, FlowLimit: st.FlowLimit, Evictions: st.Evictions}
 	interfaces, _ := a.parts.attached()
-	slots := map[uint32]admin.Interface{}
-	for _, i := range interfaces {
-		if _, shared := slots[i.Slot]; shared {
-			i = admin.Interface{Name: otherInterfaces}
-		}
-		slots[i.Slot] = i
-	}
-	for _, p := range st.Packets {
-		m := metrics.Packets{Interface: otherInterfaces, Direction: "in", Verdict: p.Verdict, Reason: p.Reason, Count: p.Packets}
-		if i, ok := slots[p.Slot]; ok && p.Slot != 0 {
-			m.Interface = i.Name
-			if i.Role == "workload" {
-				m.Direction = "out"
-			}
-		}
-		t.Packets = append(t.Packets, m)
+	for _, p := range packetsOf(st.Packets, interfaces) {
+		t.Packets = append(t.Packets, metrics.Packets(p))
 	}
 	for _, c := range st.Services {
 		t.Services = append(t.Services, metrics.Service{
@@ -212,6 +200,29 @@ func (a *Agent) traffic() (metrics.Traffic, error) {
 		})
 	}
 	return t, nil
+}
+
+// packetsOf names the interfaces of the packet counters.
+func packetsOf(counts []dataplane.PacketCount, interfaces []admin.Interface) []admin.Packets {
+	slots := map[uint32]admin.Interface{}
+	for _, i := range interfaces {
+		if _, shared := slots[i.Slot]; shared {
+			i = admin.Interface{Name: otherInterfaces}
+		}
+		slots[i.Slot] = i
+	}
+	var out []admin.Packets
+	for _, p := range counts {
+		m := admin.Packets{Interface: otherInterfaces, Direction: "in", Verdict: p.Verdict, Reason: p.Reason, Count: p.Packets}
+		if i, ok := slots[p.Slot]; ok && p.Slot != 0 {
+			m.Interface = i.Name
+			if i.Role == "workload" {
+				m.Direction = "out"
+			}
+		}
+		out = append(out, m)
+	}
+	return out
 }
 
 func (a *Agent) backends() []metrics.Backend {

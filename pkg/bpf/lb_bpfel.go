@@ -162,30 +162,67 @@ type lbSvcStats struct {
 	Reopened    uint64
 }
 
+type lbTraceEvent struct {
+	_    structs.HostLayout
+	Time uint64
+	Key  lbFlowKey
+	Src  struct {
+		_ structs.HostLayout
+		W [4]uint32
+	}
+	Dst struct {
+		_ structs.HostLayout
+		W [4]uint32
+	}
+	Sport    uint16
+	Dport    uint16
+	Ifindex  uint32
+	Bytes    uint32
+	Reason   uint8
+	Tc       uint8
+	TcpFlags uint8
+	IcmpType uint8
+}
+
+type lbTraceFilter struct {
+	_      structs.HostLayout
+	Client struct {
+		_ structs.HostLayout
+		W [4]uint32
+	}
+	Match uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	lbMapFlAllow      = "fl_allow"
-	lbMapFlBackends   = "fl_backends"
-	lbMapFlClients    = "fl_clients"
-	lbMapFlClock      = "fl_clock"
-	lbMapFlEmbryos    = "fl_embryos"
-	lbMapFlFilter     = "fl_filter"
-	lbMapFlFlows      = "fl_flows"
-	lbMapFlFrags      = "fl_frags"
-	lbMapFlIfaces     = "fl_ifaces"
-	lbMapFlPending    = "fl_pending"
-	lbMapFlScratch    = "fl_scratch"
-	lbMapFlServices   = "fl_services"
-	lbMapFlSlots      = "fl_slots"
-	lbMapFlStats      = "fl_stats"
-	lbMapFlSvcStats   = "fl_svc_stats"
-	lbProgFlReadClock = "fl_read_clock"
-	lbProgFlTc        = "fl_tc"
-	lbProgFlXdp       = "fl_xdp"
-	lbVarHasCsumIpv6  = "has_csum_ipv6"
-	lbVarHashSeed     = "hash_seed"
+	lbMapFlAllow       = "fl_allow"
+	lbMapFlBackends    = "fl_backends"
+	lbMapFlClients     = "fl_clients"
+	lbMapFlClock       = "fl_clock"
+	lbMapFlEmbryos     = "fl_embryos"
+	lbMapFlFilter      = "fl_filter"
+	lbMapFlFlows       = "fl_flows"
+	lbMapFlFrags       = "fl_frags"
+	lbMapFlIfaces      = "fl_ifaces"
+	lbMapFlPending     = "fl_pending"
+	lbMapFlScratch     = "fl_scratch"
+	lbMapFlServices    = "fl_services"
+	lbMapFlSlots       = "fl_slots"
+	lbMapFlStats       = "fl_stats"
+	lbMapFlSvcStats    = "fl_svc_stats"
+	lbMapFlTraceEnds   = "fl_trace_ends"
+	lbMapFlTraces      = "fl_traces"
+	lbProgFlReadClock  = "fl_read_clock"
+	lbProgFlTc         = "fl_tc"
+	lbProgFlXdp        = "fl_xdp"
+	lbVarFlTraceFilter = "fl_trace_filter"
+	lbVarFlTraceLost   = "fl_trace_lost"
+	lbVarFlTraceOn     = "fl_trace_on"
+	lbVarFlTraceUntil  = "fl_trace_until"
+	lbVarHasCsumIpv6   = "has_csum_ipv6"
+	lbVarHashSeed      = "hash_seed"
 )
 
 // loadLb returns the embedded CollectionSpec for lb.
@@ -239,29 +276,35 @@ type lbProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbMapSpecs struct {
-	FlAllow    *ebpf.MapSpec `ebpf:"fl_allow"`
-	FlBackends *ebpf.MapSpec `ebpf:"fl_backends"`
-	FlClients  *ebpf.MapSpec `ebpf:"fl_clients"`
-	FlClock    *ebpf.MapSpec `ebpf:"fl_clock"`
-	FlEmbryos  *ebpf.MapSpec `ebpf:"fl_embryos"`
-	FlFilter   *ebpf.MapSpec `ebpf:"fl_filter"`
-	FlFlows    *ebpf.MapSpec `ebpf:"fl_flows"`
-	FlFrags    *ebpf.MapSpec `ebpf:"fl_frags"`
-	FlIfaces   *ebpf.MapSpec `ebpf:"fl_ifaces"`
-	FlPending  *ebpf.MapSpec `ebpf:"fl_pending"`
-	FlScratch  *ebpf.MapSpec `ebpf:"fl_scratch"`
-	FlServices *ebpf.MapSpec `ebpf:"fl_services"`
-	FlSlots    *ebpf.MapSpec `ebpf:"fl_slots"`
-	FlStats    *ebpf.MapSpec `ebpf:"fl_stats"`
-	FlSvcStats *ebpf.MapSpec `ebpf:"fl_svc_stats"`
+	FlAllow     *ebpf.MapSpec `ebpf:"fl_allow"`
+	FlBackends  *ebpf.MapSpec `ebpf:"fl_backends"`
+	FlClients   *ebpf.MapSpec `ebpf:"fl_clients"`
+	FlClock     *ebpf.MapSpec `ebpf:"fl_clock"`
+	FlEmbryos   *ebpf.MapSpec `ebpf:"fl_embryos"`
+	FlFilter    *ebpf.MapSpec `ebpf:"fl_filter"`
+	FlFlows     *ebpf.MapSpec `ebpf:"fl_flows"`
+	FlFrags     *ebpf.MapSpec `ebpf:"fl_frags"`
+	FlIfaces    *ebpf.MapSpec `ebpf:"fl_ifaces"`
+	FlPending   *ebpf.MapSpec `ebpf:"fl_pending"`
+	FlScratch   *ebpf.MapSpec `ebpf:"fl_scratch"`
+	FlServices  *ebpf.MapSpec `ebpf:"fl_services"`
+	FlSlots     *ebpf.MapSpec `ebpf:"fl_slots"`
+	FlStats     *ebpf.MapSpec `ebpf:"fl_stats"`
+	FlSvcStats  *ebpf.MapSpec `ebpf:"fl_svc_stats"`
+	FlTraceEnds *ebpf.MapSpec `ebpf:"fl_trace_ends"`
+	FlTraces    *ebpf.MapSpec `ebpf:"fl_traces"`
 }
 
 // lbVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbVariableSpecs struct {
-	HasCsumIpv6 *ebpf.VariableSpec `ebpf:"has_csum_ipv6"`
-	HashSeed    *ebpf.VariableSpec `ebpf:"hash_seed"`
+	FlTraceFilter *ebpf.VariableSpec `ebpf:"fl_trace_filter"`
+	FlTraceLost   *ebpf.VariableSpec `ebpf:"fl_trace_lost"`
+	FlTraceOn     *ebpf.VariableSpec `ebpf:"fl_trace_on"`
+	FlTraceUntil  *ebpf.VariableSpec `ebpf:"fl_trace_until"`
+	HasCsumIpv6   *ebpf.VariableSpec `ebpf:"has_csum_ipv6"`
+	HashSeed      *ebpf.VariableSpec `ebpf:"hash_seed"`
 }
 
 // lbObjects contains all objects after they have been loaded into the kernel.
@@ -284,21 +327,23 @@ func (o *lbObjects) Close() error {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbMaps struct {
-	FlAllow    *ebpf.Map `ebpf:"fl_allow"`
-	FlBackends *ebpf.Map `ebpf:"fl_backends"`
-	FlClients  *ebpf.Map `ebpf:"fl_clients"`
-	FlClock    *ebpf.Map `ebpf:"fl_clock"`
-	FlEmbryos  *ebpf.Map `ebpf:"fl_embryos"`
-	FlFilter   *ebpf.Map `ebpf:"fl_filter"`
-	FlFlows    *ebpf.Map `ebpf:"fl_flows"`
-	FlFrags    *ebpf.Map `ebpf:"fl_frags"`
-	FlIfaces   *ebpf.Map `ebpf:"fl_ifaces"`
-	FlPending  *ebpf.Map `ebpf:"fl_pending"`
-	FlScratch  *ebpf.Map `ebpf:"fl_scratch"`
-	FlServices *ebpf.Map `ebpf:"fl_services"`
-	FlSlots    *ebpf.Map `ebpf:"fl_slots"`
-	FlStats    *ebpf.Map `ebpf:"fl_stats"`
-	FlSvcStats *ebpf.Map `ebpf:"fl_svc_stats"`
+	FlAllow     *ebpf.Map `ebpf:"fl_allow"`
+	FlBackends  *ebpf.Map `ebpf:"fl_backends"`
+	FlClients   *ebpf.Map `ebpf:"fl_clients"`
+	FlClock     *ebpf.Map `ebpf:"fl_clock"`
+	FlEmbryos   *ebpf.Map `ebpf:"fl_embryos"`
+	FlFilter    *ebpf.Map `ebpf:"fl_filter"`
+	FlFlows     *ebpf.Map `ebpf:"fl_flows"`
+	FlFrags     *ebpf.Map `ebpf:"fl_frags"`
+	FlIfaces    *ebpf.Map `ebpf:"fl_ifaces"`
+	FlPending   *ebpf.Map `ebpf:"fl_pending"`
+	FlScratch   *ebpf.Map `ebpf:"fl_scratch"`
+	FlServices  *ebpf.Map `ebpf:"fl_services"`
+	FlSlots     *ebpf.Map `ebpf:"fl_slots"`
+	FlStats     *ebpf.Map `ebpf:"fl_stats"`
+	FlSvcStats  *ebpf.Map `ebpf:"fl_svc_stats"`
+	FlTraceEnds *ebpf.Map `ebpf:"fl_trace_ends"`
+	FlTraces    *ebpf.Map `ebpf:"fl_traces"`
 }
 
 func (m *lbMaps) Close() error {
@@ -318,6 +363,8 @@ func (m *lbMaps) Close() error {
 		m.FlSlots,
 		m.FlStats,
 		m.FlSvcStats,
+		m.FlTraceEnds,
+		m.FlTraces,
 	)
 }
 
@@ -325,8 +372,12 @@ func (m *lbMaps) Close() error {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbVariables struct {
-	HasCsumIpv6 *ebpf.Variable `ebpf:"has_csum_ipv6"`
-	HashSeed    *ebpf.Variable `ebpf:"hash_seed"`
+	FlTraceFilter *ebpf.Variable `ebpf:"fl_trace_filter"`
+	FlTraceLost   *ebpf.Variable `ebpf:"fl_trace_lost"`
+	FlTraceOn     *ebpf.Variable `ebpf:"fl_trace_on"`
+	FlTraceUntil  *ebpf.Variable `ebpf:"fl_trace_until"`
+	HasCsumIpv6   *ebpf.Variable `ebpf:"has_csum_ipv6"`
+	HashSeed      *ebpf.Variable `ebpf:"hash_seed"`
 }
 
 // lbPrograms contains all programs after they have been loaded into the kernel.

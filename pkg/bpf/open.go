@@ -71,6 +71,7 @@ type Objects struct {
 	slots    *ebpf.Memory
 	backends *ebpf.Memory
 	filter   *ebpf.Memory
+	trace    traceVars
 }
 
 // Open loads the programs over the maps pinned in cfg.PinDir, and makes the
@@ -160,6 +161,7 @@ func (o *Objects) loadSpec(spec *ebpf.CollectionSpec) error {
 		return loadError(err)
 	}
 	defer coll.Close()
+	o.trace.take(coll.Variables)
 	for name := range coll.Maps {
 		if _, ok := o.maps[name]; !ok && isOurs(name) { // .rodata belongs to its object alone
 			o.maps[name] = coll.DetachMap(name)
@@ -180,7 +182,7 @@ func isOurs(name string) bool { return strings.HasPrefix(name, "fl_") }
 
 // keepsOver tells whether a map's content outlives the agent.
 func keepsOver(name string) bool {
-	return isOurs(name) && name != lbMapFlScratch && name != lbMapFlClock
+	return isOurs(name) && name != lbMapFlScratch && name != lbMapFlClock && !strings.HasPrefix(name, "fl_trace")
 }
 
 // adoptSize lets a pinned map keep the size it was made with.
