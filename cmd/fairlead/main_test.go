@@ -149,16 +149,26 @@ func fullTrace(ctx context.Context, q admin.TraceQuery, yield func([]admin.Trace
 	client, vip, back := netip.MustParseAddrPort("192.0.2.7:40001"), netip.MustParseAddrPort("198.18.0.10:90"), netip.MustParseAddrPort("10.66.0.2:8090")
 	client6, vip6 := netip.MustParseAddr("2001:db8:1234:5678::7"), netip.MustParseAddr("fd00:198:18::a")
 	events := []admin.TraceEvent{
-		{Interface: "eth0", Hook: "xdp", Verdict: "pass", Reason: "handed_to_tc", Help: "XDP cannot send it: the TC program does", Service: "shop/web",
-			Protocol: "tcp", Src: client, Dst: vip, Flags: "SYN", Length: 74},
-		{Interface: "eth0", Hook: "tc", Verdict: "forward", Reason: "forwarded", Help: "client to backend", Service: "shop/web",
-			Protocol: "tcp", Src: client, Dst: vip, Became: &admin.Tuple{Src: client, Dst: back}, Flags: "SYN", Length: 74},
-		{Interface: "fl-web", Hook: "tc", Verdict: "forward", Reason: "replied", Help: "backend to client", Service: "shop/web",
-			Protocol: "tcp", Src: back, Dst: client, Became: &admin.Tuple{Src: vip, Dst: client}, Flags: "SYN ACK", Length: 74},
-		{Interface: "eth0", Hook: "xdp", Verdict: "answer", Reason: "echo_answered", Help: "echo request to a VIP", Service: "shop/web",
-			Protocol: "icmp6", Src: netip.AddrPortFrom(client6, 0), Dst: netip.AddrPortFrom(vip6, 0), Flags: "echo request", Length: 118},
-		{Interface: "eth0", Hook: "xdp", Verdict: "drop", Reason: "not_allowed", Help: "the source is not in the service's allow list", Service: "shop/web",
-			Protocol: "tcp", Src: client, Dst: vip, Flags: "SYN", Length: 74},
+		{
+			Interface: "eth0", Hook: "xdp", Verdict: "pass", Reason: "handed_to_tc", Help: "XDP cannot send it: the TC program does", Service: "shop/web",
+			Protocol: "tcp", Src: client, Dst: vip, Flags: "SYN", Length: 74,
+		},
+		{
+			Interface: "eth0", Hook: "tc", Verdict: "forward", Reason: "forwarded", Help: "client to backend", Service: "shop/web",
+			Protocol: "tcp", Src: client, Dst: vip, Became: &admin.Tuple{Src: client, Dst: back}, Flags: "SYN", Length: 74,
+		},
+		{
+			Interface: "fl-web", Hook: "tc", Verdict: "forward", Reason: "replied", Help: "backend to client", Service: "shop/web",
+			Protocol: "tcp", Src: back, Dst: client, Became: &admin.Tuple{Src: vip, Dst: client}, Flags: "SYN ACK", Length: 74,
+		},
+		{
+			Interface: "eth0", Hook: "xdp", Verdict: "answer", Reason: "echo_answered", Help: "echo request to a VIP", Service: "shop/web",
+			Protocol: "icmp6", Src: netip.AddrPortFrom(client6, 0), Dst: netip.AddrPortFrom(vip6, 0), Flags: "echo request", Length: 118,
+		},
+		{
+			Interface: "eth0", Hook: "xdp", Verdict: "drop", Reason: "not_allowed", Help: "the source is not in the service's allow list", Service: "shop/web",
+			Protocol: "tcp", Src: client, Dst: vip, Flags: "SYN", Length: 74,
+		},
 		{Interface: "eth0", Hook: "xdp", Verdict: "pass", Reason: "not_ip", Help: "neither IPv4 nor IPv6", Length: 60},
 	}
 	if !yield(nil, 0) {
