@@ -21,6 +21,7 @@ type bench struct {
 	measures []measure
 	subjects []*subject
 	setUps   []string // how long the large ones took
+	placed   []report.Row
 }
 
 func (b *bench) run() error {
@@ -55,7 +56,7 @@ func (b *bench) run() error {
 	for _, t := range b.tables() {
 		t.Print(b.w)
 	}
-	return nil
+	return b.inPlace()
 }
 
 func listed(list, name string) bool {
@@ -138,7 +139,7 @@ func (b *bench) rows() []report.Row {
 			rows = append(rows, row)
 		}
 	}
-	return rows
+	return append(rows, b.placed...)
 }
 
 func (b *bench) tables() []*report.Table {

@@ -4,6 +4,7 @@ package lab
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -136,7 +138,7 @@ func (a Ask) do() Told {
 }
 
 func (a Ask) connected(fd int) Told {
-	if err := unix.Connect(fd, a.sockaddr(a.Remote)); err != nil {
+	if err := connect(fd, a.sockaddr(a.Remote)); err != nil {
 		return failed("connect", err)
 	}
 	peer, err := unix.Getpeername(fd)
@@ -149,7 +151,7 @@ func (a Ask) connected(fd int) Told {
 		}
 	}
 	buf := make([]byte, 2048)
-	n, err := unix.Read(fd, buf)
+	n, _, err := receive(fd, buf)
 	if err != nil {
 		return failed("read", err)
 	}
@@ -161,11 +163,43 @@ func (a Ask) unconnected(fd int) Told {
 		return failed("sendto", err)
 	}
 	buf := make([]byte, 2048)
-	n, from, err := unix.Recvfrom(fd, buf, 0)
+	n, from, err := receive(fd, buf)
 	if err != nil {
 		return failed("recvfrom", err)
 	}
 	return Told{Answer: string(buf[:n]), Peer: addrPort(from)}
+}
+
+// receive begins again where a signal of Go's scheduler ends the call: with a
+// timeout on the socket the kernel does not (signal(7), SA_RESTART).
+func receive(fd int, buf []byte) (int, unix.Sockaddr, error) {
+	for {
+		n, from, err := unix.Recvfrom(fd, buf, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return n, from, err
+		}
+	}
+}
+
+// connect waits for the handshake's end itself where a signal interrupts the
+// call, which goes on without it (connect(2), EINTR).
+func connect(fd int, to unix.Sockaddr) error {
+	err := unix.Connect(fd, to)
+	for begun := time.Now(); errors.Is(err, unix.EINTR) && time.Since(begun) < 3*time.Second; {
+		if _, perr := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 100); perr != nil && !errors.Is(perr, unix.EINTR) {
+			return perr
+		}
+		switch errno, gerr := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); {
+		case gerr != nil:
+			return gerr
+		case errno != 0:
+			return syscall.Errno(errno)
+		}
+		if _, gerr := unix.Getpeername(fd); gerr == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 func (a Ask) sockaddr(ap netip.AddrPort) unix.Sockaddr {
