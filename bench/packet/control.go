@@ -188,6 +188,8 @@ func without(s *model.State, i int) *model.State {
 	next := *s
 	next.Generation++
 	next.Services = slices.Clone(s.Services)
-	next.Services[i].Backends = s.Services[i].Backends[1:]
+	svc := *s.Services[i]
+	svc.Backends = svc.Backends[1:]
+	next.Services[i] = &svc
 	return &next
 }

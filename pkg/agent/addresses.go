@@ -49,7 +49,7 @@ func nodeAddrs(links *nexthop.Links, names []string) ([]netip.Addr, error) {
 // looked up on the interfaces.
 func foundAddresses(s *model.State) bool {
 	return s.Settings.Node.Addresses == nil &&
-		slices.ContainsFunc(s.Services, func(svc model.Service) bool { return len(svc.NodePorts) > 0 })
+		slices.ContainsFunc(s.Services, func(svc *model.Service) bool { return len(svc.NodePorts) > 0 })
 }
 
 // renewal is a source that wants nothing. It publishes that again when the

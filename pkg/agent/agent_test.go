@@ -79,7 +79,7 @@ func testPart() source.Part {
 	backend := func(a netip.Addr) []model.Backend { return []model.Backend{{Addr4: a, Weight: 1}} }
 	return source.Part{
 		Settings: &model.Settings{},
-		Services: []model.Service{
+		Services: []*model.Service{
 			{Name: name("a"), Ports: port, Backends: backend(fixed)},
 			{Name: name("b"), Ports: port, Backends: backend(workload), Workload: &model.Workload{Driver: "process", Scale: model.Scale{Min: 1}}},
 			{Name: name("c"), Ports: port, Backends: backend(fixed), HTTP: []model.HTTPHost{{Host: "x"}}},

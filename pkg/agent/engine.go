@@ -197,7 +197,7 @@ func (e *engine) settled(ctx context.Context) error {
 
 func populated(s *model.State) bool {
 	for i := range s.Services {
-		svc := &s.Services[i]
+		svc := s.Services[i]
 		if len(svc.Backends) < admin.Wanted(svc) {
 			return false
 		}

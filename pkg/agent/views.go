@@ -103,7 +103,7 @@ func (a *Agent) services() []admin.Service {
 	last := a.lastResorts()
 	out := make([]admin.Service, len(state.Services))
 	for i := range state.Services {
-		m := &state.Services[i]
+		m := state.Services[i]
 		svc := admin.NewService(m)
 		svc.NotServedYet = append(svc.NotServedYet, lacking[svc.Name]...)
 		svc.LastResort = last[svc.Name]
@@ -229,7 +229,7 @@ func (a *Agent) backends() []metrics.Backend {
 	state := a.engine.state()
 	var out []metrics.Backend
 	for i := range state.Services {
-		svc := &state.Services[i]
+		svc := state.Services[i]
 		for _, b := range svc.Backends {
 			out = append(out, metrics.Backend{
 				Service: svc.Name.String(), Address: b.Addrs()[0].String(),

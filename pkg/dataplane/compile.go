@@ -99,7 +99,7 @@ func (t *Target) compile(s *model.State) (*desired, error) {
 	node, err := t.nodeAddrs(s)
 	errs := []error{err}
 	for i := range s.Services {
-		svc := &s.Services[i]
+		svc := s.Services[i]
 		want.drains[svc.Name] = svc.Drain
 		for _, p := range svc.Ports {
 			errs = append(errs, t.compilePort(want, svc, p, node))
@@ -141,7 +141,7 @@ func (t *Target) backendAddrs() []netip.Addr {
 }
 
 func (t *Target) nodeAddrs(s *model.State) ([]netip.Addr, error) {
-	uses := slices.ContainsFunc(s.Services, func(svc model.Service) bool { return len(svc.NodePorts) > 0 })
+	uses := slices.ContainsFunc(s.Services, func(svc *model.Service) bool { return len(svc.NodePorts) > 0 })
 	if !uses || s.Settings.Node.Addresses != nil || t.cfg.NodeAddrs == nil {
 		return s.Settings.Node.Addresses, nil
 	}

@@ -40,7 +40,7 @@ func randomState(r *rand.Rand, generation uint64) *model.State {
 		if r.IntN(4) == 0 {
 			continue
 		}
-		svc := model.Service{
+		svc := &model.Service{
 			Name:  model.ServiceName{Project: fmt.Sprintf("p%d", i), User: "user"},
 			VIP4:  netip.AddrFrom4([4]byte{198, 18, 0, byte(10 + (i+r.IntN(2)*6)%12)}),
 			Drain: time.Duration(r.IntN(30)) * time.Second,
@@ -168,7 +168,7 @@ func stateOfOne(generation uint64, backends ...string) *model.State {
 	for _, b := range backends {
 		svc.Backends = append(svc.Backends, model.Backend{Addr4: netip.MustParseAddr(b), Weight: 1})
 	}
-	return &model.State{Generation: generation, Services: []model.Service{svc}}
+	return &model.State{Generation: generation, Services: []*model.Service{&svc}}
 }
 
 func apply(t *testing.T, target *Target, s *model.State) {

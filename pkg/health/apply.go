@@ -29,7 +29,7 @@ func (c *Checker) Apply(_ context.Context, s *model.State) error {
 	var fresh []*check
 	present := 0
 	for i := range s.Services {
-		m := &s.Services[i]
+		m := s.Services[i]
 		if m.Health.Type == "" || m.Health.Type == "none" {
 			continue
 		}

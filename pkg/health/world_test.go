@@ -235,8 +235,12 @@ func (w *world) service(user string) Service {
 func name(user string) model.ServiceName { return model.ServiceName{Project: "p", User: user} }
 
 func state(services ...model.Service) *model.State {
-	slices.SortFunc(services, func(a, b model.Service) int { return a.Name.Compare(b.Name) })
-	return &model.State{Services: services}
+	s := &model.State{}
+	for _, svc := range services {
+		s.Services = append(s.Services, &svc)
+	}
+	slices.SortFunc(s.Services, func(a, b *model.Service) int { return a.Name.Compare(b.Name) })
+	return s
 }
 
 // tcpCheck is every 2 s, out after 3 failures, in after 2 passes.

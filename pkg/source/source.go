@@ -20,7 +20,7 @@ type Part struct {
 	Settings *model.Settings
 	// Services this source defines. A name that an earlier source of the
 	// Merge defines already is refused there and reported.
-	Services []model.Service
+	Services []*model.Service
 	// Replicas adds backends to services, whoever defined them. Names without
 	// a service are passed over: the service may come later or be gone.
 	Replicas map[model.ServiceName][]model.Backend

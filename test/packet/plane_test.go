@@ -83,8 +83,12 @@ func (p *plane) restart() {
 func (p *plane) apply(services ...model.Service) {
 	p.Helper()
 	p.gen++
-	slices.SortFunc(services, func(a, b model.Service) int { return a.Name.Compare(b.Name) })
-	if err := p.target.Apply(context.Background(), &model.State{Generation: p.gen, Services: services}); err != nil {
+	s := &model.State{Generation: p.gen}
+	for _, svc := range services {
+		s.Services = append(s.Services, &svc)
+	}
+	slices.SortFunc(s.Services, func(a, b *model.Service) int { return a.Name.Compare(b.Name) })
+	if err := p.target.Apply(context.Background(), s); err != nil {
 		p.Fatal(err)
 	}
 }
