@@ -46,7 +46,10 @@ type Maps interface {
 
 // Hops tells where backends are: nexthop.Table.
 type Hops interface {
+	// Track replaces the set of addresses that are followed.
 	Track([]netip.Addr)
+	// Follow adds to that set and takes from it.
+	Follow(add, drop []netip.Addr)
 	Lookup(netip.Addr) nexthop.Hop
 }
 
@@ -68,10 +71,9 @@ type Target struct {
 
 	mu     sync.Mutex // one Apply, Sweep or reading at a time
 	kernel kernel
-	// applied is the last state that was written whole; 0 after an error.
-	applied uint64
-	fresh   bool // the bookkeeping was just read from the maps
-	swept   sweep
+	plan   plan
+	fresh  bool // the bookkeeping was just read from the maps
+	swept  sweep
 	// filterTrim: the address filter holds more than the maps need.
 	filterTrim bool
 	hz         clockRate
@@ -106,24 +108,27 @@ func (t *Target) Serves() []model.Feature {
 	}
 }
 
-// Apply writes the difference between the state and the kernel. The same state
+// Apply writes the difference between the state and the kernel: only what
+// changed since the last one is looked at, unless that failed. The same state
 // again re-reads the maps and mends what something else changed.
 func (t *Target) Apply(_ context.Context, s *model.State) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.fresh && (t.applied == 0 || t.applied == s.Generation) {
+	last := t.plan.state
+	if !t.fresh && (last == nil || last.Generation == s.Generation) {
 		if err := t.reread(); err != nil {
 			return err
 		}
 	}
-	t.applied, t.fresh = 0, false
-	want, err := t.compile(s)
+	t.fresh = false
+	d, err := t.plot(s)
+	t.plan.state = nil
 	if err != nil {
 		return err
 	}
-	if err := t.write(want); err != nil {
+	if err := t.write(d); err != nil {
 		return err
 	}
-	t.applied = s.Generation
+	t.plan.state = s
 	return nil
 }

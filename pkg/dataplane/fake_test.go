@@ -229,7 +229,8 @@ func (m *fakeMaps) dump() string {
 // anyHop leads everywhere over interface 7.
 type anyHop struct{}
 
-func (anyHop) Track([]netip.Addr) {}
+func (anyHop) Track([]netip.Addr)       {}
+func (anyHop) Follow(_, _ []netip.Addr) {}
 func (anyHop) Lookup(a netip.Addr) nexthop.Hop {
 	return nexthop.Hop{Addr: a, IfIndex: 7, MAC: [6]byte{2, 0, 0, 0, 0, 9}, SrcMAC: [6]byte{2, 0, 0, 0, 0, 7}}
 }

@@ -158,28 +158,27 @@ func (j *joiner) owner(name model.ServiceName) int {
 // renew makes the services of the given names anew and leaves all others as
 // they are. States that were handed out keep their list.
 func (j *joiner) renew(dirty names) {
-	next := make([]*model.Service, 0, len(j.services)+len(dirty))
-	for _, svc := range j.services {
-		if !dirty[svc.Name] {
-			next = append(next, svc)
-			continue
-		}
-		delete(dirty, svc.Name)
-		if made := j.make(svc.Name); made != nil {
-			if svc.Equal(made) {
-				made = svc
-			}
+	next := slices.Clone(j.services)
+	had, gone := len(next), map[*model.Service]bool{}
+	for name := range dirty {
+		made := j.make(name)
+		i, ok := slices.BinarySearchFunc(next[:had], name, func(svc *model.Service, n model.ServiceName) int {
+			return svc.Name.Compare(n)
+		})
+		switch {
+		case !ok && made != nil:
 			next = append(next, made)
+		case ok && made == nil:
+			gone[next[i]] = true // it stays until all are found
+		case ok && !next[i].Equal(made):
+			next[i] = made
 		}
 	}
-	sorted := len(next)
-	for name := range dirty { // those that are new
-		if made := j.make(name); made != nil {
-			next = append(next, made)
-		}
-	}
-	if len(next) > sorted {
+	if len(next) > had {
 		slices.SortFunc(next, func(a, b *model.Service) int { return a.Name.Compare(b.Name) })
+	}
+	if len(gone) > 0 {
+		next = slices.DeleteFunc(next, func(svc *model.Service) bool { return gone[svc] })
 	}
 	j.services = next
 }

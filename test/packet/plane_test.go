@@ -40,7 +40,8 @@ type plane struct {
 // onWire leads every address to a backend's MAC on the one wire.
 type onWire struct{}
 
-func (onWire) Track([]netip.Addr) {}
+func (onWire) Track([]netip.Addr)       {}
+func (onWire) Follow(_, _ []netip.Addr) {}
 
 func (onWire) Lookup(a netip.Addr) nexthop.Hop {
 	return nexthop.Hop{
