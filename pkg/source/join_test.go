@@ -21,7 +21,7 @@ type named string
 
 func (n named) Name() string                        { return string(n) }
 func (named) Run(context.Context, func(Part)) error { return nil }
-func name(i int) model.ServiceName { return model.ServiceName{Project: fmt.Sprint("p", i), User: "u"} }
+func name(i int) model.ServiceName                  { return model.ServiceName{Project: fmt.Sprint("p", i), User: "u"} }
 
 func addr(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}) }
 
