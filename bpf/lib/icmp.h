@@ -5,6 +5,7 @@
 #include "emit.h"
 #include "rewrite.h"
 #include "direct.h"
+#include "parse.h"
 
 /*
  * ICMP errors about translated packets. The quoted packet went the other way:
@@ -40,6 +41,15 @@ static __always_inline int quote_parse(const struct pkt *p, struct quote *q)
 		__builtin_memcpy(&q->key->src, &ip6->daddr, sizeof(q->key->src));
 		q->key->proto = ip6->nexthdr;
 		q->l4 = q->l3 + sizeof(*ip6);
+		if (ip6->nexthdr == IPPROTO_FRAGMENT) {
+			struct ext_header *eh = p->data + q->l4;
+
+			/* Only the first one has ports. */
+			if ((void *)(eh + 1) > p->end || eh->frag & bpf_htons(0xfff8))
+				return -1;
+			q->key->proto = eh->next;
+			q->l4 += sizeof(*eh);
+		}
 	} else {
 		struct iphdr *iph = p->data + q->l3;
 
@@ -165,7 +175,7 @@ static __always_inline int icmp_error(struct pkt *p, bool *handled)
 		count(p, REASON_HANDED_TO_TC);
 		return XDP_PASS;
 	}
-	if (h->how == EXIT_NONE) {
+	if (h->how == EXIT_NONE || h->how == EXIT_TOO_BIG) {
 		count(p, REASON_NO_ROUTE);
 		return verdict_drop(p);
 	}

@@ -92,6 +92,7 @@ enum exit {
 	EXIT_REDIRECT, /* MACs are known */
 	EXIT_PEER,     /* into the namespace at the other end of a veth */
 	EXIT_NEIGHBOR, /* the kernel resolves the MAC */
+	EXIT_TOO_BIG,  /* the packet does not fit; scratch: mtu */
 };
 
 struct hop {
@@ -289,7 +290,7 @@ struct scratch {
 	struct addr icmp_src;
 	struct xlate xlate; /* what the packet at hand becomes */
 	struct hop hop;	    /* and how it leaves */
-	__u32 pad3;
+	__u32 mtu;	    /* of the link it does not fit */
 };
 
 /*
@@ -319,6 +320,7 @@ enum reason {
 	REASON_MARTIAN,	       /* drop: a source that cannot be answered, to a VIP */
 	REASON_NOT_ALLOWED,    /* drop: the source is not in the service's allow list */
 	REASON_RATE_LIMITED,   /* drop: the client opens connections too fast */
+	REASON_TOO_BIG,	       /* answer: does not fit the link it must leave by */
 	REASON_MAX,
 };
 

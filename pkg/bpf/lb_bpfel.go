@@ -116,7 +116,8 @@ const (
 	lbReasonREASON_MARTIAN        lbReason = 19
 	lbReasonREASON_NOT_ALLOWED    lbReason = 20
 	lbReasonREASON_RATE_LIMITED   lbReason = 21
-	lbReasonREASON_MAX            lbReason = 22
+	lbReasonREASON_TOO_BIG        lbReason = 22
+	lbReasonREASON_MAX            lbReason = 23
 )
 
 type lbService struct {
@@ -221,6 +222,7 @@ const (
 	lbVarFlTraceLost   = "fl_trace_lost"
 	lbVarFlTraceOn     = "fl_trace_on"
 	lbVarFlTraceUntil  = "fl_trace_until"
+	lbVarHasCheckMtu   = "has_check_mtu"
 	lbVarHasCsumIpv6   = "has_csum_ipv6"
 	lbVarHashSeed      = "hash_seed"
 )
@@ -303,6 +305,7 @@ type lbVariableSpecs struct {
 	FlTraceLost   *ebpf.VariableSpec `ebpf:"fl_trace_lost"`
 	FlTraceOn     *ebpf.VariableSpec `ebpf:"fl_trace_on"`
 	FlTraceUntil  *ebpf.VariableSpec `ebpf:"fl_trace_until"`
+	HasCheckMtu   *ebpf.VariableSpec `ebpf:"has_check_mtu"`
 	HasCsumIpv6   *ebpf.VariableSpec `ebpf:"has_csum_ipv6"`
 	HashSeed      *ebpf.VariableSpec `ebpf:"hash_seed"`
 }
@@ -376,6 +379,7 @@ type lbVariables struct {
 	FlTraceLost   *ebpf.Variable `ebpf:"fl_trace_lost"`
 	FlTraceOn     *ebpf.Variable `ebpf:"fl_trace_on"`
 	FlTraceUntil  *ebpf.Variable `ebpf:"fl_trace_until"`
+	HasCheckMtu   *ebpf.Variable `ebpf:"has_check_mtu"`
 	HasCsumIpv6   *ebpf.Variable `ebpf:"has_csum_ipv6"`
 	HashSeed      *ebpf.Variable `ebpf:"hash_seed"`
 }

@@ -113,6 +113,10 @@ func (o *Objects) load(lb, sock *ebpf.CollectionSpec) error {
 	if err := lb.Variables[lbVarHasCsumIpv6].Set(probeCsumIPv6()); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)
 	}
+	mtu := features.HaveProgramHelper(ebpf.SchedCLS, asm.FnCheckMtu) == nil
+	if err := lb.Variables[lbVarHasCheckMtu].Set(mtu); err != nil {
+		return fmt.Errorf("set feature switch: %w", err)
+	}
 	if err := sock.Variables[sockVarNetnsCookie].Set(netnsCookie()); err != nil {
 		return fmt.Errorf("set namespace cookie: %w", err)
 	}

@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -27,6 +28,7 @@ type Service struct {
 	Backends  []Backend
 	Expose    map[int]int // node port → service port
 	Workload  string      // YAML lines instead of backends
+	Health    string      // YAML in braces; empty: {type: none}
 }
 
 // Backend is one replica of a Service.
@@ -74,7 +76,7 @@ func (s Service) yaml(b *strings.Builder) {
 	if s.Drain > 0 {
 		fmt.Fprintf(b, "  drain: %s\n", s.Drain)
 	}
-	b.WriteString("  health: {type: none}\n")
+	fmt.Fprintf(b, "  health: %s\n", cmp.Or(s.Health, "{type: none}"))
 	if len(s.Expose) > 0 {
 		b.WriteString("  expose:\n")
 		for port, target := range s.Expose {
