@@ -13,7 +13,7 @@ import (
 func (t *Target) putAllows(d *delta) error {
 	k := &t.kernel
 	var errs []error
-	for p := range ports(d.fresh) {
+	for p := range eachPort(d.fresh) {
 		if len(p.rules.allow) == 0 || len(p.tables) == 0 {
 			continue
 		}
@@ -57,7 +57,7 @@ func (t *Target) deleteAllows(d *delta) error {
 		}
 		return errors.Join(errs...)
 	}
-	for p := range ports(d.was) {
+	for p := range eachPort(d.was) {
 		for _, source := range p.rules.allow {
 			remove(bpf.Allow{Service: k.ids[p.owner], Source: source.Masked()})
 		}

@@ -55,13 +55,18 @@ type rules struct {
 	allow    []netip.Prefix
 	affinity time.Duration
 	rate     model.RateLimit
+	nat      bool // mode full-nat
+	least    bool // least-connections
 }
 
 // defaultAffinity is that of Kubernetes (ClientIPConfig.timeoutSeconds).
 const defaultAffinity = 3 * time.Hour
 
 func rulesOf(svc *model.Service) rules {
-	r := rules{allow: svc.Allow, rate: svc.RateLimit}
+	r := rules{
+		allow: svc.Allow, rate: svc.RateLimit,
+		nat: svc.Mode == model.ModeFullNAT, least: svc.Balance.Policy == "least-connections",
+	}
 	if svc.Balance.Affinity == "client-ip" {
 		r.affinity = cmp.Or(svc.Balance.AffinityTimeout, defaultAffinity)
 	}
@@ -72,10 +77,10 @@ func rulesOf(svc *model.Service) rules {
 func (r *rules) entry(id uint32, sp span) bpf.Service {
 	return bpf.Service{
 		ID: id, Base: sp.base, Len: sp.len,
-		AllowOnly: len(r.allow) > 0,
-		Affinity:  uint32((r.affinity + time.Second - 1) / time.Second),
-		Rate:      r.rate.PerSecond,
-		Burst:     max(r.rate.Burst, min(r.rate.PerSecond, 1)),
+		AllowOnly: len(r.allow) > 0, NAT: r.nat, Least: r.least,
+		Affinity: uint32((r.affinity + time.Second - 1) / time.Second),
+		Rate:     r.rate.PerSecond,
+		Burst:    max(r.rate.Burst, min(r.rate.PerSecond, 1)),
 	}
 }
 
@@ -106,12 +111,13 @@ func (t *Target) compile(svc *model.Service, lookup func(netip.Addr) nexthop.Hop
 
 // entries tells whether flows under these rules cannot do with the table alone.
 // UDP has no handshake that would tell old from new; affinity, allow lists and
-// rate limits look at every flow. So does a service port with several addresses,
+// rate limits look at every flow; full-nat and least-connections choose what no
+// table knows. So does a service port with several addresses,
 // of which only an entry tells which one a reply comes from; and one whose replicas
 // serve others, too (sockets). All else is direct: a client's packet
 // touches no flow entry (docs/design/0002-stateless.md).
 func (r *rules) entries(p model.Protocol) bool {
-	return p != model.TCP || len(r.allow) > 0 || r.affinity > 0 || r.rate.PerSecond > 0
+	return p != model.TCP || r.nat || r.least || len(r.allow) > 0 || r.affinity > 0 || r.rate.PerSecond > 0
 }
 
 // keysOf lists the addresses and ports under which clients reach a port.
@@ -157,20 +163,22 @@ func tableOf(svc *model.Service, p model.Port, v6 bool, lookup func(netip.Addr) 
 				Key: netip.AddrPortFrom(addr, p.Container).String(), Weight: max(b.Weight, 1),
 			})
 		}
-		tb.backends = append(tb.backends, backendEntry(addr, p, b.Condition, open, lookup(addr)))
+		tb.backends = append(tb.backends, backendEntry(addr, p, b, open, lookup(addr)))
 	}
 	return tb
 }
 
-func backendEntry(addr netip.Addr, p model.Port, c model.Condition, open bool, hop nexthop.Hop) bpf.Backend {
-	b := bpf.Backend{Addr: addr, Port: p.Container, Proto: uint8(p.Protocol), Flags: bpf.BackendUsed}
+func backendEntry(addr netip.Addr, p model.Port, b model.Backend, open bool, hop nexthop.Hop) bpf.Backend {
+	out := bpf.Backend{
+		Addr: addr, Port: p.Container, Proto: uint8(p.Protocol), Flags: bpf.BackendUsed, Weight: uint32(max(b.Weight, 1)),
+	}
 	if open {
-		b.Flags |= bpf.BackendOpen
+		out.Flags |= bpf.BackendOpen
 	}
-	if c == model.Down {
-		b.Flags |= bpf.BackendDown
+	if b.Condition == model.Down {
+		out.Flags |= bpf.BackendDown
 	}
-	return withHop(b, hop)
+	return withHop(out, hop)
 }
 
 // withHop sets the way to a backend. An address of this node itself has none:

@@ -37,7 +37,13 @@ type Maps interface {
 	PutSlots(base uint32, ids []uint32) error
 	EachFlow(yield func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool) error
 	PutFlow(k bpf.FlowKey, f bpf.Flow, confirmed bool) error
-	DeleteFlow(k bpf.FlowKey, seen bpf.Flow) error
+	DeleteFlow(k bpf.FlowKey, seen bpf.Flow) (deleted bool, err error)
+	Sources() ([]netip.Addr, error)
+	PutSource(i uint16, a netip.Addr) error
+	PortLimit() uint32
+	TakePort(bpf.PortClass) (p bpf.SourcePort, ok bool, err error)
+	GivePort(bpf.PortClass, bpf.SourcePort) error
+	SetLoad(backend, flows uint32) error
 	Clock() (jiffies uint64, monotonic time.Duration, err error)
 	EachPacketCount(yield func(slot uint32, reason int, packets uint64)) error
 	ServiceStats(id uint32) (bpf.ServiceStats, error)
@@ -60,9 +66,12 @@ type Config struct {
 	// NodeAddrs lists the node's public addresses on the given interfaces
 	// (nil: those of the default routes), for node ports. Optional.
 	NodeAddrs func(interfaces []string) ([]netip.Addr, error)
-	Now       func() time.Time // default time.Now
-	Log       *slog.Logger     // default slog.Default()
-	Timeouts  Timeouts
+	// LocalPorts is the range that local sockets of this network namespace take
+	// ports from by themselves. Default: the sysctl ip_local_port_range.
+	LocalPorts func() (first, last uint16, err error)
+	Now        func() time.Time // default time.Now
+	Log        *slog.Logger     // default slog.Default()
+	Timeouts   Timeouts
 }
 
 // Target implements reconcile.Target. Create it with New.
@@ -72,6 +81,7 @@ type Target struct {
 	mu     sync.Mutex // one Apply, Sweep or reading at a time
 	kernel kernel
 	plan   plan
+	ports  ports
 	fresh  bool // the bookkeeping was just read from the maps
 	swept  sweep
 	// filterTrim: the address filter holds more than the maps need.
@@ -89,6 +99,9 @@ func New(cfg Config) (*Target, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	if cfg.LocalPorts == nil {
+		cfg.LocalPorts = localPorts
+	}
 	cfg.Timeouts.defaults()
 	t := &Target{cfg: cfg, wake: make(chan struct{}, 1)}
 	if err := t.adopt(); err != nil {
@@ -105,6 +118,7 @@ func (t *Target) Name() string { return "dataplane" }
 func (t *Target) Serves() []model.Feature {
 	return []model.Feature{
 		model.FeatureL4, model.FeatureNodePort, model.FeatureAffinity, model.FeatureAllow, model.FeatureRateLimit,
+		model.FeatureFullNAT, model.FeaturePolicy,
 	}
 }
 

@@ -25,7 +25,11 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func newTarget(t *testing.T, m *fakeMaps, c *clock) *Target {
 	t.Helper()
-	target, err := New(Config{Maps: m, Hops: anyHop{}, Now: c.Now, Log: quiet()})
+	target, err := New(Config{
+		Maps: m, Hops: anyHop{}, Now: c.Now, Log: quiet(),
+		NodeAddrs:  func([]string) ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("10.0.0.1")}, nil },
+		LocalPorts: func() (uint16, uint16, error) { return 1100, 65500, nil },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,6 +81,12 @@ func randomState(r *rand.Rand, generation uint64, last *model.State) *model.Stat
 		}
 		if r.IntN(3) == 0 {
 			svc.Balance.Affinity, svc.RateLimit = "client-ip", model.RateLimit{PerSecond: uint32(r.IntN(3)), Burst: 5}
+		}
+		if r.IntN(5) == 0 {
+			svc.Mode = model.ModeFullNAT
+		}
+		if r.IntN(5) == 0 {
+			svc.Balance.Policy = "least-connections"
 		}
 		slices.SortFunc(svc.Backends, model.Backend.Compare)
 		if !vips[svc.VIP4] {

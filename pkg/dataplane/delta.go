@@ -25,7 +25,7 @@ func (d *delta) eachKey(k *kernel, do func(bpf.ServiceKey)) {
 			do(key)
 		}
 	}
-	for p := range ports(d.was) {
+	for p := range eachPort(d.was) {
 		for _, tb := range p.tables {
 			for _, key := range tb.keys {
 				do(key)
@@ -43,7 +43,7 @@ func (d *delta) eachTable(k *kernel, do func(tableName)) {
 		return
 	}
 	for _, units := range [][]unit{d.was, d.fresh} {
-		for p := range ports(units) {
+		for p := range eachPort(units) {
 			for _, tb := range p.tables {
 				do(tb.name)
 			}
@@ -59,7 +59,7 @@ func (d *delta) candidates(k *kernel) (ids []uint32) {
 		}
 		return ids
 	}
-	for p := range ports(d.was) {
+	for p := range eachPort(d.was) {
 		owner := k.ids[p.owner]
 		for _, tb := range p.tables {
 			for _, b := range tb.backends {
@@ -79,7 +79,7 @@ func (d *delta) addrs() (addrs []netip.Addr) {
 			addrs = append(addrs, key.VIP)
 		}
 	}
-	for p := range ports(d.fresh) {
+	for p := range eachPort(d.fresh) {
 		for _, tb := range p.tables {
 			for _, key := range tb.keys {
 				addrs = append(addrs, key.VIP)

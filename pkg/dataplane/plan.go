@@ -20,8 +20,14 @@ type plan struct {
 	state *model.State // nil: none was applied whole
 	node  []netip.Addr // for node ports
 	keys  map[bpf.ServiceKey]claimed
-	// nodePorts counts the services that have any.
+	// uses counts the services that need the node's addresses.
+	uses uses
+}
+
+// uses counts services by what they need of the node.
+type uses struct {
 	nodePorts int
+	nat       int
 }
 
 // claimed is who serves a key. Several services may lead to one VIP marker.
@@ -45,13 +51,14 @@ type delta struct {
 func (t *Target) plot(s *model.State) (*delta, error) {
 	last := t.plan.state
 	d := &delta{state: s, full: last == nil || last.Generation == s.Generation || !reflect.DeepEqual(last.Settings, s.Settings)}
-	nodePorts := t.plan.nodePorts
+	u := t.plan.uses
 	if d.full {
-		nodePorts = countNodePorts(nil, s)
+		u = uses{}
+		u.count(nil, s)
 	} else {
-		nodePorts += countNodePorts(last, s)
+		u.count(last, s)
 	}
-	node, err := t.nodeAddrs(s, nodePorts)
+	node, err := t.nodeAddrs(s, u.nodePorts)
 	d.full = d.full || !slices.Equal(node, t.plan.node)
 	if d.full {
 		t.plan = plan{keys: map[bpf.ServiceKey]claimed{}}
@@ -60,7 +67,7 @@ func (t *Target) plot(s *model.State) (*delta, error) {
 	} else {
 		t.cfg.Hops.Follow(newAddrs(last, s), nil)
 	}
-	t.plan.node, t.plan.nodePorts = node, nodePorts
+	t.plan.node, t.plan.uses = node, u
 	for was, is := range model.Changes(last, s) {
 		if was != nil {
 			d.was = append(d.was, t.compile(was, noHop))
@@ -127,16 +134,20 @@ func (p *plan) disclaim(u *unit) {
 	}
 }
 
-func countNodePorts(old, now *model.State) (n int) {
-	for was, is := range model.Changes(old, now) {
-		if was != nil && len(was.NodePorts) > 0 {
-			n--
+// count adds what a state uses more than another.
+func (u *uses) count(old, now *model.State) {
+	add := func(svc *model.Service, n int) {
+		if svc != nil && len(svc.NodePorts) > 0 {
+			u.nodePorts += n
 		}
-		if is != nil && len(is.NodePorts) > 0 {
-			n++
+		if svc != nil && svc.Mode == model.ModeFullNAT {
+			u.nat += n
 		}
 	}
-	return n
+	for was, is := range model.Changes(old, now) {
+		add(was, -1)
+		add(is, 1)
+	}
 }
 
 // newAddrs lists the replicas' addresses in changed services.

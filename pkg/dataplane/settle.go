@@ -63,7 +63,7 @@ func (u unsettled) see(k bpf.FlowKey, f bpf.Flow) {
 		w.elsewhere = true
 	}
 	// A hairpin flow (its source is the VIP) has entries in any case.
-	if k.Dst.Addr() == f.Dst.Addr() && k.Dst.Port() != f.Dst.Port() {
+	if f.Flags&bpf.FlowNAT != 0 || k.Dst.Addr() == f.Dst.Addr() && k.Dst.Port() != f.Dst.Port() {
 		w.changed = true
 	}
 }

@@ -38,6 +38,8 @@ func (o *Timeouts) defaults() {
 type sweep struct {
 	entries uint64
 	active  map[uint32]uint64 // by service id
+	load    map[uint32]uint32 // by backend, of services that choose by it
+	ports   map[held]bool     // that flows hold
 }
 
 // Run sweeps the flow table until ctx ends: entries of flows that are over or
@@ -84,11 +86,12 @@ func (t *Target) Sweep() error {
 	if err != nil {
 		return err
 	}
-	seen := sweep{active: map[uint32]uint64{}}
+	seen := sweep{active: map[uint32]uint64{}, load: map[uint32]uint32{}, ports: map[held]bool{}}
 	expired, leaving := map[bpf.FlowKey]bpf.Flow{}, map[bpf.FlowKey]bpf.Flow{}
 	err = t.cfg.Maps.EachFlow(func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool {
 		seen.entries++
 		unsettled.see(k, f)
+		seen.holdings(k, f)
 		switch {
 		case released[f.Backend]:
 			leaving[k] = f
@@ -107,11 +110,14 @@ func (t *Target) Sweep() error {
 		// One direction may be silent for long while the other is busy. An entry
 		// whose twin the kernel's LRU took stays until that takes it too.
 		if _, both := expired[f.Twin(k.Proto)]; both || f.Flags&bpf.FlowSingle != 0 {
-			errs = append(errs, t.cfg.Maps.DeleteFlow(k, f))
+			errs = append(errs, t.deleteFlow(k, f))
 		}
 	}
+	errs = append(errs, t.auditIfDue(seen.ports))
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	errs = append(errs, t.setLoads(seen.load))
+	seen.ports = nil
 	t.swept = seen
 	errs = append(errs, t.release(released, leaving))
 	if err := errors.Join(errs...); err != nil {
@@ -134,15 +140,50 @@ func (t *Target) release(backends map[uint32]bool, flows map[bpf.FlowKey]bpf.Flo
 		if !backends[f.Backend] {
 			continue
 		}
-		errs = append(errs, t.handOver(k, f))
-		if err := t.cfg.Maps.DeleteFlow(k, f); err != nil {
-			errs = append(errs, err)
-		}
+		errs = append(errs, t.handOver(k, f), t.deleteFlow(k, f))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	return t.free(backends)
+}
+
+// deleteFlow deletes an entry and frees what the flow held.
+func (t *Target) deleteFlow(k bpf.FlowKey, f bpf.Flow) error {
+	deleted, err := t.cfg.Maps.DeleteFlow(k, f)
+	if err != nil || !deleted {
+		return err
+	}
+	return t.giveBack(k, f)
+}
+
+// holdings notes what a flow holds.
+func (s *sweep) holdings(k bpf.FlowKey, f bpf.Flow) {
+	if h, ok := holds(k, f); ok {
+		s.ports[h] = true
+	}
+	if f.Flags&bpf.FlowLeast != 0 && isFlow(f) && f.State&bpf.FlowReturned == 0 {
+		s.load[f.Backend]++
+	}
+}
+
+// setLoads corrects the counts that programs keep of the flows of backends:
+// entries that the kernel's LRU took are still in them.
+func (t *Target) setLoads(load map[uint32]uint32) error {
+	for id := range t.swept.load {
+		if _, still := load[id]; !still {
+			load[id] = 0
+		}
+	}
+	for id, n := range load {
+		if err := t.cfg.Maps.SetLoad(id, n); err != nil {
+			return err
+		}
+		if n == 0 {
+			delete(load, id)
+		}
+	}
+	return nil
 }
 
 // handOver gives a released flow of a direct service to the backend that its

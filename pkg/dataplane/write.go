@@ -32,6 +32,8 @@ func (t *Target) write(d *delta) error {
 	if err := t.putAllows(d); err != nil {
 		return err
 	}
+	// A node without sources for full-nat still serves all else.
+	sourceErr := t.setSources(d.state)
 	stale, err := t.putTables(d)
 	if err != nil {
 		return err
@@ -50,13 +52,13 @@ func (t *Target) write(d *delta) error {
 	}
 	t.forget(d)
 	if d.full {
-		return t.trimFilter()
+		return errors.Join(sourceErr, t.trimFilter())
 	}
-	return nil
+	return sourceErr
 }
 
 // ports walks the service ports of some units.
-func ports(units []unit) func(yield func(*port) bool) {
+func eachPort(units []unit) func(yield func(*port) bool) {
 	return func(yield func(*port) bool) {
 		for i := range units {
 			for j := range units[i].ports {
@@ -73,7 +75,7 @@ func ports(units []unit) func(yield func(*port) bool) {
 func (t *Target) putBackends(d *delta) (replaced []uint32, err error) {
 	k := &t.kernel
 	var errs []error
-	for p := range ports(d.fresh) {
+	for p := range eachPort(d.fresh) {
 		if len(p.tables) == 0 {
 			continue
 		}
@@ -131,7 +133,7 @@ func (t *Target) putBackend(id uint32, e entry) error {
 func (t *Target) putTables(d *delta) (stale []bpf.Table, err error) {
 	var errs []error
 	put := func(units []unit) {
-		for p := range ports(units) {
+		for p := range eachPort(units) {
 			for i := range p.tables {
 				gone, err := t.putTable(p, &p.tables[i])
 				if err != nil {
@@ -156,7 +158,7 @@ func (t *Target) putTables(d *delta) (stale []bpf.Table, err error) {
 func (t *Target) sharers(d *delta) (units []unit) {
 	k := &t.kernel
 	changed := map[model.ServiceName]bool{}
-	for p := range ports(d.fresh) {
+	for p := range eachPort(d.fresh) {
 		changed[p.owner.service] = true
 	}
 	for table := range k.sockets.begun {
@@ -375,7 +377,7 @@ func (t *Target) forget(d *delta) {
 		}
 		return
 	}
-	for p := range ports(d.was) {
+	for p := range eachPort(d.was) {
 		k.forget(p.owner)
 	}
 }

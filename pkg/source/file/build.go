@@ -32,7 +32,7 @@ func (c *config) build(d *decoder) source.Part {
 func (c *config) settings() model.Settings {
 	return model.Settings{
 		Node: model.Node{
-			Interfaces: c.node.interfaces, Addresses: c.node.addresses,
+			Interfaces: c.node.interfaces, Addresses: c.node.addresses, Sources: c.node.sources,
 			Cgroup: c.node.cgroup, Attach: c.node.attach, TC: c.node.tc,
 		},
 		Network: model.Network{
