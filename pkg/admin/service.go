@@ -109,7 +109,8 @@ type Flow struct {
 	Client      netip.AddrPort `json:"client"`
 	VIP         netip.AddrPort `json:"vip"`
 	Backend     netip.AddrPort `json:"backend"`
-	State       string         `json:"state"` // "new" | "established" | "closing"
+	Source      netip.AddrPort `json:"source,omitzero"` // what the backend sees, where that is not the client
+	State       string         `json:"state"`           // "new" | "established" | "closing"
 	IdleSeconds float64        `json:"idleSeconds"`
 }
 

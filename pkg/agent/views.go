@@ -143,7 +143,7 @@ func (a *Agent) flows(ctx context.Context, q admin.FlowQuery, yield func(admin.F
 	return a.parts.flows(ctx, f, func(f dataplane.Flow) bool {
 		return yield(admin.Flow{
 			Service: f.Service.String(), Protocol: f.Protocol.String(),
-			Client: f.Client, VIP: f.VIP, Backend: f.Backend, State: f.State, IdleSeconds: f.Idle.Seconds(),
+			Client: f.Client, VIP: f.VIP, Backend: f.Backend, Source: f.Source, State: f.State, IdleSeconds: f.Idle.Seconds(),
 		})
 	})
 }
@@ -188,7 +188,7 @@ func (a *Agent) traffic() (metrics.Traffic, error) {
 	if err != nil {
 		return metrics.Traffic{}, err
 	}
-	t := metrics.Traffic{Flows: st.Flows, FlowLimit: st.FlowLimit, Evictions: st.Evictions}
+	t := metrics.Traffic{Flows: st.Flows, FlowLimit: st.FlowLimit, Evictions: st.Evictions, SourcePorts: st.SourcePorts, SourcePortsUsed: st.SourcePortsUsed}
 	interfaces, _ := a.parts.attached()
 	for _, p := range packetsOf(st.Packets, interfaces) {
 		t.Packets = append(t.Packets, metrics.Packets(p))

@@ -40,6 +40,8 @@ var (
 	healthyDesc      = desc("backend_healthy", "1 while the replica passes its checks, or has none, and nothing else holds it down.", "service", "backend")
 	flowsDesc        = desc("flow_table_entries", "Entries of the flow table at the last sweep, two per connection.")
 	flowLimitDesc    = desc("flow_table_limit", "Confirmed entries the flow table can hold, two per connection.")
+	sourcePortsDesc  = desc("source_ports", "Source ports that mode full-nat has, over protocols and addresses.")
+	sourcesUsedDesc  = desc("source_ports_used", "Source ports that flows of mode full-nat held at the last sweep.")
 	evictionsDesc    = desc("flow_table_evictions_total", "Flows begun by a TCP segment in mid-connection: their entries had been evicted, or there never were any.")
 	generationDesc   = desc("config_generation", "Generation of the newest desired state; 0 before the first.")
 	configErrorsDesc = desc("config_errors_total", "Invalid configs that were refused.")
@@ -53,7 +55,7 @@ type collector struct{ r Reader }
 // Describe sends the metrics that can occur.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc,
+		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc, sourcePortsDesc, sourcesUsedDesc,
 		evictionsDesc, generationDesc, configErrorsDesc, readyDesc, readErrorDesc,
 	} {
 		ch <- d
@@ -104,6 +106,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(flowsDesc, t.Flows)
 	gauge(flowLimitDesc, t.FlowLimit)
+	gauge(sourcePortsDesc, t.SourcePorts)
+	gauge(sourcesUsedDesc, t.SourcePortsUsed)
 	counter(evictionsDesc, t.Evictions)
 }
 

@@ -30,6 +30,9 @@ type Traffic struct {
 	Flows     uint64
 	FlowLimit uint64
 	Evictions uint64
+
+	SourcePorts     uint64
+	SourcePortsUsed uint64
 }
 
 // Packets is one cell of packets_total; cells with equal labels are summed.

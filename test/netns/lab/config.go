@@ -29,6 +29,8 @@ type Service struct {
 	Expose    map[int]int // node port → service port
 	Workload  string      // YAML lines instead of backends
 	Health    string      // YAML in braces; empty: {type: none}
+	Mode      string      // empty: nat
+	Policy    string      // balance.policy; empty: maglev
 }
 
 // Backend is one replica of a Service.
@@ -76,6 +78,8 @@ func (s Service) yaml(b *strings.Builder) {
 	if s.Drain > 0 {
 		fmt.Fprintf(b, "  drain: %s\n", s.Drain)
 	}
+	optional("  mode: %s\n", s.Mode)
+	optional("  balance: {policy: %s}\n", s.Policy)
 	fmt.Fprintf(b, "  health: %s\n", cmp.Or(s.Health, "{type: none}"))
 	if len(s.Expose) > 0 {
 		b.WriteString("  expose:\n")
