@@ -34,7 +34,7 @@ func testReader() Reader {
 					{Name: "test/user", Port: 90, Connections: 5, Active: 1, BytesIn: 100, BytesOut: 200},
 					{Name: "test/user", Port: 90, Connections: 2, Active: 1, BytesIn: 10, BytesOut: 20}, // UDP
 				},
-				Flows: 7, FlowLimit: 1000, Evictions: 1,
+				Flows: 7, FlowLimit: 1000, Evictions: 1, SourcePorts: 100, SourcePortsUsed: 3,
 			}, nil
 		},
 		Backends: func() []Backend {
@@ -45,7 +45,13 @@ func testReader() Reader {
 }
 
 func TestCollect(t *testing.T) {
-	want := `
+	want := # HELP fairlead_source_ports Source ports that mode full-nat has, over protocols and addresses.
+# TYPE fairlead_source_ports gauge
+fairlead_source_ports 100
+# HELP fairlead_source_ports_used Source ports that flows of mode full-nat held at the last sweep.
+# TYPE fairlead_source_ports_used gauge
+fairlead_source_ports_used 3
+`
 # HELP fairlead_backend_healthy 1 while the replica passes its checks, or has none, and nothing else holds it down.
 # TYPE fairlead_backend_healthy gauge
 fairlead_backend_healthy{backend="10.1.0.2",service="test/user"} 1
