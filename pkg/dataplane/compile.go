@@ -212,6 +212,7 @@ func tableOf(serving []model.Backend, family netip.Addr, p model.Port) table {
 		tb.members = append(tb.members, maglev.Backend{
 			Key:    netip.AddrPortFrom(addr, p.Container).String(),
 			Weight: max(b.Weight, 1),
+			Share:  b.Share,
 		})
 	}
 	return tb

@@ -45,7 +45,8 @@ type Checker struct {
 	state    *model.State // last applied
 	pass     uint64       // counts the states
 	services map[model.ServiceName]*service
-	unfit    map[model.ServiceName]*service // those that publish something as down
+	unfit    map[model.ServiceName]*service // those that publish something
+	rising   map[model.ServiceName]*service // those with replicas that start slowly
 	queue    queue                          // checks that wait for their time
 	busy     int                            // checks under way
 	alarm    time.Time                      // when Run's loop wakes by itself; zero: it does not
@@ -84,6 +85,7 @@ func New(cfg Config) *Checker {
 	return &Checker{
 		cfg: cfg, wake: make(chan struct{}, 1),
 		services: map[model.ServiceName]*service{}, unfit: map[model.ServiceName]*service{},
+		rising: map[model.ServiceName]*service{},
 	}
 }
 

@@ -57,8 +57,11 @@ func judge(s *model.State, parts []*Part) {
 			svc := &s.Services[i]
 			for j := range svc.Backends {
 				for _, c := range p.Conditions {
-					if c.matches(svc, svc.Backends[j]) {
-						svc.Backends[j].Condition = max(svc.Backends[j].Condition, c.Condition)
+					if b := &svc.Backends[j]; c.matches(svc, *b) {
+						b.Condition = max(b.Condition, c.Condition)
+						if c.Share > 0 && (b.Share == 0 || c.Share < b.Share) {
+							b.Share = c.Share
+						}
 					}
 				}
 			}

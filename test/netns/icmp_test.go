@@ -69,15 +69,21 @@ type icmpCase struct {
 func icmpCases(f lab.Family) []icmpCase {
 	if f == lab.V6 {
 		return []icmpCase{
-			{"no route", 1, 0, 0, false}, {"port unreachable", 1, 4, 0, false},
-			{"time exceeded", 3, 0, 0, false}, {"time exceeded, 8 bytes", 3, 0, 0, true},
-			{"too big", 2, 0, 1400, false}, {"too big, 8 bytes", 2, 0, 1300, true},
+			{"no route", 1, 0, 0, false},
+			{"port unreachable", 1, 4, 0, false},
+			{"time exceeded", 3, 0, 0, false},
+			{"time exceeded, 8 bytes", 3, 0, 0, true},
+			{"too big", 2, 0, 1400, false},
+			{"too big, 8 bytes", 2, 0, 1300, true},
 		}
 	}
 	return []icmpCase{
-		{"host unreachable", 3, 1, 0, false}, {"port unreachable, 8 bytes", 3, 3, 0, true},
-		{"time exceeded", 11, 0, 0, false}, {"time exceeded, 8 bytes", 11, 0, 0, true},
-		{"frag needed", 3, 4, 1400, false}, {"frag needed, 8 bytes", 3, 4, 1300, true},
+		{"host unreachable", 3, 1, 0, false},
+		{"port unreachable, 8 bytes", 3, 3, 0, true},
+		{"time exceeded", 11, 0, 0, false},
+		{"time exceeded, 8 bytes", 11, 0, 0, true},
+		{"frag needed", 3, 4, 1400, false},
+		{"frag needed, 8 bytes", 3, 4, 1300, true},
 	}
 }
 
