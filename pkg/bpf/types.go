@@ -22,6 +22,8 @@ const (
 	FlowFinClient  uint8 = 1 << 0
 	FlowFinBackend uint8 = 1 << 1
 	FlowRST        uint8 = 1 << 2
+	FlowAnswered   uint8 = 1 << 3 // the backend's SYN-ACK was seen; in the replies' entry
+	FlowUnreached  uint8 = 1 << 4 // an ICMP error came instead; in the replies' entry
 )
 
 // ServiceKey is one served address, port and protocol. Port 0 with protocol 0

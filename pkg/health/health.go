@@ -30,6 +30,8 @@ type Config struct {
 	// goroutines and file descriptors. Default 1024: that many replicas may
 	// hang for a timeout before others wait.
 	Parallel int
+	// Signals are what the data plane saw of clients' own connections. Optional.
+	Signals Signals
 	// Rand spreads the checks over time: a number in [0, 1). Its calls never
 	// overlap. Default math/rand/v2.
 	Rand func() float64
@@ -54,6 +56,7 @@ type Checker struct {
 	stale    bool   // the published conditions hold some of a service that is gone
 	news     []news // not logged yet
 	strain   strain
+	deaf     error // why the signals could not be read the last time
 	stats    Stats
 }
 
@@ -63,6 +66,7 @@ type Stats struct {
 	Failures     uint64 // of these, those the replica failed
 	Inconclusive uint64 // this host could not ask: no descriptors, ports or memory left
 	Late         uint64 // began more than an interval after their time: Config.Parallel held them up
+	Signals      uint64 // of replicas that do not take clients' connections
 	LastResorts  uint64 // times a service entered the last resort
 	Busy         int    // under way now
 	Waiting      int    // waiting for their time now

@@ -30,6 +30,9 @@ const (
 func (c *Checker) Run(ctx context.Context, publish func(source.Part)) error {
 	var workers sync.WaitGroup
 	defer workers.Wait()
+	if c.cfg.Signals != nil {
+		workers.Go(func() { c.listen(ctx) })
+	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var published time.Time

@@ -128,3 +128,48 @@ func TestSlowStart(t *testing.T) {
 		}
 	})
 }
+
+// TestL04SignalsFindADeadReplica: a replica that is checked once an hour stops
+// answering SYNs, or refuses them. Clients' own connections tell, and it is out
+// of service within seconds. It was in service before: the config alone never
+// tells.
+func TestL04SignalsFindADeadReplica(t *testing.T) {
+	lab.Some(t, []string{"tcx"}, func(t *testing.T, l *lab.Lab) {
+		svc := stream(l, 13)
+		svc.Health = "{type: tcp, interval: 1h, timeout: 300ms, rise: 1, fall: 2}"
+		l.Serve(t)
+		a := l.Start(t, lab.Config{Services: []lab.Service{svc}})
+		silent, refusing := l.Replicas[0], l.Replicas[1]
+		// The first checks come at a pace of their own.
+		lab.Poll(t, 10*time.Second, func() error {
+			for _, r := range a.Services(t)["shop/stream13"].Replicas {
+				if r.Check != "passing" || r.Reason != "" {
+					return fmt.Errorf("replica %v: %q, %q", r.Addr4, r.Check, r.Reason)
+				}
+			}
+			return nil
+		}, a.Log)
+		drop := "add table inet deaf; add chain inet deaf in { type filter hook input priority 0; }; add rule inet deaf in tcp dport 7000 "
+		silent.NS.Run(t, "nft", drop+"drop")
+		refusing.NS.Run(t, "nft", drop+"reject with tcp reset")
+		for _, r := range []*lab.Replica{refusing, silent} {
+			lab.Poll(t, 30*time.Second, func() error {
+				for i := range 6 { // some of them reach it
+					c, err := l.Client.Dial("tcp", netip.AddrPort{}, vip(lab.Families[i%2], 13, 70), 100*time.Millisecond)
+					if err == nil {
+						c.Close()
+					}
+				}
+				for _, v := range a.Services(t)["shop/stream13"].Replicas {
+					if v.Addr4 == r.Addr4 && v.Condition == "down" {
+						return nil
+					}
+				}
+				return fmt.Errorf("%s is still in service", r.Name)
+			}, a.Log)
+		}
+		for _, f := range lab.Families {
+			reaches(t, l, vip(f, 13, 70), "replica-3")
+		}
+	})
+}
