@@ -27,6 +27,19 @@ static __always_inline bool icmp_is_error(const struct pkt *p)
 	       (p->icmp_type == ICMP_DEST_UNREACH || p->icmp_type == ICMP_TIME_EXCEEDED || p->icmp_type == ICMP_PARAMETERPROB);
 }
 
+/* Does an ICMP error say that the quoted packet's destination is not there? */
+static __always_inline bool icmp_is_unreachable(const struct pkt *p)
+{
+	struct icmphdr *ih = p->data + p->l4;
+
+	opaque(ih);
+	if ((void *)(ih + 1) > p->end)
+		return false;
+	if (p->v6)
+		return p->icmp_type == ICMP6_DEST_UNREACH;
+	return p->icmp_type == ICMP_DEST_UNREACH && ih->code != ICMP_FRAG_NEEDED;
+}
+
 static __always_inline int quote_parse(const struct pkt *p, struct quote *q)
 {
 	__be16 *l4;
@@ -163,6 +176,10 @@ static __always_inline int icmp_error(struct pkt *p, bool *handled)
 		xlate_of(x, f);
 		*src = addr_equal(&p->key->src, &q.key->src) ? x->src : p->key->src;
 		hop_client(p, x, f->ifindex, h);
+		if (embryo && icmp_is_unreachable(p)) {
+			f->state |= FLOW_UNREACHABLE;
+			f->seen = bpf_jiffies64();
+		}
 	} else {
 		xlate_of(x, f);
 		b = backend_of(&f->dst, f->dport, f->backend);

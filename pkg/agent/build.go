@@ -51,7 +51,7 @@ func build(a *Agent) (p parts, err error) {
 	workloads := activator.New(activator.Config{Runners: a.runners(&p), Log: log})
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
 	closers = append(closers, func() { _ = scrape.Close() })
-	p.health = health.New(health.Config{Log: log})
+	p.health = health.New(health.Config{Log: log, Signals: dataplane.NewSigns(k.objects)})
 	p.withdrawal = &withdrawal{}
 	local := &renewal{}
 	fatal := make(chan error, 1)

@@ -160,7 +160,7 @@ func tableOf(svc *model.Service, p model.Port, v6 bool, lookup func(netip.Addr) 
 			serving = serving[1:]
 			tb.addrs = append(tb.addrs, addr)
 			tb.members = append(tb.members, maglev.Backend{
-				Key: netip.AddrPortFrom(addr, p.Container).String(), Weight: max(b.Weight, 1),
+				Key: netip.AddrPortFrom(addr, p.Container).String(), Weight: max(b.Weight, 1), Share: b.Share,
 			})
 		}
 		tb.backends = append(tb.backends, backendEntry(addr, p, b, open, lookup(addr)))

@@ -119,6 +119,10 @@ func (w *world) take(p source.Part) {
 func describe(p source.Part) string {
 	var out []string
 	for _, c := range p.Conditions {
+		if c.Share > 0 {
+			out = append(out, fmt.Sprintf("%s %s %d%%", c.Service, c.Addr, c.Share))
+			continue
+		}
 		out = append(out, fmt.Sprintf("%s %s %s", c.Service, netip.AddrPortFrom(c.Addr, c.Port), c.Condition))
 	}
 	return strings.Join(out, ", ")

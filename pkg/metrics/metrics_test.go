@@ -45,13 +45,7 @@ func testReader() Reader {
 }
 
 func TestCollect(t *testing.T) {
-	want := # HELP fairlead_source_ports Source ports that mode full-nat has, over protocols and addresses.
-# TYPE fairlead_source_ports gauge
-fairlead_source_ports 100
-# HELP fairlead_source_ports_used Source ports that flows of mode full-nat held at the last sweep.
-# TYPE fairlead_source_ports_used gauge
-fairlead_source_ports_used 3
-`
+	want := `
 # HELP fairlead_backend_healthy 1 while the replica passes its checks, or has none, and nothing else holds it down.
 # TYPE fairlead_backend_healthy gauge
 fairlead_backend_healthy{backend="10.1.0.2",service="test/user"} 1
@@ -91,6 +85,12 @@ fairlead_service_bytes_total{direction="out",port="90",service="test/user"} 220
 # HELP fairlead_service_connections_total Connections begun, by service port.
 # TYPE fairlead_service_connections_total counter
 fairlead_service_connections_total{port="90",service="test/user"} 7
+# HELP fairlead_source_ports Source ports that mode full-nat has, over protocols and addresses.
+# TYPE fairlead_source_ports gauge
+fairlead_source_ports 100
+# HELP fairlead_source_ports_used Source ports that flows of mode full-nat held at the last sweep.
+# TYPE fairlead_source_ports_used gauge
+fairlead_source_ports_used 3
 `
 	if err := testutil.CollectAndCompare(&collector{testReader()}, strings.NewReader(want)); err != nil {
 		t.Error(err)

@@ -213,6 +213,9 @@ func judge(svc *model.Service, conditions []Condition) {
 		for i := range svc.Backends {
 			if b := &svc.Backends[i]; c.matches(svc, *b) {
 				b.Condition = max(b.Condition, c.Condition)
+				if c.Share > 0 && (b.Share == 0 || c.Share < b.Share) {
+					b.Share = c.Share
+				}
 			}
 		}
 	}

@@ -34,6 +34,7 @@ type Condition struct {
 	Addr    netip.Addr
 	Port    uint16 // container port; 0: every port
 	model.Condition
+	Share uint8 // of its weight, in per cent, 1 … 99; 0: all. The least one holds.
 }
 
 func (c Condition) matches(svc *model.Service, b model.Backend) bool {
