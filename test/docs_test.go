@@ -48,6 +48,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 		},
 		Backends: func() []metrics.Backend { return []metrics.Backend{{}} },
 		Behind:   func() []string { return nil },
+
+		Certificates: func() []metrics.Certificate { return []metrics.Certificate{{}} },
 	}, metrics.Build{})
 	var want []string
 	for _, name := range gather(t, reg) {

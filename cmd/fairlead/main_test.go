@@ -106,6 +106,17 @@ func fullViews() admin.Views {
 			},
 		}
 	}
+	v.Certificates = func() admin.Certificates {
+		day := 24*time.Hour + time.Minute
+		return admin.Certificates{Certificates: []admin.Certificate{
+			{
+				Host: "shop.example.com", State: "valid", Issuer: "R10", NotBefore: time.Now().Add(-day), Expires: time.Now().Add(89 * day),
+				NextTry: time.Now().Add(59 * day),
+			},
+			{Host: "www.example.com", State: "failed", Error: "the authority says dns: no such name", NextTry: time.Now().Add(time.Hour)},
+			{Host: "new.example.com", State: "waiting", Awaiting: "its turn"},
+		}}
+	}
 	v.Flows = func(_ context.Context, q admin.FlowQuery, yield func(admin.Flow) bool) error {
 		for _, f := range []admin.Flow{
 			{

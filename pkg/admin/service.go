@@ -142,11 +142,16 @@ type Domains struct {
 	Note    string
 }
 
-// Certificate is one certificate fairlead keeps.
+// Certificate is one name that a certificate is kept for.
 type Certificate struct {
-	Host    string    `json:"host"`
-	State   string    `json:"state"`
-	Expires time.Time `json:"expires,omitzero"`
+	Host      string    `json:"host"`
+	State     string    `json:"state"`            // "waiting" | "valid" | "expired" | "failed" | "refused"
+	Issuer    string    `json:"issuer,omitempty"` // of the certificate that is served; empty: none is
+	NotBefore time.Time `json:"notBefore,omitzero"`
+	Expires   time.Time `json:"expires,omitzero"`
+	Awaiting  string    `json:"awaiting,omitempty"` // what it waits for at this moment
+	Error     string    `json:"error,omitempty"`    // of the last try
+	NextTry   time.Time `json:"nextTry,omitzero"`   // of the next order; the renewal, if it is valid
 }
 
 // Certificates is the answer of GET /v1/certificates.

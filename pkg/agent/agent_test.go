@@ -19,6 +19,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -139,7 +140,8 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 		sources: []source.Source{fakeSource{testPart()}, drains, w},
 		targets: [][]reconcile.Target{{h.plane, h.other}}, forward: []reconcile.Target{h.plane},
 		withdrawal: w, drains: drains,
-		health: health.New(health.Config{}), hop: func(netip.Addr) (nexthop.Hop, bool) { return nexthop.Hop{}, false },
+		certificates: func() []autocert.Certificate { return nil },
+		health:       health.New(health.Config{}), hop: func(netip.Addr) (nexthop.Hop, bool) { return nexthop.Hop{}, false },
 		reload: func() {}, configError: func() error { return nil }, configErrors: func() uint64 { return 3 },
 		attached: func() ([]admin.Interface, []admin.Cgroup) {
 			return []admin.Interface{{Name: "eth0", Role: "nic", Slot: 1}, {Name: "fl-b", Role: "workload", Slot: 2}}, nil

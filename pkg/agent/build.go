@@ -12,6 +12,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/admin"
 	"github.com/fairlead-lb/fairlead/pkg/attach"
+	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/health"
@@ -47,6 +48,11 @@ func build(a *Agent) (p parts, err error) {
 	if err != nil {
 		return p, err
 	}
+	certificates, err := autocert.New(autocert.Config{StateDir: certificatesState(state), Log: log})
+	if err != nil {
+		return p, err
+	}
+	closers = append(closers, func() { _ = certificates.Close() })
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
 	workloads := activator.New(activator.Config{Runners: a.runners(&p), Log: log})
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
@@ -59,7 +65,7 @@ func build(a *Agent) (p parts, err error) {
 
 	p.sources = []source.Source{required{config, fatal}, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
-	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, scrape}}
+	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, scrape, certificates}}
 	p.forward = []reconcile.Target{k.plane}
 	p.complete = ipam.New(ipam.Config{Path: vipsFile(state), Log: log, Local: k.hops.Links().Local}).Complete
 	p.workers = []worker{
@@ -75,6 +81,7 @@ func build(a *Agent) (p parts, err error) {
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows
 	p.hop = k.hops.Known
+	p.certificates = certificates.Status
 	p.trace, p.nodeAddrs = k.objects.Trace, k.nodeAddrs
 	p.attached = func() ([]admin.Interface, []admin.Cgroup) { return attached(k.links) }
 	return p, nil

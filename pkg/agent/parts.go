@@ -8,6 +8,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/health"
@@ -46,5 +47,6 @@ type parts struct {
 	nodeAddrs    func(interfaces []string) ([]netip.Addr, error)
 	replicas     func() []activator.Replica
 	shutdown     func(context.Context) error // stops the workloads
+	certificates func() []autocert.Certificate
 	close        func()
 }

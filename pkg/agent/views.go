@@ -23,7 +23,7 @@ func (a *Agent) views() admin.Views {
 		Status: a.status, Services: a.services, Workloads: a.workloads, Flows: a.flows, Drain: a.drainAddress,
 		Trace:        a.trace,
 		Domains:      func() admin.Domains { return admin.Domains{Note: laterNote} },
-		Certificates: func() admin.Certificates { return admin.Certificates{Note: laterNote} },
+		Certificates: a.certificates,
 	}
 }
 
@@ -36,6 +36,8 @@ func (a *Agent) reader() metrics.Reader {
 		Traffic:  a.traffic,
 		Backends: a.backends,
 		Behind:   func() []string { s := a.progress(); return s.Behind() },
+
+		Certificates: a.expiries,
 	}
 }
 
@@ -67,7 +69,7 @@ func (a *Agent) status() admin.Status {
 	replicas := a.countReplicas(state, &s.Counts)
 	s.Interfaces, s.Cgroups = a.parts.attached()
 	s.Drains = a.parts.drains.List()
-	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.health.Problems(), replicas)
+	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.health.Problems(), replicas, a.certificateProblems())
 	if st, err := a.parts.stats(); err != nil {
 		s.Problems = append(s.Problems, "read counters: "+err.Error())
 	} else {
