@@ -84,6 +84,9 @@ func emptyViews() admin.Views {
 			<-ctx.Done()
 			return nil
 		},
+		Domain: func(context.Context, admin.DomainRequest) (admin.DomainResult, error) {
+			return admin.DomainResult{}, &admin.Refusal{Code: 404, Err: errors.New("unknown: it was not added")}
+		},
 		Drain: func(context.Context, admin.DrainRequest) (admin.DrainResult, error) {
 			return admin.DrainResult{}, admin.ErrUnknownAddress
 		},
@@ -106,6 +109,13 @@ func fullViews() admin.Views {
 			},
 		}
 	}
+	v.Domains = func() admin.Domains {
+		return admin.Domains{Domains: []admin.Domain{
+			{Host: "a.example.com", Service: "shop/web", Kind: "config", State: "on", Certificate: "valid"},
+			{Host: "b.example.com", Service: "shop/web", Kind: "own", State: "unconfirmed", Note: "\"fairlead domain check b.example.com\" shows the records to set"},
+		}}
+	}
+	v.Domain = fakeDomain
 	v.Certificates = func() admin.Certificates {
 		day := 24*time.Hour + time.Minute
 		return admin.Certificates{Certificates: []admin.Certificate{
@@ -241,4 +251,20 @@ func fullStatus() admin.Status {
 	}
 	s.Judge()
 	return s
+}
+
+// fakeDomain answers as if b.example.com lacked its TXT record, and
+// c.example.com had all.
+func fakeDomain(_ context.Context, r admin.DomainRequest) (admin.DomainResult, error) {
+	if r.Verb == "add" && r.Service != "shop/web" {
+		return admin.DomainResult{}, &admin.Refusal{Code: 404, Err: errors.New("unknown: no service")}
+	}
+	res := admin.DomainResult{Host: r.Host, Service: "shop/web", Changed: true, OK: r.Host == "c.example.com", Resolver: "8.8.8.8:53"}
+	res.Confirmed = res.OK && r.Verb == "confirm"
+	res.Records = []admin.DomainRecord{
+		{Type: "A", Name: r.Host, Want: []string{"203.0.113.10"}, Found: []string{"203.0.113.10"}, OK: true},
+		{Type: "AAAA", Name: r.Host, Want: []string{"2001:db8::10"}, Optional: true, OK: true, Note: "not needed"},
+		{Type: "TXT", Name: "_fairlead." + r.Host, Want: []string{"fairlead-abc"}, OK: res.OK, Note: "the resolver knows none"},
+	}
+	return res, nil
 }

@@ -131,15 +131,48 @@ type Workload struct {
 
 // Domain is one host name of the HTTP front.
 type Domain struct {
-	Host    string `json:"host"`
-	Service string `json:"service"`
-	State   string `json:"state"`
+	Host        string `json:"host"`
+	Service     string `json:"service"`
+	Kind        string `json:"kind"`                  // "free" | "config" | "own"
+	State       string `json:"state"`                 // "on" | "off" | "unconfirmed" | "conflict" | "no service"; all but "on" of own ones only
+	Certificate string `json:"certificate,omitempty"` // its state; empty: TLS is off, or the host is not on
+	Note        string `json:"note,omitempty"`        // why, and what to do
 }
 
 // Domains is the answer of GET /v1/domains; Note tells why a list is empty.
 type Domains struct {
 	Domains []Domain
 	Note    string
+}
+
+// DomainRequest is the body of POST /v1/domain.
+type DomainRequest struct {
+	Verb    string `json:"verb"` // "add" | "check" | "confirm" | "on" | "off" | "remove"
+	Host    string `json:"host"`
+	Service string `json:"service,omitempty"` // PROJECT/USER, for add
+}
+
+// DomainResult is what a verb on an own domain did or saw.
+type DomainResult struct {
+	Host      string         `json:"host"`
+	Service   string         `json:"service"`
+	Confirmed bool           `json:"confirmed"`
+	Off       bool           `json:"off"`
+	Changed   bool           `json:"changed"`            // false: it was so before
+	OK        bool           `json:"ok"`                 // check, confirm: all records that matter are as wanted
+	Records   []DomainRecord `json:"records"`            // to set (add), or as they were seen (check, confirm)
+	Resolver  string         `json:"resolver,omitempty"` // that was asked
+}
+
+// DomainRecord is one DNS record a domain needs.
+type DomainRecord struct {
+	Type     string   `json:"type"`
+	Name     string   `json:"name"`
+	Want     []string `json:"want"` // one of these; empty: there must be none
+	Optional bool     `json:"optional,omitempty"`
+	Found    []string `json:"found"`
+	OK       bool     `json:"ok"`
+	Note     string   `json:"note,omitempty"`
 }
 
 // Certificate is one name that a certificate is kept for.

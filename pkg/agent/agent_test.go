@@ -21,6 +21,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/admin"
 	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/domain"
 	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
@@ -135,12 +136,17 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 	if err != nil {
 		t.Fatal(err)
 	}
+	domains, err := domain.New(domain.Config{Path: domainsFile(a.cfg.StateDir)})
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := &withdrawal{}
 	return parts{
-		sources: []source.Source{fakeSource{testPart()}, drains, w},
+		sources: []source.Source{fakeSource{testPart()}, domains, drains, w},
 		targets: [][]reconcile.Target{{h.plane, h.other}}, forward: []reconcile.Target{h.plane},
 		withdrawal: w, drains: drains,
 		certificates: func() []autocert.Certificate { return nil },
+		domains:      domains,
 		health:       health.New(health.Config{}), hop: func(netip.Addr) (nexthop.Hop, bool) { return nexthop.Hop{}, false },
 		reload: func() {}, configError: func() error { return nil }, configErrors: func() uint64 { return 3 },
 		attached: func() ([]admin.Interface, []admin.Cgroup) {

@@ -15,6 +15,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/domain"
 	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/ipam"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
@@ -53,6 +54,9 @@ func build(a *Agent) (p parts, err error) {
 		return p, err
 	}
 	closers = append(closers, func() { _ = certificates.Close() })
+	if p.domains, err = domain.New(domain.Config{Path: domainsFile(state), Log: log}); err != nil {
+		return p, err
+	}
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
 	workloads := activator.New(activator.Config{Runners: a.runners(&p), Log: log})
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
@@ -63,7 +67,7 @@ func build(a *Agent) (p parts, err error) {
 	fatal := make(chan error, 1)
 	p.fatal = fatal
 
-	p.sources = []source.Source{required{config, fatal}, drains, workloads.Source(), p.health, local, p.withdrawal}
+	p.sources = []source.Source{required{config, fatal}, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
 	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, scrape, certificates}}
 	p.forward = []reconcile.Target{k.plane}

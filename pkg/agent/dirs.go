@@ -15,5 +15,6 @@ func workloadsRun(runDir string) string { return filepath.Join(runDir, "workload
 
 func vipsFile(stateDir string) string          { return filepath.Join(stateDir, "vips.json") }
 func drainsFile(stateDir string) string        { return filepath.Join(stateDir, "drains.json") }
+func domainsFile(stateDir string) string       { return filepath.Join(stateDir, "domains.json") }
 func certificatesState(stateDir string) string { return filepath.Join(stateDir, "certificates") }
 func workloadsState(stateDir string) string    { return filepath.Join(stateDir, "workloads") }

@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/domain"
 	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
@@ -48,5 +49,6 @@ type parts struct {
 	replicas     func() []activator.Replica
 	shutdown     func(context.Context) error // stops the workloads
 	certificates func() []autocert.Certificate
+	domains      *domain.Store
 	close        func()
 }

@@ -15,14 +15,13 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
-const laterNote = "this version serves no host names yet: see \"fairlead status\" for what the config asks for"
-
 // views is what the admin socket shows.
 func (a *Agent) views() admin.Views {
 	return admin.Views{
 		Status: a.status, Services: a.services, Workloads: a.workloads, Flows: a.flows, Drain: a.drainAddress,
 		Trace:        a.trace,
-		Domains:      func() admin.Domains { return admin.Domains{Note: laterNote} },
+		Domains:      a.domainList,
+		Domain:       a.domain,
 		Certificates: a.certificates,
 	}
 }

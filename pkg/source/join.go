@@ -45,7 +45,7 @@ func join(sources []Source, parts []*Part) (*model.State, []string) {
 		svc.Backends = slices.CompactFunc(svc.Backends, func(a, b model.Backend) bool { return a.Compare(b) == 0 })
 	}
 	judge(s, parts)
-	return s, problems
+	return s, append(problems, addHosts(s, sources, parts)...)
 }
 
 func judge(s *model.State, parts []*Part) {
