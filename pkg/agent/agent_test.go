@@ -21,6 +21,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/admin"
 	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/dnsserver"
 	"github.com/fairlead-lb/fairlead/pkg/domain"
 	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -147,6 +148,7 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 		withdrawal: w, drains: drains,
 		certificates: func() []autocert.Certificate { return nil },
 		domains:      domains,
+		questions:    func() []dnsserver.Count { return nil },
 		health:       health.New(health.Config{}), hop: func(netip.Addr) (nexthop.Hop, bool) { return nexthop.Hop{}, false },
 		reload: func() {}, configError: func() error { return nil }, configErrors: func() uint64 { return 3 },
 		attached: func() ([]admin.Interface, []admin.Cgroup) {

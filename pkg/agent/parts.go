@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/dnsserver"
 	"github.com/fairlead-lb/fairlead/pkg/domain"
 	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -50,5 +51,6 @@ type parts struct {
 	shutdown     func(context.Context) error // stops the workloads
 	certificates func() []autocert.Certificate
 	domains      *domain.Store
+	questions    func() []dnsserver.Count // to the name server
 	close        func()
 }

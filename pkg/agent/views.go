@@ -37,6 +37,13 @@ func (a *Agent) reader() metrics.Reader {
 		Behind:   func() []string { s := a.progress(); return s.Behind() },
 
 		Certificates: a.expiries,
+		Questions: func() map[string]uint64 {
+			out := map[string]uint64{}
+			for _, c := range a.parts.questions() {
+				out[c.Result] = c.Count
+			}
+			return out
+		},
 	}
 }
 

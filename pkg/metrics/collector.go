@@ -46,6 +46,7 @@ var (
 	configErrorsDesc = desc("config_errors_total", "Invalid configs that were refused.")
 	readyDesc        = desc("ready", "1 once every target has applied the newest desired state.")
 	expiryDesc       = desc("certificate_expiry_seconds", "Time left to the certificate of a host; negative once it has ended.", "host")
+	questionsDesc    = desc("dns_questions_total", "Questions to the name server, by what became of them.", "result")
 	readErrorDesc    = desc("dataplane_read_error", "1 when the data plane's counters cannot be read.")
 )
 
@@ -56,7 +57,7 @@ type collector struct{ r Reader }
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc,
-		evictionsDesc, generationDesc, configErrorsDesc, readyDesc, readErrorDesc, expiryDesc,
+		evictionsDesc, generationDesc, configErrorsDesc, readyDesc, readErrorDesc, expiryDesc, questionsDesc,
 	} {
 		ch <- d
 	}
@@ -85,6 +86,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, x := range c.r.Certificates() {
 		ch <- prometheus.MustNewConstMetric(expiryDesc, prometheus.GaugeValue, time.Until(x.Expires).Seconds(), x.Host)
+	}
+	for result, n := range c.r.Questions() {
+		counter(questionsDesc, n, result)
 	}
 	t, err := c.r.Traffic()
 	gauge(readErrorDesc, one(err != nil))

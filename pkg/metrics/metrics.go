@@ -19,6 +19,8 @@ type Reader struct {
 	Behind func() []string
 	// Certificates are those that are served.
 	Certificates func() []Certificate
+	// Questions are those to the name server, by what became of them.
+	Questions func() map[string]uint64
 }
 
 // Certificate is one host's.

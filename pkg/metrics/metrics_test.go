@@ -44,6 +44,7 @@ func testReader() Reader {
 		},
 		Behind:       func() []string { return nil },
 		Certificates: func() []Certificate { return nil },
+		Questions:    func() map[string]uint64 { return map[string]uint64{"internal": 3} },
 	}
 }
 
@@ -86,6 +87,9 @@ fairlead_config_generation 4
 # HELP fairlead_dataplane_read_error 1 when the data plane's counters cannot be read.
 # TYPE fairlead_dataplane_read_error gauge
 fairlead_dataplane_read_error 0
+# HELP fairlead_dns_questions_total Questions to the name server, by what became of them.
+# TYPE fairlead_dns_questions_total counter
+fairlead_dns_questions_total{result="internal"} 3
 # HELP fairlead_flow_table_entries Entries of the flow table at the last sweep, two per connection.
 # TYPE fairlead_flow_table_entries gauge
 fairlead_flow_table_entries 7
