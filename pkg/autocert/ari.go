@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/mholt/acmez/v3/acme"
@@ -37,14 +38,15 @@ type advice struct {
 // asks, too, but refuses a window of one second, which Pebble gives for a
 // revoked certificate, and asks three times when it is refused.
 func (a *authority) advise(ctx context.Context, l *leaf) (advice, error) {
-	var directory struct {
-		RenewalInfo string `json:"renewalInfo"`
+	select {
+	case a.advisor.slots <- struct{}{}:
+		defer func() { <-a.advisor.slots }()
+	case <-ctx.Done():
+		return advice{}, ctx.Err()
 	}
-	if _, err := a.read(ctx, a.directory, &directory); err != nil {
-		return advice{}, fmt.Errorf("read directory: %w", err)
-	}
-	if directory.RenewalInfo == "" {
-		return advice{}, errNoAdvice
+	url, err := a.renewalInfo(ctx)
+	if err != nil {
+		return advice{}, err
 	}
 	id, err := acme.ARIUniqueIdentifier(l.x509())
 	if err != nil {
@@ -53,7 +55,7 @@ func (a *authority) advise(ctx context.Context, l *leaf) (advice, error) {
 	var info struct {
 		SuggestedWindow struct{ Start, End time.Time }
 	}
-	header, err := a.read(ctx, directory.RenewalInfo+"/"+id, &info)
+	header, err := a.read(ctx, url+"/"+id, &info)
 	if err != nil {
 		return advice{}, fmt.Errorf("read renewal information: %w", err)
 	}
@@ -65,6 +67,39 @@ func (a *authority) advise(ctx context.Context, l *leaf) (advice, error) {
 		at:    w.Start.Add(rand.N(w.End.Sub(w.Start))),
 		again: time.Now().Add(min(max(retryAfter(header, time.Now()), ariOften), ariSeldom)),
 	}, nil
+}
+
+// advisor is what questions about renewals share.
+type advisor struct {
+	slots chan struct{} // bounds them: after a start every name has one
+	mu    *sync.Mutex
+	url   string
+	until time.Time // when url is looked up anew
+}
+
+func newAdvisor() advisor {
+	return advisor{slots: make(chan struct{}, ordersAtOnce), mu: new(sync.Mutex)}
+}
+
+// renewalInfo is the URL that the directory names.
+func (a *authority) renewalInfo(ctx context.Context) (string, error) {
+	v := &a.advisor
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if time.Now().Before(v.until) {
+		return v.url, nil
+	}
+	var directory struct {
+		RenewalInfo string `json:"renewalInfo"`
+	}
+	if _, err := a.read(ctx, a.directory, &directory); err != nil {
+		return "", fmt.Errorf("read directory: %w", err)
+	}
+	if directory.RenewalInfo == "" {
+		return "", errNoAdvice
+	}
+	v.url, v.until = directory.RenewalInfo, time.Now().Add(ariUsual)
+	return v.url, nil
 }
 
 // read fetches a small JSON document.

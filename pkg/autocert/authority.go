@@ -32,6 +32,7 @@ type authority struct {
 	magic     *certmagic.Config
 	issuer    *certmagic.ACMEIssuer
 	http      *http.Client // for what the library does not ask
+	advisor   advisor
 }
 
 // leaf is a certificate with its key; the first of the chain is parsed.
@@ -46,7 +47,7 @@ func (l *leaf) same(o *leaf) bool {
 // newAuthority makes the authority of the settings. ca is the text of
 // acme.caFile, if there is one; it replaces the system's roots.
 func newAuthority(t *Target, acme model.ACME, ca []byte) (*authority, error) {
-	a := &authority{directory: acme.Directory, storage: &certmagic.FileStorage{Path: t.cfg.StateDir}}
+	a := &authority{directory: acme.Directory, advisor: newAdvisor(), storage: &certmagic.FileStorage{Path: t.cfg.StateDir}}
 	var roots *x509.CertPool
 	if ca != nil {
 		roots = x509.NewCertPool()
@@ -122,6 +123,8 @@ func (a *authority) obtain(ctx context.Context, host string) (*leaf, error) {
 
 // renew replaces a certificate, unless another agent did so meanwhile.
 func (a *authority) renew(ctx context.Context, host string, old *leaf) (*leaf, error) {
+	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
+	defer cancel()
 	lock := "fairlead_renew_" + host
 	if err := a.storage.Lock(ctx, lock); err != nil {
 		return nil, fmt.Errorf("wait for other agents over the same storage: %w", err)

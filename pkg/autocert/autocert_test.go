@@ -545,6 +545,46 @@ func TestTwoAgentsOneStorageOneOrder(t *testing.T) {
 	}
 }
 
+// An agent that is killed in the middle of an order leaves its lock; another
+// one takes it when it is stale.
+func TestKilledAgentHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	f := newFront(t, true, true)
+	ca := pebbletest.New(t, pebbletest.Config{HTTPPort: port(f.http), TLSPort: port(f.tls)})
+	const host = "shop.killed.example"
+	dir := t.TempDir()
+	cfg := filepath.Join(t.TempDir(), "node.json")
+	data, err := json.Marshal(nodeSettings{Dir: dir, Directory: ca.Directory, CAFile: ca.CAFile, Host: host})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cfg, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// Nobody accepts on the front yet, so the order goes on until it is killed.
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), nodeConfig+"="+cfg)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(patience); ca.Orders() == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the agent ordered nothing")
+		}
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	locks, err := filepath.Glob(filepath.Join(dir, "locks", "*"))
+	if err != nil || len(locks) == 0 {
+		t.Fatalf("locks that the killed agent left: %q, %v", locks, err)
+	}
+	target := newTarget(t, dir)
+	f.serve(target)
+	apply(t, target, state(ca, host))
+	await(t, target, host, is(autocert.Valid))
+	must(t, f, host, ca.Roots())
+}
+
 const nodeConfig = "FAIRLEAD_AUTOCERT_NODE"
 
 type nodeSettings struct{ Dir, Directory, CAFile, Host string }

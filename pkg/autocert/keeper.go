@@ -117,6 +117,7 @@ func (k *keeper) tend() (time.Time, error) {
 		return k.order(func() (*leaf, error) { return k.authority.obtain(k.ctx, k.host) })
 	}
 	k.hold(c)
+	k.await("")
 	k.consult(c)
 	if look := k.plan(c); time.Now().Before(k.planned) {
 		return look, nil
