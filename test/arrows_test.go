@@ -43,7 +43,7 @@ var arrows = map[string][]string{
 	"tcproute":       {"model", "reconcile", "conn"},
 	"ingress":        {"model", "reconcile", "conn"},
 	"autocert":       {"model", "reconcile"},
-	"domain":         {"model"},
+	"domain":         {"model", "names", "source"}, // source: it publishes the hosts that are confirmed
 	"dnsserver":      {"model", "reconcile"},
 	"activator":      {"model", "reconcile", "conn", "source"}, // source: it publishes the replicas that are ready
 	"runner/process": {"activator", "model", "ipam"},

@@ -48,6 +48,9 @@ func TestMetricsAreDocumented(t *testing.T) {
 		},
 		Backends: func() []metrics.Backend { return []metrics.Backend{{}} },
 		Behind:   func() []string { return nil },
+
+		Questions:    func() map[string]uint64 { return map[string]uint64{"": 0} },
+		Certificates: func() []metrics.Certificate { return []metrics.Certificate{{}} },
 	}, metrics.Build{})
 	var want []string
 	for _, name := range gather(t, reg) {

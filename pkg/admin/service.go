@@ -132,9 +132,12 @@ type Workload struct {
 
 // Domain is one host name of the HTTP front.
 type Domain struct {
-	Host    string `json:"host"`
-	Service string `json:"service"`
-	State   string `json:"state"`
+	Host        string `json:"host"`
+	Service     string `json:"service"`
+	Kind        string `json:"kind"`                  // "free" | "config" | "own"
+	State       string `json:"state"`                 // "on" | "off" | "unconfirmed" | "conflict" | "no service"; all but "on" of own ones only
+	Certificate string `json:"certificate,omitempty"` // its state; empty: TLS is off, or the host is not on
+	Note        string `json:"note,omitempty"`        // why, and what to do
 }
 
 // Domains is the answer of GET /v1/domains; Note tells why a list is empty.
@@ -143,11 +146,46 @@ type Domains struct {
 	Note    string
 }
 
-// Certificate is one certificate fairlead keeps.
+// DomainRequest is the body of POST /v1/domain.
+type DomainRequest struct {
+	Verb    string `json:"verb"` // "add" | "check" | "confirm" | "on" | "off" | "remove"
+	Host    string `json:"host"`
+	Service string `json:"service,omitempty"` // PROJECT/USER, for add
+}
+
+// DomainResult is what a verb on an own domain did or saw.
+type DomainResult struct {
+	Host      string         `json:"host"`
+	Service   string         `json:"service"`
+	Confirmed bool           `json:"confirmed"`
+	Off       bool           `json:"off"`
+	Changed   bool           `json:"changed"`            // false: it was so before
+	OK        bool           `json:"ok"`                 // check, confirm: all records that matter are as wanted
+	Records   []DomainRecord `json:"records"`            // to set (add), or as they were seen (check, confirm)
+	Resolver  string         `json:"resolver,omitempty"` // that was asked
+}
+
+// DomainRecord is one DNS record a domain needs.
+type DomainRecord struct {
+	Type     string   `json:"type"`
+	Name     string   `json:"name"`
+	Want     []string `json:"want"` // one of these; empty: there must be none
+	Optional bool     `json:"optional,omitempty"`
+	Found    []string `json:"found"`
+	OK       bool     `json:"ok"`
+	Note     string   `json:"note,omitempty"`
+}
+
+// Certificate is one name that a certificate is kept for.
 type Certificate struct {
-	Host    string    `json:"host"`
-	State   string    `json:"state"`
-	Expires time.Time `json:"expires,omitzero"`
+	Host      string    `json:"host"`
+	State     string    `json:"state"`            // "waiting" | "valid" | "expired" | "failed" | "refused"
+	Issuer    string    `json:"issuer,omitempty"` // of the certificate that is served; empty: none is
+	NotBefore time.Time `json:"notBefore,omitzero"`
+	Expires   time.Time `json:"expires,omitzero"`
+	Awaiting  string    `json:"awaiting,omitempty"` // what it waits for at this moment
+	Error     string    `json:"error,omitempty"`    // of the last try
+	NextTry   time.Time `json:"nextTry,omitzero"`   // of the next order; the renewal, if it is valid
 }
 
 // Certificates is the answer of GET /v1/certificates.

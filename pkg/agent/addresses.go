@@ -97,3 +97,28 @@ func (e *engine) follow(c nexthop.Change, plane, links reconcile.Target, again f
 		again()
 	}
 }
+
+// ownAddress keeps the name server's address out of what services get: it is
+// one of this host's from before it listens there.
+type ownAddress struct {
+	local func() (map[netip.Addr]string, error)
+	dns   netip.Addr // of the state that is being completed; invalid: none
+}
+
+// before notes the address of a state and then completes it.
+func (o *ownAddress) before(complete func(*model.State) error) func(*model.State) error {
+	return func(s *model.State) error {
+		a, _ := netip.ParseAddrPort(s.Settings.Listen.DNS) // ":53" is no address
+		o.dns = a.Addr()
+		return complete(s)
+	}
+}
+
+// list is the host's addresses; complete asks for them.
+func (o *ownAddress) list() (map[netip.Addr]string, error) {
+	local, err := o.local()
+	if err == nil && o.dns.IsValid() && local[o.dns] == "" {
+		local[o.dns] = "lo (listen.dns)"
+	}
+	return local, err
+}

@@ -15,15 +15,14 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
-const laterNote = "this version serves no host names yet: see \"fairlead status\" for what the config asks for"
-
 // views is what the admin socket shows.
 func (a *Agent) views() admin.Views {
 	return admin.Views{
 		Status: a.status, Services: a.services, Workloads: a.workloads, Flows: a.flows, Drain: a.drainAddress,
 		Trace:        a.trace,
-		Domains:      func() admin.Domains { return admin.Domains{Note: laterNote} },
-		Certificates: func() admin.Certificates { return admin.Certificates{Note: laterNote} },
+		Domains:      a.domainList,
+		Domain:       a.domain,
+		Certificates: a.certificates,
 	}
 }
 
@@ -36,6 +35,15 @@ func (a *Agent) reader() metrics.Reader {
 		Traffic:  a.traffic,
 		Backends: a.backends,
 		Behind:   func() []string { s := a.progress(); return s.Behind() },
+
+		Certificates: a.expiries,
+		Questions: func() map[string]uint64 {
+			out := map[string]uint64{}
+			for _, c := range a.parts.questions() {
+				out[c.Result] = c.Count
+			}
+			return out
+		},
 	}
 }
 
@@ -67,7 +75,7 @@ func (a *Agent) status() admin.Status {
 	replicas := a.countReplicas(state, &s.Counts)
 	s.Interfaces, s.Cgroups = a.parts.attached()
 	s.Drains = a.parts.drains.List()
-	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.health.Problems(), replicas)
+	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.health.Problems(), replicas, a.certificateProblems())
 	if st, err := a.parts.stats(); err != nil {
 		s.Problems = append(s.Problems, "read counters: "+err.Error())
 	} else {

@@ -5,6 +5,7 @@ package metrics
 import (
 	"runtime"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -46,6 +47,8 @@ var (
 	generationDesc   = desc("config_generation", "Generation of the newest desired state; 0 before the first.")
 	configErrorsDesc = desc("config_errors_total", "Invalid configs that were refused.")
 	readyDesc        = desc("ready", "1 once every target has applied the newest desired state.")
+	expiryDesc       = desc("certificate_expiry_seconds", "Time left to the certificate of a host; negative once it has ended.", "host")
+	questionsDesc    = desc("dns_questions_total", "Questions to the name server, by what became of them.", "result")
 	readErrorDesc    = desc("dataplane_read_error", "1 when the data plane's counters cannot be read.")
 )
 
@@ -56,7 +59,7 @@ type collector struct{ r Reader }
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc, sourcePortsDesc, sourcesUsedDesc,
-		evictionsDesc, generationDesc, configErrorsDesc, readyDesc, readErrorDesc,
+		evictionsDesc, generationDesc, configErrorsDesc, readyDesc, readErrorDesc, expiryDesc, questionsDesc,
 	} {
 		ch <- d
 	}
@@ -82,6 +85,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			seen[key] = true
 			gauge(healthyDesc, one(b.Healthy), b.Service, b.Address)
 		}
+	}
+	for _, x := range c.r.Certificates() {
+		ch <- prometheus.MustNewConstMetric(expiryDesc, prometheus.GaugeValue, time.Until(x.Expires).Seconds(), x.Host)
+	}
+	for result, n := range c.r.Questions() {
+		counter(questionsDesc, n, result)
 	}
 	t, err := c.r.Traffic()
 	gauge(readErrorDesc, one(err != nil))

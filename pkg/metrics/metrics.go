@@ -6,6 +6,8 @@
 // the config and an address in use is reported and tried again.
 package metrics
 
+import "time"
+
 // Reader is what a scrape reads. Every field must be set; they are called from
 // many goroutines at once and must not block for long.
 type Reader struct {
@@ -15,6 +17,16 @@ type Reader struct {
 	// Behind names each target that has not applied the newest desired state,
 	// and why; empty: the agent is ready.
 	Behind func() []string
+	// Certificates are those that are served.
+	Certificates func() []Certificate
+	// Questions are those to the name server, by what became of them.
+	Questions func() map[string]uint64
+}
+
+// Certificate is one host's.
+type Certificate struct {
+	Host    string
+	Expires time.Time
 }
 
 // Agent is what the agent knows of itself.

@@ -11,7 +11,9 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
@@ -40,7 +42,33 @@ func testReader() Reader {
 		Backends: func() []Backend {
 			return []Backend{{"test/user", "10.1.0.2", true}, {"test/user", "10.1.0.3", false}, {"test/user", "10.1.0.2", true}}
 		},
-		Behind: func() []string { return nil },
+		Behind:       func() []string { return nil },
+		Certificates: func() []Certificate { return nil },
+		Questions:    func() map[string]uint64 { return map[string]uint64{"internal": 3} },
+	}
+}
+
+func TestTimeLeftToCertificates(t *testing.T) {
+	r := testReader()
+	r.Certificates = func() []Certificate {
+		return []Certificate{{"a.example", time.Now().Add(time.Hour)}, {"b.example", time.Now().Add(-time.Hour)}}
+	}
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(&collector{r})
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "fairlead_certificate_expiry_seconds" {
+				got[m.GetLabel()[0].GetValue()] = m.GetGauge().GetValue()
+			}
+		}
+	}
+	if a, b := got["a.example"], got["b.example"]; len(got) != 2 || a < 3500 || a > 3600 || b > -3600 || b < -3700 {
+		t.Errorf("got %v, want an hour left and an hour gone", got)
 	}
 }
 
@@ -59,6 +87,9 @@ fairlead_config_generation 4
 # HELP fairlead_dataplane_read_error 1 when the data plane's counters cannot be read.
 # TYPE fairlead_dataplane_read_error gauge
 fairlead_dataplane_read_error 0
+# HELP fairlead_dns_questions_total Questions to the name server, by what became of them.
+# TYPE fairlead_dns_questions_total counter
+fairlead_dns_questions_total{result="internal"} 3
 # HELP fairlead_flow_table_entries Entries of the flow table at the last sweep, two per connection.
 # TYPE fairlead_flow_table_entries gauge
 fairlead_flow_table_entries 7

@@ -18,6 +18,7 @@ type joiner struct {
 	parts    []*index // by source, of the last join; nil: none yet
 	services []*model.Service
 	problems []string
+	hosts    hosts
 }
 
 // index is a part by service.
@@ -90,8 +91,8 @@ func (j *joiner) join(parts []*Part) (*model.State, []string) {
 	if len(dirty) > 0 {
 		j.renew(dirty)
 	}
-	s.Services = j.services
-	return s, j.problems
+	s.Services = j.hosts.add(j)
+	return s, slices.Concat(j.problems, j.hosts.problems)
 }
 
 // compare notes the services that two parts of one source see differently.
@@ -105,6 +106,9 @@ func (j *joiner) compare(old, now *index, dirty names) {
 	differ(dirty, oldServices, now.services, func(a, b *model.Service) bool { return a == b })
 	differ(dirty, oldReplicas, now.part.Replicas, slices.Equal)
 	differ(dirty, oldConditions, now.conditions, slices.Equal)
+	if len(now.part.Hosts) > 0 || old != nil && len(old.part.Hosts) > 0 {
+		j.hosts.stale = true
+	}
 	if everyone := (model.ServiceName{}); dirty[everyone] {
 		delete(dirty, everyone)
 		for _, svc := range j.services {
@@ -162,6 +166,7 @@ func (j *joiner) renew(dirty names) {
 	had, gone := len(next), map[*model.Service]bool{}
 	for name := range dirty {
 		made := j.make(name)
+		j.hosts.see(made)
 		i, ok := slices.BinarySearchFunc(next[:had], name, func(svc *model.Service, n model.ServiceName) int {
 			return svc.Name.Compare(n)
 		})

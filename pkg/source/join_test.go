@@ -53,6 +53,12 @@ func randomPart(r *rand.Rand, last *Part) *Part {
 			p.Replicas[name(i)] = backends(r, 6)
 		}
 	}
+	if r.IntN(3) == 0 {
+		p.Hosts = map[model.ServiceName][]model.HTTPHost{}
+		for range r.IntN(3) {
+			p.Hosts[name(r.IntN(5))] = []model.HTTPHost{{Host: fmt.Sprint("h", r.IntN(3), ".test")}}
+		}
+	}
 	for range r.IntN(4) {
 		c := Condition{Addr: addr(r.IntN(6)), Condition: model.Condition(1 + r.IntN(2)), Port: uint16(r.IntN(3))}
 		if r.IntN(2) == 0 {

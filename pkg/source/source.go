@@ -24,6 +24,10 @@ type Part struct {
 	// Replicas adds backends to services, whoever defined them. Names without
 	// a service are passed over: the service may come later or be gone.
 	Replicas map[model.ServiceName][]model.Backend
+	// Hosts adds HTTP hosts to services, whoever defined them. A host without
+	// paths gets those of its service. One that the state has already, from an
+	// earlier source or for another service, is refused and reported.
+	Hosts map[model.ServiceName][]model.HTTPHost
 	// Conditions judge backends, whoever defined them; the worst one holds.
 	Conditions []Condition
 }

@@ -15,6 +15,7 @@ type Config struct {
 	Interfaces []string // nil: up0
 	NoCgroup   bool     // no connect-time balancing
 	Services   []Service
+	Settings   string // more YAML lines, before the services
 }
 
 // Service is one service of a Config.
@@ -57,6 +58,7 @@ func (c Config) yaml(m Mode, cgroup string) string {
 		interfaces = "[" + strings.Join(c.Interfaces, ", ") + "]"
 	}
 	fmt.Fprintf(&b, "node:\n  interfaces: %s\n  attach: %s\n  tc: %s\n  cgroup: %q\n", interfaces, m.Attach, m.TC, cgroup)
+	b.WriteString(c.Settings)
 	b.WriteString("services:\n")
 	for _, s := range c.Services {
 		s.yaml(&b)
