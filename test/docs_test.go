@@ -47,7 +47,10 @@ func TestMetricsAreDocumented(t *testing.T) {
 			return metrics.Traffic{Packets: []metrics.Packets{{}}, Services: []metrics.Service{{}}}, nil
 		},
 		Backends: func() []metrics.Backend { return []metrics.Backend{{}} },
-		Behind:   func() []string { return nil },
+		Router: func() metrics.Router {
+			return metrics.Router{Results: []metrics.RouterResult{{}}, Active: map[string]uint64{"": 0}}
+		},
+		Behind: func() []string { return nil },
 	}, metrics.Build{})
 	var want []string
 	for _, name := range gather(t, reg) {

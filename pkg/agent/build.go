@@ -22,6 +22,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/runner/process"
 	"github.com/fairlead-lb/fairlead/pkg/source"
 	"github.com/fairlead-lb/fairlead/pkg/source/file"
+	"github.com/fairlead-lb/fairlead/pkg/tcproute"
 )
 
 // build makes every source and target. A new front is one more line in
@@ -52,6 +53,11 @@ func build(a *Agent) (p parts, err error) {
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
 	closers = append(closers, func() { _ = scrape.Close() })
 	p.health = health.New(health.Config{Log: log})
+	router, err := tcproute.New(tcproute.Config{Log: log})
+	if err != nil {
+		return p, err
+	}
+	closers = append(closers, func() { _ = router.Close() })
 	p.withdrawal = &withdrawal{}
 	local := &renewal{}
 	fatal := make(chan error, 1)
@@ -59,7 +65,7 @@ func build(a *Agent) (p parts, err error) {
 
 	p.sources = []source.Source{required{config, fatal}, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
-	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, scrape}}
+	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, router, scrape}}
 	p.forward = []reconcile.Target{k.plane}
 	p.complete = ipam.New(ipam.Config{Path: vipsFile(state), Log: log, Local: k.hops.Links().Local}).Complete
 	p.workers = []worker{
@@ -74,7 +80,7 @@ func build(a *Agent) (p parts, err error) {
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows
-	p.hop = k.hops.Known
+	p.hop, p.tcp = k.hops.Known, router
 	p.trace, p.nodeAddrs = k.objects.Trace, k.nodeAddrs
 	p.attached = func() ([]admin.Interface, []admin.Cgroup) { return attached(k.links) }
 	return p, nil

@@ -42,6 +42,8 @@ var (
 	flowLimitDesc    = desc("flow_table_limit", "Confirmed entries the flow table can hold, two per connection.")
 	evictionsDesc    = desc("flow_table_evictions_total", "Flows begun by a TCP segment in mid-connection: their entries had been evicted, or there never were any.")
 	generationDesc   = desc("config_generation", "Generation of the newest desired state; 0 before the first.")
+	routerDesc       = desc("tcp_router_connections_total", "Connections to the fronts by TLS server name, by what became of them.", "kind", "result")
+	routerActiveDesc = desc("tcp_router_active_connections", "Connections by TLS server name that are open.", "kind")
 	configErrorsDesc = desc("config_errors_total", "Invalid configs that were refused.")
 	readyDesc        = desc("ready", "1 once every target has applied the newest desired state.")
 	readErrorDesc    = desc("dataplane_read_error", "1 when the data plane's counters cannot be read.")
@@ -54,7 +56,7 @@ type collector struct{ r Reader }
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc,
-		evictionsDesc, generationDesc, configErrorsDesc, readyDesc, readErrorDesc,
+		evictionsDesc, generationDesc, configErrorsDesc, routerDesc, routerActiveDesc, readyDesc, readErrorDesc,
 	} {
 		ch <- d
 	}
@@ -80,6 +82,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			seen[key] = true
 			gauge(healthyDesc, one(b.Healthy), b.Service, b.Address)
 		}
+	}
+	router := c.r.Router()
+	for _, n := range router.Results {
+		counter(routerDesc, n.Count, n.Kind, n.Result)
+	}
+	for kind, n := range router.Active {
+		gauge(routerActiveDesc, n, kind)
 	}
 	t, err := c.r.Traffic()
 	gauge(readErrorDesc, one(err != nil))

@@ -40,6 +40,12 @@ func testReader() Reader {
 		Backends: func() []Backend {
 			return []Backend{{"test/user", "10.1.0.2", true}, {"test/user", "10.1.0.3", false}, {"test/user", "10.1.0.2", true}}
 		},
+		Router: func() Router {
+			return Router{
+				Results: []RouterResult{{"redis", "routed", 3}, {"redis", "no_tls", 0}},
+				Active:  map[string]uint64{"redis": 2},
+			}
+		},
 		Behind: func() []string { return nil },
 	}
 }
@@ -85,6 +91,13 @@ fairlead_service_bytes_total{direction="out",port="90",service="test/user"} 220
 # HELP fairlead_service_connections_total Connections begun, by service port.
 # TYPE fairlead_service_connections_total counter
 fairlead_service_connections_total{port="90",service="test/user"} 7
+# HELP fairlead_tcp_router_active_connections Connections by TLS server name that are open.
+# TYPE fairlead_tcp_router_active_connections gauge
+fairlead_tcp_router_active_connections{kind="redis"} 2
+# HELP fairlead_tcp_router_connections_total Connections to the fronts by TLS server name, by what became of them.
+# TYPE fairlead_tcp_router_connections_total counter
+fairlead_tcp_router_connections_total{kind="redis",result="no_tls"} 0
+fairlead_tcp_router_connections_total{kind="redis",result="routed"} 3
 `
 	if err := testutil.CollectAndCompare(&collector{testReader()}, strings.NewReader(want)); err != nil {
 		t.Error(err)
