@@ -189,7 +189,7 @@ func TestA22PostgresPreambles(t *testing.T) {
 	w := newWorld(t, nil)
 	s := serve(t, "127.0.0.1", "one", 0, overTLS(w.ca.issue(t, "a.b"), true))
 	w.apply(s.addr.Port(), service(Postgres, "a.b", "passthrough", backend(s)))
-	direct := tls.Client(w.dial(Postgres), &tls.Config{ServerName: "a.b", RootCAs: w.ca.pool, NextProtos: []string{alpnPostgres}})
+	direct := tls.Client(w.dial(Postgres), &tls.Config{ServerName: "a.b", RootCAs: w.ca.Pool, NextProtos: []string{alpnPostgres}})
 	must(t, direct.Handshake())
 	if p := direct.ConnectionState().NegotiatedProtocol; p != alpnPostgres {
 		t.Errorf("ALPN %q", p)
@@ -219,7 +219,7 @@ func TestA22PostgresPreambles(t *testing.T) {
 // not taken for its words within TLS.
 func TestPostgresBytesBeforeTLS(t *testing.T) {
 	w := newWorld(t, nil)
-	w.certs["a.b"] = w.ca.issue(t, "a.b")
+	w.certs.Put("a.b", w.ca.issue(t, "a.b"))
 	s := serve(t, "127.0.0.1", "one", 0, func(c net.Conn) (net.Conn, error) {
 		if _, err := io.ReadFull(c, make([]byte, 8)); err != nil {
 			return nil, err
@@ -266,7 +266,7 @@ func TestFailover(t *testing.T) {
 	if _, err := w.tls(Postgres, "a.b"); alertOf(err) != alertInternalError {
 		t.Errorf("%v, want alert 80", err)
 	}
-	w.certs["a.b"] = cert
+	w.certs.Put("a.b", cert)
 	if text := w.fatal("a.b"); !strings.Contains(text, "C08006") || !strings.Contains(text, "no replica of the service could be reached") {
 		t.Errorf("inside TLS: %q", text)
 	}
@@ -275,7 +275,7 @@ func TestFailover(t *testing.T) {
 		t.Errorf("without replicas: %q", text)
 	}
 	// A25 for Postgres with a certificate of the name: the text inside.
-	w.certs["gone.b"] = w.ca.issue(t, "gone.b")
+	w.certs.Put("gone.b", w.ca.issue(t, "gone.b"))
 	if text := w.fatal("gone.b"); !strings.Contains(text, "C08004") || !strings.Contains(text, `no PostgreSQL service has the host name "gone.b" here`) {
 		t.Errorf("unknown: %q", text)
 	}
@@ -411,7 +411,7 @@ func TestProxyProtocol(t *testing.T) {
 		c := w.dial(Redis)
 		_, err := c.Write(header)
 		must(t, err)
-		tc := tls.Client(c, &tls.Config{ServerName: "a.b", RootCAs: w.ca.pool})
+		tc := tls.Client(c, &tls.Config{ServerName: "a.b", RootCAs: w.ca.Pool})
 		if err := tc.Handshake(); err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@
 package tcproute
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -139,8 +140,37 @@ func (s *serving) slow(ctx context.Context, ref *refusal) {
 // refusePlain answers a client that has not begun TLS.
 func (s *serving) refusePlain(ctx context.Context, ref *refusal) *refusal {
 	s.slow(ctx, ref)
+	if s.kind == Redis && ref.text != "" {
+		s.refuseRedis(ref, s.c)
+		return ref
+	}
 	s.farewell(ref, s.c, s.kind.answer(ref, s.in.buf))
 	return ref
+}
+
+// How long a Redis client is answered that is not served.
+const (
+	redisRounds  = 8
+	redisAnswers = 16 // in a round
+	redisTime    = time.Second
+)
+
+// refuseRedis answers every command of a few with the error: clients begin
+// with HELLO, whose failure they take for an old server and do not show.
+func (s *serving) refuseRedis(ref *refusal, c conn.HalfCloser) {
+	line := s.kind.answer(ref, nil)
+	_ = c.SetDeadline(time.Now().Add(redisTime))
+	for range redisRounds {
+		commands := bytes.Count(s.in.buf, []byte("\n*")) + 1
+		if _, err := c.Write(bytes.Repeat(line, min(commands, redisAnswers))); err != nil {
+			break
+		}
+		s.in.buf = s.in.buf[:0]
+		if s.in.fill() != nil {
+			break
+		}
+	}
+	conn.Farewell(c, nil)
 }
 
 // farewell closes a connection; a client that said nothing is told nothing.
@@ -182,6 +212,10 @@ func (s *serving) refuseInside(ref *refusal) {
 	}
 	if s.in.need(want) != nil {
 		_ = s.tls.Close()
+		return
+	}
+	if s.kind == Redis {
+		s.refuseRedis(ref, s.tls)
 		return
 	}
 	conn.Farewell(s.tls, s.kind.answer(ref, s.in.buf))

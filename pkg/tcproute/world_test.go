@@ -5,17 +5,10 @@ package tcproute
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/netip"
 	"os"
@@ -31,6 +24,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/conn"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
+	"github.com/fairlead-lb/fairlead/pkg/tcproute/tcptest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -47,60 +41,29 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// authority is a certificate authority in memory.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pool *x509.CertPool
+// authority is a tcptest.Authority that ends the test on an error.
+type authority struct{ *tcptest.Authority }
+
+func newAuthority(t testing.TB) authority {
+	t.Helper()
+	a, err := tcptest.NewAuthority()
+	must(t, err)
+	return authority{a}
 }
 
-func newAuthority(t testing.TB) *authority {
+func (a authority) issue(t testing.TB, host string) tls.Certificate {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	c, err := a.Issue(host)
 	must(t, err)
-	a := &authority{key: key, pool: x509.NewCertPool()}
-	tpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tpl, tpl, &key.PublicKey, key)
-	must(t, err)
-	a.cert, err = x509.ParseCertificate(der)
-	must(t, err)
-	a.pool.AddCert(a.cert)
-	return a
-}
-
-func (a *authority) issue(t testing.TB, host string) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	tpl := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: []string{host}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tpl, a.cert, &key.PublicKey, a.key)
-	must(t, err)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	return c
 }
 
 // file writes the authority's certificate.
-func (a *authority) file(t testing.TB) string {
+func (a authority) file(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "ca.pem")
-	must(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}), 0o600))
+	must(t, os.WriteFile(path, a.PEM, 0o600))
 	return path
-}
-
-// held is Certificates of a fixed set of names.
-type held map[string]tls.Certificate
-
-func (h held) Holds(host string) bool { _, ok := h[host]; return ok }
-func (h held) GetCertificate(i *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if c, ok := h[normal(i.ServerName)]; ok {
-		return &c, nil
-	}
-	return nil, errors.New("no certificate")
 }
 
 // server is a replica: it says its name on every connection, then echoes.
@@ -185,8 +148,8 @@ func overTLS(cert tls.Certificate, postgres bool) func(net.Conn) (net.Conn, erro
 type world struct {
 	*Router
 	t     testing.TB
-	ca    *authority
-	certs held
+	ca    authority
+	certs *tcptest.Held
 	log   *logBuffer
 	state *model.State
 }
@@ -204,7 +167,7 @@ func (l *logBuffer) Write(p []byte) (int, error) {
 
 func newWorld(t testing.TB, adjust func(*Config)) *world {
 	t.Helper()
-	w := &world{t: t, ca: newAuthority(t), certs: held{}, log: &logBuffer{}}
+	w := &world{t: t, ca: newAuthority(t), certs: &tcptest.Held{}, log: &logBuffer{}}
 	cfg := Config{Log: slog.New(slog.NewTextHandler(w.log, nil)), Certificates: w.certs}
 	if adjust != nil {
 		adjust(&cfg)
@@ -214,6 +177,12 @@ func newWorld(t testing.TB, adjust func(*Config)) *world {
 	w.Router = r
 	t.Cleanup(func() { _ = r.Close() })
 	return w
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 var name1 = model.ServiceName{Project: "p", User: "u"}
@@ -280,7 +249,7 @@ func (w *world) tls(k Kind, host string) (*tls.Conn, error) {
 			w.t.Fatalf("answer to SSLRequest: %q, %v", b, err)
 		}
 	}
-	t := tls.Client(c, &tls.Config{ServerName: host, RootCAs: w.ca.pool})
+	t := tls.Client(c, &tls.Config{ServerName: host, RootCAs: w.ca.Pool})
 	return t, t.Handshake()
 }
 
