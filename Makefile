@@ -48,7 +48,7 @@ stop: ## stop the fairlead of `make run` and take everything of it off this host
 	@$(SUDO) scripts/stop.sh $(RUN)
 
 .PHONY: test
-test: ## install what the tests need, then run all of them: unit, packet, namespaces
+test: ## install what the tests need, then run all of them: unit, packet, namespaces, wire
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory build
 	@$(SUDO) scripts/gotest.sh test $(TEST) ./...
@@ -64,6 +64,11 @@ test-packet: ## BPF programs against single packets (root)
 .PHONY: test-netns
 test-netns: build ## real clients and servers in network namespaces (root)
 	@$(SUDO) scripts/gotest.sh test-netns $(TEST) ./test/netns/...
+
+.PHONY: test-wire
+test-wire: ## routing by server name with real databases and their clients (root)
+	@scripts/setup.sh test
+	@$(SUDO) scripts/gotest.sh test-wire $(TEST) ./test/wire/...
 
 .PHONY: fuzz-short
 fuzz-short: ## every fuzz target for FUZZTIME (10s)

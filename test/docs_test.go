@@ -47,7 +47,10 @@ func TestMetricsAreDocumented(t *testing.T) {
 			return metrics.Traffic{Packets: []metrics.Packets{{}}, Services: []metrics.Service{{}}}, nil
 		},
 		Backends: func() []metrics.Backend { return []metrics.Backend{{}} },
-		Behind:   func() []string { return nil },
+		Router: func() metrics.Router {
+			return metrics.Router{Results: []metrics.RouterResult{{}}, Active: map[string]uint64{"": 0}}
+		},
+		Behind: func() []string { return nil },
 
 		Questions:    func() map[string]uint64 { return map[string]uint64{"": 0} },
 		Certificates: func() []metrics.Certificate { return []metrics.Certificate{{}} },

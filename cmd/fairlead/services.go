@@ -97,6 +97,11 @@ func check(r admin.Replica) string {
 // problemsOf says what is wrong with a service's replicas, one by one.
 func problemsOf(s admin.Service) []string {
 	var lines []string
+	for _, n := range s.Names {
+		if n.Problem != "" {
+			lines = append(lines, fmt.Sprintf("name %s: %s", n.Host, n.Problem))
+		}
+	}
 	for _, r := range s.Replicas {
 		if r.Problem != "" {
 			lines = append(lines, fmt.Sprintf("replica %s: %s", replicaAddress(r), r.Problem))
@@ -158,6 +163,15 @@ func (a *app) printService(s admin.Service) {
 			fmt.Sprint(port.Active), bytesOf(port.BytesIn), bytesOf(port.BytesOut))
 	}
 	t.write(a.out, p, "")
+
+	if len(s.Names) > 0 {
+		fmt.Fprintln(a.out)
+		t = &table{head: []string{"SERVER NAME", "KIND", "TLS", "CONNECTIONS", "ACTIVE", "IN", "OUT"}}
+		for _, n := range s.Names {
+			t.add(n.Host, n.Kind, n.TLS, fmt.Sprint(n.Connections), fmt.Sprint(n.Active), bytesOf(n.BytesIn), bytesOf(n.BytesOut))
+		}
+		t.write(a.out, p, "")
+	}
 
 	fmt.Fprintln(a.out)
 	if len(s.Replicas) == 0 {

@@ -22,6 +22,7 @@ type Service struct {
 	Wanted       int        `json:"wanted"`             // replicas that should be there
 	Ports        []Port     `json:"ports"`
 	Replicas     []Replica  `json:"replicas"`
+	Names        []Name     `json:"names,omitempty"`      // TLS server names that lead to it
 	LastResort   string     `json:"lastResort,omitempty"` // why failing checks take no replica out
 	NotServedYet []string   `json:"notServedYet"`
 }
@@ -52,6 +53,18 @@ type Replica struct {
 	// Problem says what is wrong with where the replica is, and what to do.
 	Problem     string `json:"problem,omitempty"`
 	Unreachable bool   `json:"unreachable,omitempty"` // it gets connections and they are lost
+}
+
+// Name is a TLS server name by which a service is reached.
+type Name struct {
+	Host        string `json:"host"`
+	Kind        string `json:"kind"` // "POSTGRES" | "MONGO" | "REDIS"
+	TLS         string `json:"tls"`  // "passthrough" | "terminate"
+	Connections uint64 `json:"connections"`
+	Active      uint64 `json:"active"`
+	BytesIn     uint64 `json:"bytesIn"` // from clients, of connections that have ended
+	BytesOut    uint64 `json:"bytesOut"`
+	Problem     string `json:"problem,omitempty"`
 }
 
 // Ready tells whether the replica takes new connections.

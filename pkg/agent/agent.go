@@ -190,9 +190,16 @@ func (a *Agent) drain(ctx context.Context) error {
 	a.cfg.Log.Info("stopping", "budget", a.cfg.Budget)
 	half, cancelHalf := context.WithTimeout(ctx, a.cfg.Budget/2)
 	defer cancelHalf()
+	var wg sync.WaitGroup
+	wg.Go(func() { // workloads that are withdrawn still serve what is open
+		if err := a.parts.tcp.Shutdown(half); err != nil {
+			a.cfg.Log.Warn("stop routing by server name", "error", err)
+		}
+	})
 	if err := a.withdraw(half); err != nil && ctx.Err() == nil {
 		a.cfg.Log.Error("take workloads out of service", "error", err)
 	}
+	wg.Wait()
 	done := make(chan error, 1)
 	go func() {
 		defer cancel()

@@ -29,6 +29,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
 	"github.com/fairlead-lb/fairlead/pkg/source"
 	"github.com/fairlead-lb/fairlead/pkg/source/file"
+	"github.com/fairlead-lb/fairlead/pkg/tcproute"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -69,6 +70,19 @@ func (f fakeSource) Run(ctx context.Context, publish func(source.Part)) error {
 	<-ctx.Done()
 	return nil
 }
+
+// fakeFront is a tcpFront with one name.
+type fakeFront struct{ problem string }
+
+func (f fakeFront) Names() []tcproute.Name {
+	return []tcproute.Name{{Service: name("a"), Kind: tcproute.Redis, Host: "a.example.com", TLS: "terminate", Active: 2, Problem: f.problem}}
+}
+
+func (fakeFront) Counts() []tcproute.Count {
+	return []tcproute.Count{{Kind: "redis", Result: tcproute.Routed, N: 3}}
+}
+func (fakeFront) Problems() []string             { return nil }
+func (fakeFront) Shutdown(context.Context) error { return nil }
 
 func name(project string) model.ServiceName { return model.ServiceName{Project: project, User: "u"} }
 
@@ -172,6 +186,7 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 			}
 			return nil
 		},
+		tcp: fakeFront{},
 		replicas: func() []activator.Replica {
 			return []activator.Replica{{ID: "b-0", Service: name("b"), Addr4: workload, Phase: activator.Ready}}
 		},

@@ -25,6 +25,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/runner/process"
 	"github.com/fairlead-lb/fairlead/pkg/source"
 	"github.com/fairlead-lb/fairlead/pkg/source/file"
+	"github.com/fairlead-lb/fairlead/pkg/tcproute"
 )
 
 // build makes every source and target. A new front is one more line in
@@ -69,6 +70,11 @@ func build(a *Agent) (p parts, err error) {
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
 	closers = append(closers, func() { _ = scrape.Close() })
 	p.health = health.New(health.Config{Log: log, Signals: dataplane.NewSigns(k.objects)})
+	router, err := tcproute.New(tcproute.Config{Log: log, Certificates: certificates})
+	if err != nil {
+		return p, err
+	}
+	closers = append(closers, func() { _ = router.Close() })
 	p.withdrawal = &withdrawal{}
 	local := &renewal{}
 	fatal := make(chan error, 1)
@@ -76,7 +82,7 @@ func build(a *Agent) (p parts, err error) {
 
 	p.sources = []source.Source{required{config, fatal}, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
-	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, scrape, certificates, names}}
+	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, router, scrape, certificates, names}}
 	p.forward = []reconcile.Target{k.plane}
 	taken := &ownAddress{local: links.Local}
 	p.complete = taken.before(ipam.New(ipam.Config{Path: vipsFile(state), Log: log, Local: taken.list}).Complete)
@@ -92,7 +98,7 @@ func build(a *Agent) (p parts, err error) {
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows
-	p.hop = k.hops.Known
+	p.hop, p.tcp = k.hops.Known, router
 	p.certificates, p.questions = certificates.Status, names.Counts
 	p.trace, p.nodeAddrs = k.objects.Trace, k.nodeAddrs
 	p.attached = func() ([]admin.Interface, []admin.Cgroup) { return attached(k.links) }

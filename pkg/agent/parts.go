@@ -18,11 +18,20 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
 	"github.com/fairlead-lb/fairlead/pkg/source"
+	"github.com/fairlead-lb/fairlead/pkg/tcproute"
 )
 
 // otherInterfaces is the label of packets whose interface has no counters of
 // its own.
 const otherInterfaces = "other"
+
+// tcpFront is what the agent asks of package tcproute's Router.
+type tcpFront interface {
+	Names() []tcproute.Name
+	Counts() []tcproute.Count
+	Problems() []string
+	Shutdown(context.Context) error
+}
 
 // parts is what an agent is made of. Every field is set.
 type parts struct {
@@ -48,6 +57,7 @@ type parts struct {
 	trace        func(context.Context, bpf.TraceFilter, func([]bpf.TraceEvent, uint64) bool) error
 	nodeAddrs    func(interfaces []string) ([]netip.Addr, error)
 	replicas     func() []activator.Replica
+	tcp          tcpFront
 	shutdown     func(context.Context) error // stops the workloads
 	certificates func() []autocert.Certificate
 	domains      *domain.Store

@@ -34,6 +34,7 @@ func (a *Agent) reader() metrics.Reader {
 		},
 		Traffic:  a.traffic,
 		Backends: a.backends,
+		Router:   a.routed,
 		Behind:   func() []string { s := a.progress(); return s.Behind() },
 
 		Certificates: a.expiries,
@@ -75,7 +76,8 @@ func (a *Agent) status() admin.Status {
 	replicas := a.countReplicas(state, &s.Counts)
 	s.Interfaces, s.Cgroups = a.parts.attached()
 	s.Drains = a.parts.drains.List()
-	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.health.Problems(), replicas, a.certificateProblems())
+	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.health.Problems(), a.parts.tcp.Problems(),
+		a.namesTrouble(), replicas, a.certificateProblems())
 	if st, err := a.parts.stats(); err != nil {
 		s.Problems = append(s.Problems, "read counters: "+err.Error())
 	} else {
@@ -108,13 +110,14 @@ func (a *Agent) services() []admin.Service {
 			lacking[svc] = append(lacking[svc], string(n.feature))
 		}
 	}
-	last := a.lastResorts()
+	last, names := a.lastResorts(), a.names()
 	out := make([]admin.Service, len(state.Services))
 	for i := range state.Services {
 		m := state.Services[i]
 		svc := admin.NewService(m)
 		svc.NotServedYet = append(svc.NotServedYet, lacking[svc.Name]...)
 		svc.LastResort = last[svc.Name]
+		svc.Names = names[svc.Name]
 		a.show(state.Settings.Node, m, &svc)
 		for j, p := range m.Ports {
 			c := counts[key{m.Name, p.Service, p.Protocol}]

@@ -45,6 +45,8 @@ var (
 	sourcesUsedDesc  = desc("source_ports_used", "Source ports that flows of mode full-nat held at the last sweep.")
 	evictionsDesc    = desc("flow_table_evictions_total", "Flows begun by a TCP segment in mid-connection: their entries had been evicted, or there never were any.")
 	generationDesc   = desc("config_generation", "Generation of the newest desired state; 0 before the first.")
+	routerDesc       = desc("tcp_router_connections_total", "Connections to the fronts by TLS server name, by what became of them.", "kind", "result")
+	routerActiveDesc = desc("tcp_router_active_connections", "Connections by TLS server name that are open.", "kind")
 	configErrorsDesc = desc("config_errors_total", "Invalid configs that were refused.")
 	readyDesc        = desc("ready", "1 once every target has applied the newest desired state.")
 	expiryDesc       = desc("certificate_expiry_seconds", "Time left to the certificate of a host; negative once it has ended.", "host")
@@ -59,7 +61,7 @@ type collector struct{ r Reader }
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc, sourcePortsDesc, sourcesUsedDesc,
-		evictionsDesc, generationDesc, configErrorsDesc, readyDesc, readErrorDesc, expiryDesc, questionsDesc,
+		evictionsDesc, generationDesc, configErrorsDesc, routerDesc, routerActiveDesc, readyDesc, readErrorDesc, expiryDesc, questionsDesc,
 	} {
 		ch <- d
 	}
@@ -91,6 +93,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for result, n := range c.r.Questions() {
 		counter(questionsDesc, n, result)
+	}
+	router := c.r.Router()
+	for _, n := range router.Results {
+		counter(routerDesc, n.Count, n.Kind, n.Result)
+	}
+	for kind, n := range router.Active {
+		gauge(routerActiveDesc, n, kind)
 	}
 	t, err := c.r.Traffic()
 	gauge(readErrorDesc, one(err != nil))

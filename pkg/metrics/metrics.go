@@ -14,6 +14,7 @@ type Reader struct {
 	Agent    func() Agent
 	Traffic  func() (Traffic, error)
 	Backends func() []Backend
+	Router   func() Router
 	// Behind names each target that has not applied the newest desired state,
 	// and why; empty: the agent is ready.
 	Behind func() []string
@@ -65,6 +66,19 @@ type Service struct {
 	Active      uint64
 	BytesIn     uint64 // from clients
 	BytesOut    uint64
+}
+
+// Router is what became of connections by TLS server name.
+type Router struct {
+	Results []RouterResult
+	Active  map[string]uint64 // by kind
+}
+
+// RouterResult is one cell of tcp_router_connections_total.
+type RouterResult struct {
+	Kind   string // "postgres" | "mongo" | "redis"
+	Result string
+	Count  uint64
 }
 
 // Backend is one replica.

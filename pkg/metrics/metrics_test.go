@@ -42,6 +42,12 @@ func testReader() Reader {
 		Backends: func() []Backend {
 			return []Backend{{"test/user", "10.1.0.2", true}, {"test/user", "10.1.0.3", false}, {"test/user", "10.1.0.2", true}}
 		},
+		Router: func() Router {
+			return Router{
+				Results: []RouterResult{{"redis", "routed", 3}, {"redis", "no_tls", 0}},
+				Active:  map[string]uint64{"redis": 2},
+			}
+		},
 		Behind:       func() []string { return nil },
 		Certificates: func() []Certificate { return nil },
 		Questions:    func() map[string]uint64 { return map[string]uint64{"internal": 3} },
@@ -122,6 +128,13 @@ fairlead_source_ports 100
 # HELP fairlead_source_ports_used Source ports that flows of mode full-nat held at the last sweep.
 # TYPE fairlead_source_ports_used gauge
 fairlead_source_ports_used 3
+# HELP fairlead_tcp_router_active_connections Connections by TLS server name that are open.
+# TYPE fairlead_tcp_router_active_connections gauge
+fairlead_tcp_router_active_connections{kind="redis"} 2
+# HELP fairlead_tcp_router_connections_total Connections to the fronts by TLS server name, by what became of them.
+# TYPE fairlead_tcp_router_connections_total counter
+fairlead_tcp_router_connections_total{kind="redis",result="no_tls"} 0
+fairlead_tcp_router_connections_total{kind="redis",result="routed"} 3
 `
 	if err := testutil.CollectAndCompare(&collector{testReader()}, strings.NewReader(want)); err != nil {
 		t.Error(err)

@@ -41,6 +41,12 @@ type TCPName struct {
 	Host string `json:"host"`
 	Kind string `json:"kind"` // "POSTGRES" | "MONGO" | "REDIS"
 	TLS  string `json:"tls"`  // "passthrough" | "terminate"
+	// BackendTLS is TLS towards the replica, with terminate only: with
+	// passthrough it is the client's. Zero: off.
+	BackendTLS BackendTLS `json:"backendTLS,omitzero"`
+	// ProxyProtocol has every connection to a replica begin with a PROXY
+	// protocol header, version 2, that names the client.
+	ProxyProtocol bool `json:"proxyProtocol,omitempty"`
 }
 
 // ServicePort is the service port that the kind stands for (row A20).

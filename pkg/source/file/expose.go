@@ -51,6 +51,9 @@ type rawTCP struct {
 	host located[string]
 	kind located[string]
 	tls  string
+
+	backendTLS    located[model.BackendTLS]
+	proxyProtocol bool
 }
 
 func exposeCodec() codec[rawExpose] {
@@ -145,6 +148,8 @@ func tcpCodec() codec[rawTCP] {
 			unset(where(enum("POSTGRES", "MONGO", "REDIS"))), func(t *rawTCP) *located[string] { return &t.kind }),
 		opt("host", "Server name. Default: the free name (names.tcp).", where(unset(hostName())), func(t *rawTCP) *located[string] { return &t.host }),
 		opt("tls", "passthrough leaves TLS to the replica; terminate ends it here.", enum("passthrough", "terminate"), func(t *rawTCP) *string { return &t.tls }),
+		opt("backendTLS", "TLS towards the replica, with tls: terminate.", where(backendTLSCodec()), func(t *rawTCP) *located[model.BackendTLS] { return &t.backendTLS }),
+		opt("proxyProtocol", "Begin every connection to a replica with a PROXY protocol header (version 2) that names the client.", boolean(), func(t *rawTCP) *bool { return &t.proxyProtocol }),
 	), func(t *rawTCP) *place { return &t.place })
 }
 

@@ -156,7 +156,13 @@ func (b *builder) tcp(t *rawTCP, svc *model.Service, named bool) {
 	if !t.kind.usable() {
 		return
 	}
-	name := model.TCPName{Host: t.host.v, Kind: t.kind.v, TLS: t.tls}
+	name := model.TCPName{Host: t.host.v, Kind: t.kind.v, TLS: t.tls, ProxyProtocol: t.proxyProtocol}
+	if back := t.backendTLS; back.usable() && back.v.Mode != "off" {
+		name.BackendTLS = back.v
+		if t.tls == "passthrough" {
+			b.d.report(back.place, "is for tls: terminate; with passthrough the client's own TLS reaches the replica: remove it, or set tls: terminate")
+		}
+	}
 	if tcp := tcpPorts(svc); !slices.Contains(tcp, name.ServicePort()) {
 		b.d.report(t.kind.place, "kind %s needs the TCP service port %d, the service has %s; add it under run",
 			name.Kind, name.ServicePort(), portsText(tcp))

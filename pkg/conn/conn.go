@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package conn is the TCP plumbing of the fronts: accepting within limits,
+// looking at the first bytes of a connection and giving them back, the PROXY
+// protocol, and the pump that moves bytes between two connections. It knows no
+// protocol above TCP and chooses nobody's peer.
+package conn
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Conn is an accepted connection whose first bytes may be read twice: what is
+// put back with Unread is read again before what is still to come.
+type Conn struct {
+	*net.TCPConn
+
+	// Peer is the client: what the PROXY protocol says, else the other end.
+	Peer netip.AddrPort
+	// Local is the address the client connected to, likewise.
+	Local netip.AddrPort
+
+	unread []byte
+	routed func() // see Routed
+}
+
+// New wraps a connection; its ends are taken from the socket.
+func New(c *net.TCPConn) *Conn {
+	return &Conn{TCPConn: c, Peer: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr()), routed: func() {}}
+}
+
+// addrPort never has an IPv4-mapped address.
+func addrPort(a net.Addr) netip.AddrPort {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := t.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+}
+
+// Read reads what was put back first.
+func (c *Conn) Read(p []byte) (int, error) {
+	if len(c.unread) > 0 {
+		n := copy(p, c.unread)
+		if c.unread = c.unread[n:]; len(c.unread) == 0 {
+			c.unread = nil
+		}
+		return n, nil
+	}
+	return c.TCPConn.Read(p)
+}
+
+// WriteTo writes what was put back first. It hides the TCPConn's, which knows
+// nothing of that.
+func (c *Conn) WriteTo(w io.Writer) (int64, error) {
+	head := c.TakeUnread()
+	n, err := w.Write(head)
+	if err != nil {
+		return int64(n), err
+	}
+	m, err := c.TCPConn.WriteTo(w)
+	return int64(n) + m, err
+}
+
+// Unread puts bytes back, before those put back earlier. It keeps p.
+func (c *Conn) Unread(p []byte) {
+	if len(p) > 0 {
+		c.unread = append(p[:len(p):len(p)], c.unread...)
+	}
+}
+
+// TakeUnread returns what was put back and not read again; from then on the
+// TCPConn alone has the rest of the stream.
+func (c *Conn) TakeUnread() []byte {
+	b := c.unread
+	c.unread = nil
+	return b
+}
+
+// Routed tells the Acceptor that the connection is no longer one of those that
+// have yet to say where they want to go. Calling it twice is harmless.
+func (c *Conn) Routed() { c.routed() }
+
+// keepAlive finds a peer that is gone without a word within two minutes.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
+
+// Dial opens a TCP connection; ctx bounds it.
+func Dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
+	d := net.Dialer{KeepAliveConfig: keepAlive}
+	c, err := d.DialContext(ctx, "tcp", to.String())
+	if err != nil {
+		return nil, err
+	}
+	t, ok := c.(*net.TCPConn)
+	if !ok {
+		_ = c.Close()
+		return nil, fmt.Errorf("dial %s: not TCP", to)
+	}
+	return t, nil
+}
+
+// HalfCloser is a connection whose sending side can be closed alone:
+// *net.TCPConn, *tls.Conn.
+type HalfCloser interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// Limits of Farewell: what a peer may still send to a connection that only
+// waits for its end.
+const (
+	farewellTime  = time.Second
+	farewellBytes = 256 << 10
+)
+
+var scratch = sync.Pool{New: func() any { b := make([]byte, 4096); return &b }}
+
+// Farewell writes a last answer and closes the connection so that the peer
+// gets it: what the peer still sends is read and thrown away for a moment,
+// because a close with unread bytes is a reset, which would overtake the
+// answer. It takes a second at most, and as long to write.
+func Farewell(c HalfCloser, answer []byte) {
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(farewellTime))
+	if len(answer) > 0 {
+		if _, err := c.Write(answer); err != nil {
+			return
+		}
+	}
+	if c.CloseWrite() != nil {
+		return
+	}
+	b := scratch.Get().(*[]byte)
+	defer scratch.Put(b)
+	for n := 0; n < farewellBytes; {
+		k, err := c.Read(*b)
+		if err != nil {
+			return
+		}
+		n += k
+	}
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conn
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// worker moves the bytes of its flows. Everything but the inbox belongs to the
+// goroutine of run.
+type worker struct {
+	ep, bell int // epoll; eventfd that says there is something in the inbox
+
+	mu      sync.Mutex
+	inbox   []order
+	stopped bool
+
+	flows []*Flow // by slot
+	free  []int32 // slots
+	freed []int32 // of flows that ended in this batch: an event of theirs may still come
+	more  []*Flow // with work left that was put off for others
+	spare []*Flow
+	buf   []byte
+	idle  []*pipe // empty ones
+	pipes int     // there are
+
+	events [256]unix.EpollEvent
+}
+
+// order is what others want of a worker.
+type order struct {
+	kind orderKind
+	flow *Flow
+}
+
+type orderKind uint8
+
+const (
+	orderStart orderKind = iota
+	orderCut
+	orderStop
+)
+
+// bellSlot marks the eventfd among the events.
+const bellSlot = -1
+
+func newWorker() (*worker, error) {
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("start pump: epoll: %w", err)
+	}
+	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		_ = unix.Close(ep)
+		return nil, fmt.Errorf("start pump: eventfd: %w", err)
+	}
+	w := &worker{ep: ep, bell: bell, buf: make([]byte, copySize)}
+	err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, bell, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: bellSlot})
+	if err != nil {
+		w.close()
+		return nil, fmt.Errorf("start pump: epoll: %w", err)
+	}
+	return w, nil
+}
+
+func (w *worker) close() {
+	_ = unix.Close(w.ep)
+	_ = unix.Close(w.bell)
+	for _, p := range w.idle {
+		p.close()
+	}
+}
+
+// post gives an order; false: the worker has stopped.
+func (w *worker) post(o order) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stopped {
+		return false
+	}
+	if w.inbox = append(w.inbox, o); len(w.inbox) == 1 {
+		// Of an eventfd only a full counter refuses, and this is the only one.
+		_, _ = unix.Write(w.bell, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
+	return true
+}
+
+// run serves until orderStop.
+func (w *worker) run() {
+	for batch := uint32(1); ; batch++ {
+		// Another goroutine may wait for this thread's turn.
+		if batch%16 == 0 {
+			runtime.Gosched()
+		}
+		n, err := w.wait()
+		if err != nil {
+			w.stop(fmt.Errorf("wait for events: %w", err))
+			return
+		}
+		ring := false
+		for i := range w.events[:n] {
+			e := &w.events[i]
+			if e.Fd == bellSlot {
+				ring = true
+				continue
+			}
+			if f := w.flows[e.Fd>>1]; f != nil {
+				f.event(int(e.Fd&1), e.Events)
+			}
+		}
+		again := w.more
+		w.more, w.spare = w.spare[:0], again
+		for _, f := range again {
+			f.resume()
+		}
+		if ring && w.obey() {
+			w.stop(ErrCut)
+			return
+		}
+		w.free = append(w.free, w.freed...)
+		w.freed = w.freed[:0]
+	}
+}
+
+// wait returns how many events there are. It does not block while flows have
+// work left.
+func (w *worker) wait() (int, error) {
+	timeout := -1
+	if len(w.more) > 0 {
+		timeout = 0
+	}
+	n, err := epollWait(w.ep, w.events[:], timeout)
+	if errors.Is(err, unix.EINTR) {
+		return 0, nil
+	}
+	return n, err
+}
+
+// obey carries out the orders; true: one was to stop.
+func (w *worker) obey() (stop bool) {
+	var b [8]byte
+	_, _ = unix.Read(w.bell, b[:])
+	w.mu.Lock()
+	orders := w.inbox
+	w.inbox = nil
+	w.mu.Unlock()
+	for _, o := range orders {
+		switch o.kind {
+		case orderStart:
+			w.add(o.flow)
+		case orderCut:
+			o.flow.fail(ErrCut)
+			o.flow.end(true)
+		case orderStop:
+			stop = true
+		}
+	}
+	return stop
+}
+
+// add begins a flow. Edge-triggered events for everything are asked for once:
+// the first tells what is there already.
+func (w *worker) add(f *Flow) {
+	slot := int32(len(w.flows))
+	if n := len(w.free); n > 0 {
+		slot, w.free = w.free[n-1], w.free[:n-1]
+		w.flows[slot] = f
+	} else {
+		w.flows = append(w.flows, f)
+	}
+	f.slot = slot
+	for side := range f.fd {
+		e := unix.EpollEvent{
+			Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | edge,
+			Fd:     slot<<1 | int32(side),
+		}
+		if err := unix.EpollCtl(w.ep, unix.EPOLL_CTL_ADD, int(f.fd[side]), &e); err != nil {
+			f.fail(fmt.Errorf("watch connection: %w", err))
+			f.end(true)
+			return
+		}
+	}
+}
+
+// edge is EPOLLET, which as a constant of x/sys is negative.
+const edge = 1 << 31
+
+// stop ends all flows.
+func (w *worker) stop(why error) {
+	w.mu.Lock()
+	w.stopped = true
+	orders := w.inbox
+	w.inbox = nil
+	w.mu.Unlock()
+	for _, o := range orders {
+		if o.kind == orderStart {
+			w.add(o.flow)
+		}
+	}
+	for _, f := range w.flows {
+		if f != nil {
+			f.fail(why)
+			f.end(true)
+		}
+	}
+	w.close()
+}
