@@ -47,7 +47,10 @@ func TestMetricsAreDocumented(t *testing.T) {
 			return metrics.Traffic{Packets: []metrics.Packets{{}}, Services: []metrics.Service{{}}}, nil
 		},
 		Backends: func() []metrics.Backend { return []metrics.Backend{{}} },
-		Behind:   func() []string { return nil },
+		Requests: func() []metrics.Requests {
+			return []metrics.Requests{{Codes: map[int]uint64{200: 1}, Bounds: []float64{1}, Durations: []uint64{1, 0}}}
+		},
+		Behind: func() []string { return nil },
 	}, metrics.Build{})
 	var want []string
 	for _, name := range gather(t, reg) {
@@ -74,7 +77,7 @@ func TestPackagesAreDocumented(t *testing.T) {
 		}
 	}
 	var got []string
-	for _, m := range regexp.MustCompile("(?m)^\\| `pkg/([a-z/]+)` \\|").FindAllStringSubmatch(readFile(t, doc), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `pkg/([a-z0-9/]+)` \\|").FindAllStringSubmatch(readFile(t, doc), -1) {
 		got = append(got, m[1])
 	}
 	compare(t, doc, got, want)

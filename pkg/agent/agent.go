@@ -190,7 +190,13 @@ func (a *Agent) drain(ctx context.Context) error {
 	a.cfg.Log.Info("stopping", "budget", a.cfg.Budget)
 	half, cancelHalf := context.WithTimeout(ctx, a.cfg.Budget/2)
 	defer cancelHalf()
-	if err := a.withdraw(half); err != nil && ctx.Err() == nil {
+	// While replicas still serve: what the fronts have begun is to end well.
+	if err := a.parts.drainFronts(half); err != nil && ctx.Err() == nil {
+		a.cfg.Log.Warn("connections of clients were cut off at the end of their time", "error", err)
+	}
+	rest, cancelRest := context.WithTimeout(ctx, a.cfg.Budget/4)
+	defer cancelRest()
+	if err := a.withdraw(rest); err != nil && ctx.Err() == nil {
 		a.cfg.Log.Error("take workloads out of service", "error", err)
 	}
 	done := make(chan error, 1)

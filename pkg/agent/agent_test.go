@@ -21,6 +21,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/admin"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/health"
+	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
@@ -139,6 +140,7 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 		sources: []source.Source{fakeSource{testPart()}, drains, w},
 		targets: [][]reconcile.Target{{h.plane, h.other}}, forward: []reconcile.Target{h.plane},
 		withdrawal: w, drains: drains,
+		requests: func() []metrics.Requests { return nil }, drainFronts: func(context.Context) error { return nil },
 		health: health.New(health.Config{}), hop: func(netip.Addr) (nexthop.Hop, bool) { return nexthop.Hop{}, false },
 		reload: func() {}, configError: func() error { return nil }, configErrors: func() uint64 { return 3 },
 		attached: func() ([]admin.Interface, []admin.Cgroup) {

@@ -15,6 +15,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/health"
+	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/ipam"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
@@ -51,6 +52,8 @@ func build(a *Agent) (p parts, err error) {
 	workloads := activator.New(activator.Config{Runners: a.runners(&p), Log: log})
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
 	closers = append(closers, func() { _ = scrape.Close() })
+	front := ingress.New(ingress.Config{Log: log})
+	closers = append(closers, front.Close)
 	p.health = health.New(health.Config{Log: log})
 	p.withdrawal = &withdrawal{}
 	local := &renewal{}
@@ -59,8 +62,9 @@ func build(a *Agent) (p parts, err error) {
 
 	p.sources = []source.Source{required{config, fatal}, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
-	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, scrape}}
+	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, scrape, front}}
 	p.forward = []reconcile.Target{k.plane}
+	p.drainFronts, p.requests = front.Shutdown, func() []metrics.Requests { return requestsOf(front.Counts()) }
 	p.complete = ipam.New(ipam.Config{Path: vipsFile(state), Log: log, Local: k.hops.Links().Local}).Complete
 	p.workers = []worker{
 		{"next hops", func(ctx context.Context) error {

@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/health"
+	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
@@ -45,6 +46,8 @@ type parts struct {
 	trace        func(context.Context, bpf.TraceFilter, func([]bpf.TraceEvent, uint64) bool) error
 	nodeAddrs    func(interfaces []string) ([]netip.Addr, error)
 	replicas     func() []activator.Replica
+	requests     func() []metrics.Requests
+	drainFronts  func(context.Context) error // ends the connections of clients
 	shutdown     func(context.Context) error // stops the workloads
 	close        func()
 }

@@ -209,3 +209,24 @@ func (r *Request) complete(b []byte) error {
 	}
 	return nil
 }
+
+// ValidTarget tells whether a request target has no byte that it must not have
+// and is in origin form, or "*".
+func ValidTarget(t string) bool {
+	for i := range len(t) {
+		if !isTarget[t[i]] {
+			return false
+		}
+	}
+	return t == "*" || len(t) > 0 && t[0] == '/'
+}
+
+// ValidMethod tells whether a method is a token.
+func ValidMethod(m string) bool {
+	for i := range len(m) {
+		if !isToken[m[i]] {
+			return false
+		}
+	}
+	return m != ""
+}

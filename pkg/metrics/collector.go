@@ -44,6 +44,8 @@ var (
 	generationDesc   = desc("config_generation", "Generation of the newest desired state; 0 before the first.")
 	configErrorsDesc = desc("config_errors_total", "Invalid configs that were refused.")
 	readyDesc        = desc("ready", "1 once every target has applied the newest desired state.")
+	requestsDesc     = desc("http_requests_total", "Requests the HTTP front answered, by service and status; 499: the client went away before the answer.", "service", "code")
+	durationDesc     = desc("http_request_duration_seconds", "From the head of a request to the end of its answer.", "service")
 	readErrorDesc    = desc("dataplane_read_error", "1 when the data plane's counters cannot be read.")
 )
 
@@ -55,6 +57,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc,
 		evictionsDesc, generationDesc, configErrorsDesc, readyDesc, readErrorDesc,
+		requestsDesc, durationDesc,
 	} {
 		ch <- d
 	}
@@ -81,6 +84,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(healthyDesc, one(b.Healthy), b.Service, b.Address)
 		}
 	}
+	for _, r := range c.r.Requests() {
+		collectRequests(ch, r)
+	}
 	t, err := c.r.Traffic()
 	gauge(readErrorDesc, one(err != nil))
 	if err != nil {
@@ -105,6 +111,23 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(flowsDesc, t.Flows)
 	gauge(flowLimitDesc, t.FlowLimit)
 	counter(evictionsDesc, t.Evictions)
+}
+
+// collectRequests sends one service's counters of the HTTP front.
+func collectRequests(ch chan<- prometheus.Metric, r Requests) {
+	for code, n := range r.Codes {
+		ch <- prometheus.MustNewConstMetric(requestsDesc, prometheus.CounterValue, float64(n), r.Service, strconv.Itoa(code))
+	}
+	var total uint64
+	buckets := make(map[float64]uint64, len(r.Bounds))
+	for i, n := range r.Durations {
+		if total += n; i < len(r.Bounds) {
+			buckets[r.Bounds[i]] = total
+		}
+	}
+	if total > 0 {
+		ch <- prometheus.MustNewConstHistogram(durationDesc, total, r.Seconds, buckets, r.Service)
+	}
 }
 
 type servicePort struct {
