@@ -15,8 +15,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // endpointKey is what makes connections to replicas interchangeable.
@@ -42,7 +40,7 @@ type endpoint struct {
 	gone bool
 	// Of HTTP/2 clients; nil: none has come.
 	plain *http.Transport
-	grpc  *http2.Transport
+	grpc  *http.Transport
 }
 
 // upstream is a connection to a replica.

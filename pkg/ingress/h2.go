@@ -20,25 +20,33 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/http1"
-	"golang.org/x/net/http2"
 )
 
-// setH2 makes the engine of HTTP/2 clients.
+// setH2 makes the engine of HTTP/2 clients: a server of net/http that is given
+// connections one by one.
 func (t *Target) setH2() {
 	l := &t.cfg.Limits
-	t.h2base = &http.Server{
+	t.h2 = &http.Server{
 		MaxHeaderBytes: l.HeaderListSize, IdleTimeout: l.Idle, ErrorLog: slog.NewLogLogger(t.cfg.Log.Handler(), slog.LevelDebug),
+		Protocols: new(http.Protocols),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: l.Streams, MaxReadFrameSize: 64 << 10, WriteByteTimeout: l.Stall,
+			MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10,
+		},
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, sessionKey{}, t.handed.sessionOf(c))
+		},
+		ConnState: t.handed.state,
+		Handler:   http.HandlerFunc(t.serveStream),
 	}
-	t.h2 = http2.Server{
-		MaxConcurrentStreams: l.Streams, IdleTimeout: l.Idle, MaxReadFrameSize: 64 << 10, WriteByteTimeout: l.Stall,
-		MaxUploadBufferPerConnection: 1 << 20, MaxUploadBufferPerStream: 256 << 10,
-	}
-	_ = http2.ConfigureServer(t.h2base, &t.h2) // so that Shutdown of the one tells the other's clients
+	t.h2.Protocols.SetHTTP2(true)
+	t.h2.Protocols.SetUnencryptedHTTP2(true)
 	t.proxy = &httputil.ReverseProxy{
 		Rewrite: t.rewriteH2, Transport: &transport{t}, FlushInterval: -1, BufferPool: pooled{},
-		ErrorHandler: t.failH2, ErrorLog: t.h2base.ErrorLog,
+		ErrorHandler: t.failH2, ErrorLog: t.h2.ErrorLog,
 		ModifyResponse: func(r *http.Response) error { r.Header.Del("Keep-Alive"); return nil },
 	}
+	t.wg.Go(func() { _ = t.h2.Serve(t.handed) })
 }
 
 // pooled is the httputil.BufferPool of bodies.
@@ -49,7 +57,8 @@ var pages = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b
 func (pooled) Get() []byte  { return *pages.Get().(*[]byte) }
 func (pooled) Put(b []byte) { pages.Put(&b) }
 
-// serveH2 serves a connection that speaks HTTP/2; read is what was read of it.
+// serveH2 serves a connection that speaks HTTP/2 to its end; read is what was
+// read of it.
 func (t *Target) serveH2(s *session, read []byte) {
 	s.mode.Store(modeBusy)
 	var c net.Conn = s.sock.tcp
@@ -58,11 +67,73 @@ func (t *Target) serveH2(s *session, read []byte) {
 	} else if len(read) > 0 {
 		c = &replay{Conn: c, read: bytes.NewReader(read)}
 	}
-	t.h2.ServeConn(c, &http2.ServeConnOpts{
-		Context: t.ctx, BaseConfig: t.h2base,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.serveStream(s, w, r) }),
-	})
+	t.handed.give(c, s)
 }
+
+type sessionKey struct{}
+
+// handed is a listener of connections that were accepted elsewhere.
+type handed struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+	ends   sync.Map // connection → *handedOver
+}
+
+type handedOver struct {
+	s   *session
+	end chan struct{} // closed when the server is done with it
+}
+
+func newHanded() *handed {
+	return &handed{conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+// give has the server serve the connection and returns when it is over.
+func (h *handed) give(c net.Conn, s *session) {
+	o := &handedOver{s, make(chan struct{})}
+	h.ends.Store(c, o)
+	defer h.ends.Delete(c)
+	select {
+	case h.conns <- c:
+		<-o.end
+	case <-h.closed:
+	}
+}
+
+func (h *handed) sessionOf(c net.Conn) *session {
+	if o, ok := h.ends.Load(c); ok {
+		return o.(*handedOver).s
+	}
+	return nil
+}
+
+func (h *handed) state(c net.Conn, state http.ConnState) {
+	if state == http.StateClosed || state == http.StateHijacked {
+		if o, ok := h.ends.LoadAndDelete(c); ok {
+			close(o.(*handedOver).end)
+		}
+	}
+}
+
+// Accept waits for a connection.
+func (h *handed) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close ends Accept.
+func (h *handed) Close() error {
+	h.once.Do(func() { close(h.closed) })
+	return nil
+}
+
+// Addr is nobody's.
+func (h *handed) Addr() net.Addr { return &net.TCPAddr{} }
 
 // replay gives the bytes that were read already once more.
 type replay struct {
@@ -98,8 +169,9 @@ type streamKey struct{}
 func streamOf(ctx context.Context) *stream { return ctx.Value(streamKey{}).(*stream) }
 
 // serveStream answers one request.
-func (t *Target) serveStream(s *session, rw http.ResponseWriter, r *http.Request) {
+func (t *Target) serveStream(rw http.ResponseWriter, r *http.Request) {
 	begun := t.clock.now()
+	s := r.Context().Value(sessionKey{}).(*session)
 	x := &stream{table: t.table.Load(), client: s.peer, peer: s.peer, secure: s.secure}
 	x.trusted = x.table.isTrusted(s.peer)
 	x.grpc = strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
@@ -186,7 +258,7 @@ func (t *Target) rewriteH2(p *httputil.ProxyRequest) {
 	x := streamOf(p.In.Context())
 	out := p.Out
 	out.Host = p.In.Host
-	out.URL = x.url(p.In.Host)
+	out.URL = x.url()
 	h := out.Header
 	for name := range h {
 		if strings.Contains(name, "_") || !x.trusted && forwardingHeader(name) || name == "Proxy" || name == "Proxy-Authorization" {
@@ -225,8 +297,8 @@ func (t *Target) rewriteH2(p *httputil.ProxyRequest) {
 }
 
 // url is what the replica is asked for, as exactly as net/url lets one say it.
-func (x *stream) url(host string) *url.URL {
-	u := &url.URL{Scheme: "http", Host: host, Opaque: string(x.path), RawQuery: strings.TrimPrefix(string(x.query), "?"), ForceQuery: len(x.query) == 1}
+func (x *stream) url() *url.URL {
+	u := &url.URL{Scheme: "http", Host: "replica", Opaque: string(x.path), RawQuery: strings.TrimPrefix(string(x.query), "?"), ForceQuery: len(x.query) == 1}
 	if x.verdict.route.pool.members[0].ep.tls != nil {
 		u.Scheme = "https"
 	}
@@ -385,10 +457,12 @@ func (e *endpoint) roundTripper(grpc bool, limit time.Duration) http.RoundTrippe
 	defer e.mu.Unlock()
 	if grpc {
 		if e.grpc == nil {
-			e.grpc = &http2.Transport{
-				AllowHTTP: true, DisableCompression: true, ReadIdleTimeout: 30 * time.Second,
-				DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) { return e.dialH2(ctx) },
+			e.grpc = &http.Transport{
+				DialContext: e.dialH2, DialTLSContext: e.dialH2, DisableCompression: true, Protocols: new(http.Protocols),
+				HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second},
 			}
+			e.grpc.Protocols.SetHTTP2(true)
+			e.grpc.Protocols.SetUnencryptedHTTP2(true)
 		}
 		return e.grpc
 	}
@@ -415,7 +489,7 @@ func (e *endpoint) dialNet(ctx context.Context, _, _ string) (net.Conn, error) {
 }
 
 // dialH2 opens a connection that speaks HTTP/2; with TLS it must say so.
-func (e *endpoint) dialH2(ctx context.Context) (net.Conn, error) {
+func (e *endpoint) dialH2(ctx context.Context, _, _ string) (net.Conn, error) {
 	c, err := e.dialer.DialContext(ctx, "tcp", e.key.addr.String())
 	if err != nil {
 		e.failed()

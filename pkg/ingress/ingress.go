@@ -7,8 +7,8 @@
 // swapped in by one pointer; requests under way keep theirs. HTTP/1.1 has a path
 // of its own: one goroutine for a connection, heads parsed and rewritten in
 // place (package http1), no allocation for a request, pooled connections to
-// replicas, buffers only while bytes are pending. HTTP/2 goes through
-// golang.org/x/net/http2 and net/http/httputil. Routing, limits, errors and what
+// replicas, buffers only while bytes are pending. HTTP/2 goes through net/http
+// and its httputil.ReverseProxy. Routing, limits, errors and what
 // is told to replicas are decided in one place for both (decide.go, fault.go).
 //
 // It obtains no certificates and checks no domains: see Certificates.
@@ -26,7 +26,6 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
-	"golang.org/x/net/http2"
 )
 
 // Certificates is what the front asks about TLS names. It must be safe for
@@ -57,8 +56,8 @@ type Target struct {
 	tlsConfig *tls.Config
 	acme      *tls.Config // of tls-alpn-01
 	refusing  *tls.Config // of names that are not served
-	h2        http2.Server
-	h2base    *http.Server
+	h2        *http.Server
+	handed    *handed // connections for h2
 	proxy     http.Handler
 
 	table    atomic.Pointer[table]
@@ -88,6 +87,7 @@ func New(cfg Config) *Target {
 	t := &Target{
 		cfg: cfg, clock: newClock(cfg.Limits.Tick), services: map[model.ServiceName]*service{}, endpoints: map[endpointKey]*endpoint{},
 		listeners: map[bool]*listener{}, sessions: map[*session]struct{}{}, nobody: &service{text: "none"},
+		handed: newHanded(),
 		dialer: net.Dialer{Timeout: cfg.Limits.Connect, KeepAlive: 15 * time.Second},
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())

@@ -18,7 +18,7 @@ type Limits struct {
 	Connect        time.Duration // until a replica accepts; default 3 s
 	PerClient      int           // connections of an address (IPv6: of a /64); default 10 000
 	Tick           time.Duration // precision of the above; default 250 ms
-	Streams        uint32        // requests at a time on an HTTP/2 connection; default 250
+	Streams        int           // requests at a time on an HTTP/2 connection; default 250
 	HeaderListSize int           // bytes of an HTTP/2 head; default 32 KiB
 }
 

@@ -26,23 +26,26 @@ func (t *Target) Shutdown(ctx context.Context) error {
 			patience = half
 		}
 	}
-	go t.h2base.Shutdown(ctx) //nolint:errcheck // it tells HTTP/2 clients to go; they are waited for below
+	told, cancel := context.WithCancel(ctx)
+	t.wg.Go(func() { _ = t.h2.Shutdown(told) }) // tells HTTP/2 clients to go; they are waited for below
+	defer cancel()
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
 	for {
 		busy := t.remaining(time.Now().After(patience))
 		if busy == 0 {
-			break
+			cancel()
+			t.Close()
+			return nil
 		}
 		select {
 		case <-ctx.Done():
+			cancel()
 			t.Close()
 			return ctx.Err()
 		case <-poll.C:
 		}
 	}
-	t.Close()
-	return nil
 }
 
 // idlePatience bounds the wait for the next request of an idle connection.
@@ -85,7 +88,8 @@ func (t *Target) Close() {
 		_ = l.l.Close()
 		<-l.done
 	}
-	_ = t.h2base.Close()
+	_ = t.h2.Close()
+	_ = t.handed.Close()
 	t.cancel()
 	t.wg.Wait()
 	for _, e := range endpoints {
