@@ -86,13 +86,13 @@ func (x *exchange) interim(b []byte, at int) error {
 // all, are written together with the head.
 func (x *exchange) final(at, end int) (keep bool, err error) {
 	s, r := x.s, &x.s.resp
+	d := download{x: x}
 	if x.upload != nil {
-		x.upload.hasAnswer()
+		d.broken = !x.upload.hasAnswer()
 	} else {
-		s.watch.disarm()
+		d.broken = !s.watch.disarm()
 	}
 	b := s.out.b[:]
-	d := download{x: x}
 	d.frame(r, &s.req)
 	bodyAt := at + r.Len
 	pass, tail, err := d.take(b[bodyAt:end])
@@ -171,7 +171,7 @@ type download struct {
 	chunks http1.Chunked
 	done   bool
 	extra  bool // the replica sent more than the answer
-	broken bool // the replica's connection ended
+	broken bool // the replica's connection ended, or its time had run out
 }
 
 // frame finds out how the body ends (RFC 9112, 6.3).

@@ -39,6 +39,7 @@ func (s *session) forward(v *verdict, socket bool) bool {
 	if err := x.body(); err != nil {
 		return s.fail(v, &fault{code: err.Status, reason: err.Reason})
 	}
+	s.waits.Store(s.t.clock.coarse.Load())
 	var tried *endpoint
 	for n := 1; ; n++ {
 		x.ep = x.pool.pick(tried)
@@ -143,6 +144,8 @@ func (x *exchange) send(head []byte) (n int, err error) {
 // noAnswer puts an error of reading the answer into words.
 func (x *exchange) noAnswer(err error) error {
 	switch {
+	case x.s.gone.Load():
+		return errClient
 	case x.s.watch.at.Load() == expired:
 		return errTooSlow
 	case err == nil:

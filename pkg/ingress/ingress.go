@@ -75,6 +75,7 @@ type Target struct {
 	listeners map[bool]*listener // by whether it is of TLS
 	sessions  map[*session]struct{}
 	closed    bool
+	ticked    int64
 	clients   clients
 }
 
@@ -131,6 +132,11 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 // tick is called by the clock.
 func (t *Target) tick(now int64) {
 	t.mu.Lock()
+	if now-t.ticked < int64(time.Second) {
+		t.mu.Unlock()
+		return
+	}
+	t.ticked = now
 	all := make([]*endpoint, 0, len(t.endpoints))
 	for _, e := range t.endpoints {
 		all = append(all, e)
@@ -138,6 +144,16 @@ func (t *Target) tick(now int64) {
 	t.mu.Unlock()
 	for _, e := range all {
 		e.prune(now, false)
+	}
+	t.tickSessions(now)
+}
+
+// tickSessions looks for clients that have left.
+func (t *Target) tickSessions(now int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for s := range t.sessions {
+		s.look(now)
 	}
 }
 

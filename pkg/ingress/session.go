@@ -27,6 +27,8 @@ type session struct {
 	mode   atomic.Int32
 	up     atomic.Pointer[upstream] // that is waited for
 	tunnel atomic.Pointer[tunnel]
+	waits  atomic.Int64 // when the request was sent on, in coarse time
+	gone   atomic.Bool  // the client left before the answer was over
 
 	in         *buffer // nil: no bytes are pending
 	start, end int     // of what is in it and was not read yet
@@ -66,6 +68,19 @@ func (s *session) expire(p phase) {
 		return
 	}
 	s.sock.interrupt()
+}
+
+// leaveAfter is how long a client that has ended its direction gets for the
+// answer: it may have left, or have nothing more to say.
+const leaveAfter = time.Second
+
+// look gives up a request that waits for a replica while its client has left.
+func (s *session) look(now int64) {
+	if s.up.Load() == nil || s.tunnel.Load() != nil || now-s.waits.Load() < int64(leaveAfter) || !s.sock.left() {
+		return
+	}
+	s.gone.Store(true)
+	s.watch.end(onReplica)
 }
 
 // serve answers requests until the connection ends.

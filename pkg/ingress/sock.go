@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // sock is a connection read and written by system calls within the runtime's
@@ -243,6 +245,17 @@ func (s *sock) alive() bool {
 		alive = errno == syscall.EAGAIN
 	})
 	return err == nil && alive
+}
+
+// left tells whether the peer has ended its direction.
+func (s *sock) left() bool {
+	gone := false
+	err := s.raw.Control(func(fd uintptr) {
+		p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(p[:], 0)
+		gone = err == nil && n > 0 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+	})
+	return err != nil || gone
 }
 
 // closeWrite ends this direction.

@@ -87,12 +87,13 @@ func (u *upload) expire(p phase) {
 	}
 }
 
-// hasAnswer takes the limit off that the end of the upload sets.
-func (u *upload) hasAnswer() {
+// hasAnswer takes the limit off that the end of the upload sets, and tells
+// whether it had not expired yet.
+func (u *upload) hasAnswer() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.answered = true
-	u.s.watch.disarm()
+	return u.s.watch.disarm()
 }
 
 func (u *upload) copy() error {

@@ -108,5 +108,19 @@ func (w *watch) arm(c *clock, p phase, d time.Duration) bool {
 	return w.at.Swap(at) != expired
 }
 
+// end has the limit expire now, whatever it is and whether there is one.
+func (w *watch) end(p phase) {
+	for {
+		at := w.at.Load()
+		if at == expired {
+			return
+		}
+		if w.at.CompareAndSwap(at, expired) {
+			w.expire(p)
+			return
+		}
+	}
+}
+
 // disarm takes the limit off and tells whether it had not expired yet.
 func (w *watch) disarm() bool { return w.at.Swap(0) != expired }
