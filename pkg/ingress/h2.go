@@ -30,7 +30,7 @@ func (t *Target) setH2() {
 		MaxHeaderBytes: l.HeaderListSize, IdleTimeout: l.Idle, ErrorLog: slog.NewLogLogger(t.cfg.Log.Handler(), slog.LevelDebug),
 		Protocols: new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: l.Streams, MaxReadFrameSize: 64 << 10, WriteByteTimeout: l.Stall,
+			MaxConcurrentStreams: l.Streams, MaxReadFrameSize: 16 << 10, WriteByteTimeout: l.Stall,
 			MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10,
 		},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
