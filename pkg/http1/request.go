@@ -25,6 +25,12 @@ type Request struct {
 	authority []byte // of a target in absolute form
 }
 
+// Forget drops the slices of the buffer that was parsed.
+func (r *Request) Forget() {
+	r.Message.reset()
+	*r = Request{Message: r.Message}
+}
+
 // Options of a parser.
 type Options struct {
 	MaxFields int  // header lines; 0: 100
@@ -34,8 +40,7 @@ type Options struct {
 // Parse reads the head at the start of b. It returns ErrShort if b ends
 // before the head does, and an *Error if it is refused.
 func (r *Request) Parse(b []byte, o Options) error {
-	r.Message.reset()
-	*r = Request{Message: r.Message}
+	r.Forget()
 	if o.MaxFields == 0 {
 		o.MaxFields = 100
 	}

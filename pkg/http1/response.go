@@ -8,11 +8,16 @@ type Response struct {
 	Status int
 }
 
+// Forget drops the slices of the buffer that was parsed.
+func (r *Response) Forget() {
+	r.Message.reset()
+	*r = Response{Message: r.Message}
+}
+
 // Parse reads the head at the start of b. It returns ErrShort if b ends
 // before the head does, and an *Error if it is refused.
 func (r *Response) Parse(b []byte, o Options) error {
-	r.Message.reset()
-	*r = Response{Message: r.Message}
+	r.Forget()
 	if o.MaxFields == 0 {
 		o.MaxFields = 100
 	}

@@ -5,6 +5,7 @@ package ingress
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -446,12 +448,13 @@ func TestAccessLogAndCounts(t *testing.T) {
 	if len(lines) != 3 {
 		t.Fatalf("%d lines: %v", len(lines), lines)
 	}
+	slices.SortFunc(lines, func(a, b map[string]any) int { return cmp.Compare(a["status"].(float64), b["status"].(float64)) })
 	l := lines[0]
 	if l["service"] != "p/a" || l["host"] != "h" || l["path"] != "/x" || l["status"] != 200.0 || l["agent"] != "tester" || l["client"] != "127.0.0.1" ||
 		l["replica"] == nil || len(l["request"].(string)) != uuidLen {
 		t.Errorf("%v", l)
 	}
-	if lines[1]["status"] != 404.0 || lines[1]["service"] != "none" || lines[2]["status"] != 400.0 {
+	if lines[1]["status"] != 400.0 || lines[2]["service"] != "none" || lines[2]["status"] != 404.0 {
 		t.Errorf("%v", lines[1:])
 	}
 	got := ""

@@ -30,7 +30,8 @@ const statusGone = 499
 
 // forward sends the request to a replica and its answer to the client.
 func (s *session) forward(v *verdict, socket bool) bool {
-	x := exchange{s: s, v: v, pool: v.route.pool, socket: socket}
+	s.x = exchange{s: s, v: v, pool: v.route.pool, socket: socket}
+	x := &s.x
 	path, query, err := v.route.path(s.req.Path, s.req.Query)
 	if err != nil {
 		return s.fail(v, &fault{code: http.StatusBadRequest, reason: err.Error()})

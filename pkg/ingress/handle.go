@@ -30,17 +30,18 @@ func (s *session) handle() bool {
 			return s.reply(nil, &a, "")
 		}
 	}
-	v := s.table.decide(&q, s.t.cfg.Certificates)
+	s.v = s.table.decide(&q, s.t.cfg.Certificates)
+	v := &s.v
 	switch {
 	case v.fault.code != 0:
-		return s.fail(&v, &v.fault)
+		return s.fail(v, &v.fault)
 	case v.redirect:
 		a := s.redirect()
 		return s.reply(v.route, &a, "")
 	case v.empty:
-		return s.empty(&v)
+		return s.empty(v)
 	}
-	return s.forward(&v, q.socket)
+	return s.forward(v, q.socket)
 }
 
 // identify finds out who asks, and gives the request its id.

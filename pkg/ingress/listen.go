@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -136,7 +137,7 @@ func (t *Target) begin(c *net.TCPConn, secure bool) {
 	go func() {
 		defer t.wg.Done()
 		shard, guards := t.clock.add(&s.watch), t.clock.add(&s.sock.guard.watch)
-		s.serve()
+		s.guarded()
 		s.sock.close()
 		shard.remove(&s.watch)
 		guards.remove(&s.sock.guard.watch)
@@ -147,6 +148,19 @@ func (t *Target) begin(c *net.TCPConn, secure bool) {
 			t.clients.leave(peer)
 		}
 	}()
+}
+
+// guarded serves, and keeps a fault of ours to the one connection.
+func (s *session) guarded() {
+	defer func() {
+		if p := recover(); p != nil {
+			s.t.cfg.Log.Error("connection ended by a fault of fairlead", "client", s.peer, "panic", p, "stack", string(debug.Stack()))
+			if u := s.up.Load(); u != nil {
+				u.close()
+			}
+		}
+	}()
+	s.serve()
 }
 
 // admit notes a session that begins, unless the front is closed.

@@ -46,6 +46,8 @@ type session struct {
 	first bool // no request has come yet
 	log   entry
 	table *table
+	v     verdict
+	x     exchange
 	sent  int64
 	code  int
 }
@@ -127,7 +129,16 @@ func (s *session) next() bool {
 	if !keep {
 		s.release()
 	}
+	s.forget()
 	return keep
+}
+
+// forget drops what of a request would keep its buffers and its table alive
+// while the connection is idle.
+func (s *session) forget() {
+	s.req.Forget()
+	s.resp.Forget()
+	s.v, s.x, s.table = verdict{}, exchange{}, nil
 }
 
 // setAside gives the request's buffer back while a long answer goes on, with

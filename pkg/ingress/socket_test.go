@@ -93,7 +93,9 @@ func TestL03WebSocketBesideAWebServer(t *testing.T) {
 // Bytes that come with the request for the upgrade, or with the 101, are the
 // tunnel's, and either side may end first.
 func TestTunnelEnds(t *testing.T) {
+	done := make(chan struct{})
 	f := newFixture(t, Config{}, sockets(on("ws", "h", "/", backend(t, socketBackend(t, func(c net.Conn, r *bufio.Reader) {
+		defer close(done)
 		b := make([]byte, 5)
 		_, _ = io.ReadFull(r, b)
 		_, _ = c.Write(b)
@@ -113,6 +115,11 @@ func TestTunnelEnds(t *testing.T) {
 	}
 	c.send("last words")
 	_ = c.Conn.(*net.TCPConn).CloseWrite()
+	select {
+	case <-done:
+	case <-time.After(long):
+		t.Error("the replica was not told of the end")
+	}
 }
 
 func TestL13WebSocketIsASwitch(t *testing.T) {
