@@ -112,6 +112,12 @@ bench-netns: build ## the whole path, beside plain routing, nftables, iptables, 
 	$(GO) build -buildvcs=false -o bin/bench-netns ./bench/netns
 	@$(SUDO) bin/bench-netns -revision $(VERSION) $(ARGS)
 
+.PHONY: bench-http
+bench-http: ## CPU per HTTP request and per TLS handshake, beside nginx and HAProxy (root); ARGS as above
+	@$(SUDO) bench/setup.sh nginx haproxy
+	$(GO) build -buildvcs=false -o bin/bench-http ./bench/http
+	@$(SUDO) bin/bench-http -revision $(VERSION) $(ARGS)
+
 .PHONY: clean
 clean: ## remove what the targets above made in this tree
 	rm -rf bin bench/out

@@ -47,6 +47,9 @@ func TestMetricsAreDocumented(t *testing.T) {
 			return metrics.Traffic{Packets: []metrics.Packets{{}}, Services: []metrics.Service{{}}}, nil
 		},
 		Backends: func() []metrics.Backend { return []metrics.Backend{{}} },
+		Requests: func() []metrics.Requests {
+			return []metrics.Requests{{Codes: map[int]uint64{200: 1}, Bounds: []float64{1}, Durations: []uint64{1, 0}}}
+		},
 		Router: func() metrics.Router {
 			return metrics.Router{Results: []metrics.RouterResult{{}}, Active: map[string]uint64{"": 0}}
 		},
@@ -80,7 +83,7 @@ func TestPackagesAreDocumented(t *testing.T) {
 		}
 	}
 	var got []string
-	for _, m := range regexp.MustCompile("(?m)^\\| `pkg/([a-z/]+)` \\|").FindAllStringSubmatch(readFile(t, doc), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `pkg/([a-z0-9/]+)` \\|").FindAllStringSubmatch(readFile(t, doc), -1) {
 		got = append(got, m[1])
 	}
 	compare(t, doc, got, want)

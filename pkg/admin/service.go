@@ -23,8 +23,24 @@ type Service struct {
 	Ports        []Port     `json:"ports"`
 	Replicas     []Replica  `json:"replicas"`
 	Names        []Name     `json:"names,omitempty"`      // TLS server names that lead to it
+	Hosts        []Host     `json:"hosts,omitempty"`      // of the HTTP front
 	LastResort   string     `json:"lastResort,omitempty"` // why failing checks take no replica out
 	NotServedYet []string   `json:"notServedYet"`
+}
+
+// Host is a host name of the HTTP front and what of it leads to the service.
+type Host struct {
+	Host     string `json:"host"`
+	TLS      bool   `json:"tls"` // it is to have a certificate
+	Redirect bool   `json:"redirect,omitempty"`
+	Paths    []Path `json:"paths"`
+}
+
+// Path is a path prefix of a host.
+type Path struct {
+	Path        string `json:"path"`
+	ServicePort uint16 `json:"servicePort"`
+	WebSocket   bool   `json:"websocket,omitempty"`
 }
 
 // Port is a service port and its counters since the maps were made.
@@ -93,6 +109,13 @@ func NewService(m *model.Service) Service {
 	}
 	for i, p := range m.Ports {
 		s.Ports[i] = Port{Service: p.Service, Container: p.Container, Protocol: p.Protocol.String()}
+	}
+	for _, h := range m.HTTP {
+		host := Host{Host: h.Host, TLS: h.TLS, Redirect: h.Redirect}
+		for _, p := range h.Paths {
+			host.Paths = append(host.Paths, Path{Path: p.Path, ServicePort: p.ServicePort, WebSocket: p.WebSocket})
+		}
+		s.Hosts = append(s.Hosts, host)
 	}
 	for i, b := range m.Backends {
 		s.Replicas[i] = Replica{

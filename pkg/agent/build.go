@@ -18,6 +18,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/dnsserver"
 	"github.com/fairlead-lb/fairlead/pkg/domain"
 	"github.com/fairlead-lb/fairlead/pkg/health"
+	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/ipam"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
@@ -75,6 +76,8 @@ func build(a *Agent) (p parts, err error) {
 		return p, err
 	}
 	closers = append(closers, func() { _ = router.Close() })
+	front := ingress.New(ingress.Config{Log: log, Certificates: certificates})
+	closers = append(closers, front.Close)
 	p.withdrawal = &withdrawal{}
 	local := &renewal{}
 	fatal := make(chan error, 1)
@@ -82,8 +85,9 @@ func build(a *Agent) (p parts, err error) {
 
 	p.sources = []source.Source{required{config, fatal}, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
-	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, router, scrape, certificates, names}}
+	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, router, scrape, front, certificates, names}}
 	p.forward = []reconcile.Target{k.plane}
+	p.drainFronts, p.requests = front.Shutdown, func() []metrics.Requests { return requestsOf(front.Counts()) }
 	taken := &ownAddress{local: links.Local}
 	p.complete = taken.before(ipam.New(ipam.Config{Path: vipsFile(state), Log: log, Local: taken.list}).Complete)
 	p.workers = []worker{

@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/pkg/admin"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
@@ -35,6 +36,7 @@ func (a *Agent) reader() metrics.Reader {
 		Traffic:  a.traffic,
 		Backends: a.backends,
 		Router:   a.routed,
+		Requests: func() []metrics.Requests { return a.parts.requests() },
 		Behind:   func() []string { s := a.progress(); return s.Behind() },
 
 		Certificates: a.expiries,
@@ -211,6 +213,15 @@ func (a *Agent) traffic() (metrics.Traffic, error) {
 		})
 	}
 	return t, nil
+}
+
+// requestsOf turns the counters of the HTTP front into those of the metrics.
+func requestsOf(counts []ingress.Count) []metrics.Requests {
+	out := make([]metrics.Requests, len(counts))
+	for i, c := range counts {
+		out[i] = metrics.Requests{Service: c.Service, Codes: c.Codes, Bounds: ingress.Buckets, Durations: c.Durations, Seconds: c.Seconds}
+	}
+	return out
 }
 
 // packetsOf names the interfaces of the packet counters.

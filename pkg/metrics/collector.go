@@ -51,6 +51,8 @@ var (
 	readyDesc        = desc("ready", "1 once every target has applied the newest desired state.")
 	expiryDesc       = desc("certificate_expiry_seconds", "Time left to the certificate of a host; negative once it has ended.", "host")
 	questionsDesc    = desc("dns_questions_total", "Questions to the name server, by what became of them.", "result")
+	requestsDesc     = desc("http_requests_total", "Requests the HTTP front answered, by service and status; 499: the client went away before the answer.", "service", "code")
+	durationDesc     = desc("http_request_duration_seconds", "From the head of a request to the end of its answer.", "service")
 	readErrorDesc    = desc("dataplane_read_error", "1 when the data plane's counters cannot be read.")
 )
 
@@ -61,7 +63,7 @@ type collector struct{ r Reader }
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc, sourcePortsDesc, sourcesUsedDesc,
-		evictionsDesc, generationDesc, configErrorsDesc, routerDesc, routerActiveDesc, readyDesc, readErrorDesc, expiryDesc, questionsDesc,
+		evictionsDesc, generationDesc, configErrorsDesc, routerDesc, routerActiveDesc, readyDesc, readErrorDesc, expiryDesc, questionsDesc, requestsDesc, durationDesc,
 	} {
 		ch <- d
 	}
@@ -101,6 +103,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for kind, n := range router.Active {
 		gauge(routerActiveDesc, n, kind)
 	}
+	for _, r := range c.r.Requests() {
+		collectRequests(ch, r)
+	}
 	t, err := c.r.Traffic()
 	gauge(readErrorDesc, one(err != nil))
 	if err != nil {
@@ -127,6 +132,23 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(sourcePortsDesc, t.SourcePorts)
 	gauge(sourcesUsedDesc, t.SourcePortsUsed)
 	counter(evictionsDesc, t.Evictions)
+}
+
+// collectRequests sends one service's counters of the HTTP front.
+func collectRequests(ch chan<- prometheus.Metric, r Requests) {
+	for code, n := range r.Codes {
+		ch <- prometheus.MustNewConstMetric(requestsDesc, prometheus.CounterValue, float64(n), r.Service, strconv.Itoa(code))
+	}
+	var total uint64
+	buckets := make(map[float64]uint64, len(r.Bounds))
+	for i, n := range r.Durations {
+		if total += n; i < len(r.Bounds) {
+			buckets[r.Bounds[i]] = total
+		}
+	}
+	if total > 0 {
+		ch <- prometheus.MustNewConstHistogram(durationDesc, total, r.Seconds, buckets, r.Service)
+	}
 }
 
 type servicePort struct {

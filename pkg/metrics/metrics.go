@@ -15,6 +15,7 @@ type Reader struct {
 	Traffic  func() (Traffic, error)
 	Backends func() []Backend
 	Router   func() Router
+	Requests func() []Requests
 	// Behind names each target that has not applied the newest desired state,
 	// and why; empty: the agent is ready.
 	Behind func() []string
@@ -86,4 +87,13 @@ type Backend struct {
 	Service string
 	Address string
 	Healthy bool
+}
+
+// Requests is what the HTTP front has answered for a service.
+type Requests struct {
+	Service   string         // PROJECT/USER, or "none"
+	Codes     map[int]uint64 // by status
+	Bounds    []float64      // of the durations, in seconds
+	Durations []uint64       // requests up to each bound and beyond the one before; the last: beyond all
+	Seconds   float64        // of all requests together
 }

@@ -42,6 +42,9 @@ func testReader() Reader {
 		Backends: func() []Backend {
 			return []Backend{{"test/user", "10.1.0.2", true}, {"test/user", "10.1.0.3", false}, {"test/user", "10.1.0.2", true}}
 		},
+		Requests: func() []Requests {
+			return []Requests{{Service: "a/u", Codes: map[int]uint64{200: 2, 502: 1}, Bounds: []float64{.1, 1}, Durations: []uint64{1, 1, 1}, Seconds: 3}, {Service: "none"}}
+		},
 		Router: func() Router {
 			return Router{
 				Results: []RouterResult{{"redis", "routed", 3}, {"redis", "no_tls", 0}},
@@ -105,6 +108,17 @@ fairlead_flow_table_evictions_total 1
 # HELP fairlead_flow_table_limit Confirmed entries the flow table can hold, two per connection.
 # TYPE fairlead_flow_table_limit gauge
 fairlead_flow_table_limit 1000
+# HELP fairlead_http_request_duration_seconds From the head of a request to the end of its answer.
+# TYPE fairlead_http_request_duration_seconds histogram
+fairlead_http_request_duration_seconds_bucket{service="a/u",le="0.1"} 1
+fairlead_http_request_duration_seconds_bucket{service="a/u",le="1"} 2
+fairlead_http_request_duration_seconds_bucket{service="a/u",le="+Inf"} 3
+fairlead_http_request_duration_seconds_sum{service="a/u"} 3
+fairlead_http_request_duration_seconds_count{service="a/u"} 3
+# HELP fairlead_http_requests_total Requests the HTTP front answered, by service and status; 499: the client went away before the answer.
+# TYPE fairlead_http_requests_total counter
+fairlead_http_requests_total{code="200",service="a/u"} 2
+fairlead_http_requests_total{code="502",service="a/u"} 1
 # HELP fairlead_packets_total Packets the data plane saw, by what became of them and why.
 # TYPE fairlead_packets_total counter
 fairlead_packets_total{direction="in",interface="eth0",reason="truncated",verdict="drop"} 3
