@@ -210,7 +210,7 @@ static __always_inline int process(struct pkt *p)
 	default:
 		return pass(p, REASON_MALFORMED);
 	}
-	pkt_forget(p);
+	pkt_forget(p, s);
 	/* An ICMP error may come from any router about any address. */
 	if (!is_known(&p->key->dst) && !is_known(&p->key->src) && !icmp_is_error(p))
 		return pass(p, REASON_NOT_OURS);

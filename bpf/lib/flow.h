@@ -96,6 +96,8 @@ __noinline int flow_confirm(__u32 ack, __u32 by_client)
 	replies = t && !(f->flags & FLOW_REPLY) ? t : f;
 	if (by_client && (!(replies->state & FLOW_SEEN_SYN_ACK) || ack != replies->isn + 1))
 		return 0;
+	/* Or clang tests FLOW_SINGLE in place of t, and the verifiers of 5.10 and 6.1 do not see that it is the same. */
+	opaque(t);
 	if (t) {
 		bpf_map_update_elem(&fl_flows, &s->twin, t, BPF_ANY);
 		bpf_map_delete_elem(&fl_embryos, &s->twin);
