@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"flag"
 	"io"
 	"log/slog"
 	"net"
@@ -32,6 +33,12 @@ const patience = 60 * time.Second
 func TestMain(m *testing.M) {
 	if path := os.Getenv(nodeConfig); path != "" {
 		os.Exit(node(path))
+	}
+	// Tests wait for authorities most of the time, not for a processor.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		slog.Error("set parallelism", "error", err)
+		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m,
 		// certmagic's: one for each authority, for good; one for each lock, for 5 s after it.
