@@ -396,8 +396,14 @@ func TestA15AuthorityDownThenUp(t *testing.T) {
 		t.Errorf("error %q, want one that says connection refused", c.Error)
 	}
 	refused(t, f, host, nil)
+	if target.Holds(host) {
+		t.Error("held before it is there")
+	}
 	ca.Start()
 	await(t, target, host, is(autocert.Valid))
+	if !target.Holds(host) || !target.Holds("SHOP.down.example.") || target.Holds("other.down.example") {
+		t.Error("want the name held that has a certificate, and no other")
+	}
 	must(t, f, host, ca.Roots())
 
 	// A challenge that fails is told in the authority's words.
