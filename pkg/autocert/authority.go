@@ -31,8 +31,11 @@ type authority struct {
 	storage   certmagic.Storage
 	magic     *certmagic.Config
 	issuer    *certmagic.ACMEIssuer
-	http      *http.Client // for what the library does not ask
-	advisor   advisor
+	// plain does not tell which certificate an order replaces (RFC 9773 section
+	// 5): an authority that does not know that one refuses the order.
+	plain   *certmagic.Config
+	http    *http.Client // for what the library does not ask
+	advisor advisor
 }
 
 // leaf is a certificate with its key; the first of the chain is parsed.
@@ -56,15 +59,20 @@ func newAuthority(t *Target, acme model.ACME, ca []byte) (*authority, error) {
 		}
 	}
 	log := zap.New(slogCore{t.cfg.Log})
-	a.magic = certmagic.New(t.cache, certmagic.Config{
-		Storage: a.storage, Logger: log, OnEvent: onEvent,
-		OCSP: certmagic.OCSPConfig{DisableStapling: true},
-	})
-	a.issuer = certmagic.NewACMEIssuer(a.magic, certmagic.ACMEIssuer{
-		CA: acme.Directory, Email: acme.Email, Agreed: true, TrustedRoots: roots, Logger: log,
-		ListenHost: "127.0.0.1", AltHTTPPort: t.port.port(), AltTLSALPNPort: t.port.port(),
-	})
-	a.magic.Issuers = []certmagic.Issuer{a.issuer}
+	with := func(replaces bool) (*certmagic.Config, *certmagic.ACMEIssuer) {
+		c := certmagic.New(t.cache, certmagic.Config{
+			Storage: a.storage, Logger: log, OnEvent: onEvent, DisableARI: !replaces,
+			OCSP: certmagic.OCSPConfig{DisableStapling: true},
+		})
+		issuer := certmagic.NewACMEIssuer(c, certmagic.ACMEIssuer{
+			CA: acme.Directory, Email: acme.Email, Agreed: true, TrustedRoots: roots, Logger: log,
+			ListenHost: "127.0.0.1", AltHTTPPort: t.port.port(), AltTLSALPNPort: t.port.port(),
+		})
+		c.Issuers = []certmagic.Issuer{issuer}
+		return c, issuer
+	}
+	a.magic, a.issuer = with(true)
+	a.plain, _ = with(false)
 	a.http = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute,
 		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
@@ -121,8 +129,9 @@ func (a *authority) obtain(ctx context.Context, host string) (*leaf, error) {
 	return a.load(ctx, host)
 }
 
-// renew replaces a certificate, unless another agent did so meanwhile.
-func (a *authority) renew(ctx context.Context, host string, old *leaf) (*leaf, error) {
+// renew replaces a certificate, unless another agent did so meanwhile. plain:
+// the order does not tell that it does.
+func (a *authority) renew(ctx context.Context, host string, old *leaf, plain bool) (*leaf, error) {
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()
 	lock := "fairlead_renew_" + host
@@ -134,7 +143,11 @@ func (a *authority) renew(ctx context.Context, host string, old *leaf) (*leaf, e
 		return stored, nil
 	}
 	// The decision is made: the library's own idea of when is not asked.
-	err := once(ctx, func(ctx context.Context) error { return a.magic.RenewCertAsync(ctx, host, true) })
+	magic := a.magic
+	if plain {
+		magic = a.plain
+	}
+	err := once(ctx, func(ctx context.Context) error { return magic.RenewCertAsync(ctx, host, true) })
 	if err != nil {
 		return nil, err
 	}

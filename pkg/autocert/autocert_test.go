@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"flag"
 	"io"
 	"log/slog"
 	"net"
@@ -32,6 +33,12 @@ const patience = 60 * time.Second
 func TestMain(m *testing.M) {
 	if path := os.Getenv(nodeConfig); path != "" {
 		os.Exit(node(path))
+	}
+	// Tests wait for authorities most of the time, not for a processor.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		slog.Error("set parallelism", "error", err)
+		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m,
 		// certmagic's: one for each authority, for good; one for each lock, for 5 s after it.
@@ -253,29 +260,81 @@ func TestA15CertificateByTLSALPN01(t *testing.T) {
 	}
 }
 
+// The authority has a certificate renewed early; the agent that asks is a new
+// one, which serves what is stored before it asks anybody.
 func TestA15RenewalWithoutALostHandshake(t *testing.T) {
 	t.Parallel()
 	f := newFront(t, true, true)
-	ca := pebbletest.New(t, pebbletest.Config{HTTPPort: port(f.http), TLSPort: port(f.tls), Validity: 24 * time.Second})
-	target := newTarget(t, t.TempDir())
-	f.serve(target)
+	ca := pebbletest.New(t, pebbletest.Config{HTTPPort: port(f.http), TLSPort: port(f.tls)})
+	dir := t.TempDir()
 	const host = "shop.renewal.example"
-	apply(t, target, state(ca, host))
-	await(t, target, host, is(autocert.Valid))
+	first := newTarget(t, dir)
+	f.serve(first)
+	apply(t, first, state(ca, host))
+	await(t, first, host, is(autocert.Valid))
 	roots := ca.Roots()
-	first := must(t, f, host, roots)
-	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
-		now := must(t, f, host, roots)
-		if now.SerialNumber.Cmp(first.SerialNumber) != 0 {
+	old := must(t, f, host, roots)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	soon := time.Now().Add(2 * time.Second)
+	ca.Advise(old, soon, soon.Add(time.Second))
+
+	g := newFront(t, false, true)
+	second := newTarget(t, dir)
+	g.serve(second)
+	apply(t, second, state(ca, host))
+	await(t, second, host, is(autocert.Valid))
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		now := must(t, g, host, roots)
+		if now.SerialNumber.Cmp(old.SerialNumber) != 0 {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("not renewed after %s, valid for 24 s: %+v", patience, target.Status())
+			t.Fatalf("not renewed after %s: %+v", patience, second.Status())
 		}
+	}
+	if time.Now().Before(soon) {
+		t.Error("renewed before the window began")
 	}
 	if !strings.Contains(ca.Log(), "is a replacement of") {
 		t.Error("the order did not name the certificate it replaces (RFC 9773 section 5)")
 	}
+	c := await(t, second, host, func(c autocert.Certificate) bool { return !c.NextTry.IsZero() })
+	if n := ca.Issued(); n != 2 || c.NextTry.Before(time.Now().Add(50*time.Minute)) {
+		t.Errorf("%d certificates were issued, the next order is at %s; want 2, and none soon", n, c.NextTry)
+	}
+}
+
+// A certificate that ended while its authority was away is served until there
+// is a better one; the authority comes back without a memory of the account.
+func TestA15ExpiredIsServedUntilItIsReplaced(t *testing.T) {
+	t.Parallel()
+	f := newFront(t, true, true)
+	ca := pebbletest.New(t, pebbletest.Config{HTTPPort: port(f.http), TLSPort: port(f.tls), Validity: 10 * time.Second})
+	dir := t.TempDir()
+	const host = "shop.expired.example"
+	first := newTarget(t, dir)
+	f.serve(first)
+	apply(t, first, state(ca, host))
+	await(t, first, host, is(autocert.Valid))
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ca.Stop()
+	second := newTarget(t, dir)
+	apply(t, second, state(ca, host))
+	c := await(t, second, host, func(c autocert.Certificate) bool { return c.State == autocert.Expired && c.Error != "" })
+	if c.NextTry.IsZero() || !strings.Contains(c.Error, "connection refused") {
+		t.Errorf("status %+v, want the reason and the next try", c)
+	}
+	if pair, err := second.GetCertificate(&tls.ClientHelloInfo{ServerName: host}); err != nil || !pair.Leaf.NotAfter.Equal(c.NotAfter) {
+		t.Errorf("served: %v, %v", pair, err)
+	}
+	ca.Start()
+	await(t, second, host, func(now autocert.Certificate) bool {
+		return now.State == autocert.Valid && now.NotAfter.After(c.NotAfter)
+	})
 }
 
 func TestA15RevokedIsReplaced(t *testing.T) {
@@ -337,8 +396,14 @@ func TestA15AuthorityDownThenUp(t *testing.T) {
 		t.Errorf("error %q, want one that says connection refused", c.Error)
 	}
 	refused(t, f, host, nil)
+	if target.Holds(host) {
+		t.Error("held before it is there")
+	}
 	ca.Start()
 	await(t, target, host, is(autocert.Valid))
+	if !target.Holds(host) || !target.Holds("SHOP.down.example.") || target.Holds("other.down.example") {
+		t.Error("want the name held that has a certificate, and no other")
+	}
 	must(t, f, host, ca.Roots())
 
 	// A challenge that fails is told in the authority's words.

@@ -122,7 +122,9 @@ func (k *keeper) tend() (time.Time, error) {
 	if look := k.plan(c); time.Now().Before(k.planned) {
 		return look, nil
 	}
-	return k.order(func() (*leaf, error) { return k.authority.renew(k.ctx, k.host, c) })
+	// The first try says what it replaces, which frees it from limits; every
+	// other one after it does not, in case that is what was refused.
+	return k.order(func() (*leaf, error) { return k.authority.renew(k.ctx, k.host, c, k.failures%2 == 1) })
 }
 
 // order makes one order when it is this name's turn.

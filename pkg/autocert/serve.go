@@ -14,15 +14,18 @@ import (
 // negotiated it closes the connection after the handshake.
 const ACMETLS1 = "acme-tls/1"
 
-// Holds tells whether the name is one of those a certificate is kept for. It
-// may not be there yet, and the handshake be the authority's challenge.
+// Holds tells whether there is a certificate to serve for a name, so that
+// clients may be sent to TLS (row A15). One that has ended counts: to take TLS
+// away from a site at that moment would be worse than a warning. It never waits.
 //
 // A front that reads the ClientHello itself answers a name that is not held
-// with alert 112, unrecognized_name (RFC 6066 section 3). One that leaves it to
-// crypto/tls with TLSConfig need not ask: there the alert is sent by itself.
+// with alert 112, unrecognized_name (RFC 6066 section 3), but not the hello of a
+// challenge, which offers ACMETLS1 alone: that comes while there is none yet.
+// One that leaves it to crypto/tls with TLSConfig need not ask: there the alert
+// is sent by itself.
 func (t *Target) Holds(host string) bool {
-	_, ok := t.keeper(host)
-	return ok
+	k, ok := t.keeper(host)
+	return ok && k.cert.Load() != nil
 }
 
 func (t *Target) keeper(host string) (*keeper, bool) {

@@ -54,11 +54,16 @@ func inside(w lab.WorkloadView, command ...string) (string, error) {
 func TestA07InternalNames(t *testing.T) {
 	lab.Some(t, []string{"tcx", "clsact"}, func(t *testing.T, l *lab.Lab) {
 		upstream := upstreamDNS(t, l.Node)
+		// One mode by IPv4, the other by IPv6: where the server is.
+		server := netip.MustParseAddrPort("198.18.0.1:53")
+		if l.Mode.Name == "clsact" {
+			server = netip.MustParseAddrPort("[fd00:198:18::1]:53")
+		}
 		web := service(l, 30, "test/user", "90", "8090", "tcp")
 		web.Workload = workload("--http", ":8090")
 		a := l.Start(t, lab.Config{
 			Services: []lab.Service{web},
-			Settings: fmt.Sprintf("listen: {dns: \"198.18.0.1:53\", metrics: \"\"}\ndns: {upstream: [%s]}\n", upstream),
+			Settings: fmt.Sprintf("listen: {dns: %q, metrics: \"\"}\ndns: {upstream: [%s]}\n", server, upstream),
 		})
 		replicas := waitReplicas(t, a, "test/user", 2)
 		curl := func(t *testing.T, flags ...string) {
@@ -81,7 +86,7 @@ func TestA07InternalNames(t *testing.T) {
 			}
 		})
 		t.Run("FromTheHostByTCP", func(t *testing.T) {
-			c, err := l.Node.Dial("tcp", netip.AddrPort{}, netip.MustParseAddrPort("198.18.0.1:53"), 5*time.Second)
+			c, err := l.Node.Dial("tcp", netip.AddrPort{}, server, 5*time.Second)
 			must(t, err)
 			defer c.Close()
 			must(t, c.SetDeadline(time.Now().Add(10*time.Second)))
@@ -106,8 +111,11 @@ func TestA07InternalNames(t *testing.T) {
 			}
 			curl(t)
 		})
-		local := func() string { return l.Node.Run(t, "ip", "route", "show", "table", "local", "proto", "241") }
-		if !strings.Contains(local(), "198.18.0.1") {
+		local := func() string {
+			return l.Node.Run(t, "ip", "-4", "route", "show", "table", "local", "proto", "241") +
+				l.Node.Run(t, "ip", "-6", "route", "show", "table", "local", "proto", "241")
+		}
+		if !strings.Contains(local(), server.Addr().String()) {
 			t.Errorf("the name server's address is not local: %q", local())
 		}
 		a.Stop(t)

@@ -12,6 +12,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -109,11 +111,21 @@ func (ca *CA) Start() {
 	// Challenges are asked at once, and no authorization is used twice.
 	cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_AUTHZREUSE=0")
 	cmd.Stdout, cmd.Stderr = &ca.log, &ca.log
-	if err := cmd.Start(); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // also when the test panics
+	begun, done := make(chan error), make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // Pdeathsig is about this thread
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		begun <- err
+		if err == nil {
+			_ = cmd.Wait()
+		}
+	}()
+	if err := <-begun; err != nil {
 		ca.t.Fatalf("start pebble: %v", err)
 	}
-	done := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(done) }()
 	ca.cmd, ca.done = cmd, done
 	deadline := time.Now().Add(30 * time.Second)
 	for {
@@ -170,6 +182,31 @@ func (ca *CA) Client() *http.Client {
 	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true,
 	}}
+}
+
+// Advise has it say, of one certificate, that it is to be renewed in a window
+// (RFC 9773), from the next question on.
+func (ca *CA) Advise(leaf *x509.Certificate, start, end time.Time) {
+	ca.t.Helper()
+	window, err := json.Marshal(map[string]any{"suggestedWindow": map[string]time.Time{"start": start.UTC(), "end": end.UTC()}})
+	if err != nil {
+		ca.t.Fatal(err)
+	}
+	body, err := json.Marshal(map[string]string{
+		"Certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw})), "ARIResponse": string(window),
+	})
+	if err != nil {
+		ca.t.Fatal(err)
+	}
+	resp, err := ca.Client().Post(fmt.Sprintf("https://127.0.0.1:%d/set-renewal-info/", ca.mgmt), "application/json", bytes.NewReader(body))
+	if err != nil {
+		ca.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(resp.Body)
+		ca.t.Fatalf("set renewal information: %s: %s", resp.Status, text)
+	}
 }
 
 func (ca *CA) get(url string) ([]byte, error) {
