@@ -16,7 +16,7 @@ __noinline int xdp_process(struct xdp_md *ctx)
 	struct pkt p = { .ctx = ctx, .tc = false, .ifindex = ctx->ingress_ifindex };
 
 	pkt_reload(&p);
-	p.bytes = p.end - p.data;
+	p.bytes = p.end - p.data; /* of the first buffer; see cut_short */
 	return process(&p);
 }
 

@@ -56,7 +56,7 @@ static __always_inline void hop_backend(const struct pkt *p, const struct backen
 	if (!b->ifindex)
 		h->how = EXIT_NONE;
 	else if (!p->tc)
-		h->how = (b->flags & (BE_MAC | BE_XDP)) == (BE_MAC | BE_XDP) ? EXIT_REDIRECT : EXIT_TO_TC;
+		h->how = (b->flags & (BE_MAC | BE_XDP)) == (BE_MAC | BE_XDP) && !p->frags ? EXIT_REDIRECT : EXIT_TO_TC;
 	else if (b->flags & BE_PEER)
 		h->how = EXIT_PEER;
 	else
@@ -101,7 +101,7 @@ static __always_inline void hop_client(const struct pkt *p, const struct xlate *
 	}
 	if (!p->tc) {
 		dev = ret == BPF_FIB_LKUP_RET_SUCCESS ? iface_of(fib->ifindex) : NULL;
-		h->how = dev && dev->flags & IFACE_XDP_XMIT ? EXIT_REDIRECT : EXIT_TO_TC;
+		h->how = dev && dev->flags & IFACE_XDP_XMIT && !p->frags ? EXIT_REDIRECT : EXIT_TO_TC;
 	} else if (ret == BPF_FIB_LKUP_RET_SUCCESS) {
 		dev = iface_of(fib->ifindex);
 		h->how = dev && dev->flags & IFACE_PEER ? EXIT_PEER : EXIT_REDIRECT;

@@ -26,6 +26,21 @@ struct ext_header {
 	__be32 id;
 };
 
+/*
+ * Does the frame end before the IP packet does? Only a packet that does not fit
+ * the first buffer is looked for in more of them.
+ */
+static __always_inline bool cut_short(struct pkt *p)
+{
+	if (p->l3 + p->l3_len <= p->bytes)
+		return false;
+	if (p->tc || !has_xdp_frags)
+		return true;
+	p->frags = true;
+	p->bytes = bpf_xdp_get_buff_len(p->ctx);
+	return p->l3 + p->l3_len > p->bytes;
+}
+
 static __always_inline enum parsed parse_l4(struct pkt *p, __u32 l4_len)
 {
 	void *l4 = p->data + p->l4;
@@ -75,7 +90,7 @@ static __always_inline enum parsed parse_ip4(struct pkt *p)
 	addr_map4(&p->key->dst, iph->daddr);
 	hlen = (__u32)iph->ihl * 4;
 	p->l3_len = bpf_ntohs(iph->tot_len);
-	if (iph->version != 4 || hlen < sizeof(*iph) || p->l3_len < hlen || p->l3 + p->l3_len > p->bytes)
+	if (iph->version != 4 || hlen < sizeof(*iph) || p->l3_len < hlen || cut_short(p))
 		return PARSED_ADDRS;
 	p->ttl = iph->ttl;
 	p->key->proto = iph->protocol;
@@ -107,7 +122,7 @@ static __always_inline enum parsed parse_ip6(struct pkt *p)
 	if (addr_is4(&p->key->src) || addr_is4(&p->key->dst))
 		return PARSED_BROKEN;
 	p->l3_len = sizeof(*ip6) + bpf_ntohs(ip6->payload_len);
-	if (ip6->version != 6 || p->l3 + p->l3_len > p->bytes)
+	if (ip6->version != 6 || cut_short(p))
 		return PARSED_ADDRS;
 	p->ttl = ip6->hop_limit;
 	p->l4 = p->l3 + sizeof(*ip6);

@@ -40,6 +40,9 @@ struct icmphdr {
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+/* Is this the program for interfaces with frames of several buffers (XDP, 5.18)? */
+volatile const bool has_xdp_frags;
+
 /*
  * One packet on its way through, parsed once. Pointers are taken again from
  * the context (pkt_reload) after every helper that may move the packet;
@@ -64,8 +67,9 @@ struct pkt {
 	__u8 ttl;
 	__u8 tcp_flags;
 	__u8 icmp_type;
-	__be32 id; /* of the fragments' datagram */
-	__u32 pad;
+	__be32 id;  /* of the fragments' datagram */
+	bool frags; /* XDP: the frame lies in several buffers; data .. end is the first */
+	__u8 pad[3];
 };
 
 static __always_inline void xlate_of(struct xlate *x, const struct flow *f)
@@ -116,12 +120,14 @@ static __always_inline void pkt_forget(struct pkt *p, struct scratch *s)
 	s->vlans = p->vlans;
 	s->icmp_type = p->icmp_type;
 	s->id = p->id;
+	s->frags = p->frags;
 	barrier();
 	p->l3 = s->l3 & L3_MASK;
 	p->l4 = s->l4 & L4_MASK;
 	p->vlans = s->vlans & 3;
 	p->icmp_type = s->icmp_type;
 	p->id = s->id;
+	p->frags = s->frags;
 }
 
 /* The key under which a flow's other direction is stored. */

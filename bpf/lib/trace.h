@@ -204,7 +204,7 @@ __noinline int trace_xdp(struct xdp_md *ctx, __u32 r)
 	if (!e)
 		return 0;
 	e->ifindex = ctx->ingress_ifindex;
-	e->bytes = ctx->data_end - ctx->data;
+	e->bytes = has_xdp_frags ? bpf_xdp_get_buff_len(ctx) : ctx->data_end - ctx->data;
 	trace_end(s, e, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
 	return 0;
 }

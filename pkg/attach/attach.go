@@ -35,9 +35,12 @@ const (
 
 // Programs are what is attached. A nil program is not attached anywhere.
 type Programs struct {
-	XDP    *ebpf.Program
-	TC     *ebpf.Program
-	Cgroup map[ebpf.AttachType]*ebpf.Program
+	XDP *ebpf.Program
+	TC  *ebpf.Program
+	// XDPFrags is for interfaces that take only a program which knows frames of
+	// several buffers. Optional.
+	XDPFrags func() (*ebpf.Program, error)
+	Cgroup   map[ebpf.AttachType]*ebpf.Program
 }
 
 // IfaceMap is the BPF array that maps an interface index to its counter slot

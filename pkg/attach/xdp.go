@@ -35,7 +35,7 @@ func (t *Target) ensureXDP(i *iface, setting string, modes []string) error {
 		mode := i.XDPMode
 		// A worse mode stays if it was the best that worked under this setting.
 		if mode == modes[0] || slices.Contains(modes, mode) && (i.xdpSetting == "" || i.xdpSetting == setting) {
-			return i.xdp.update(t.cfg.XDP)
+			return t.updateXDP(i)
 		}
 		if err := t.dropXDP(i); err != nil {
 			return err
@@ -84,12 +84,35 @@ func (t *Target) attachXDP(i *iface, setting string, modes []string) error {
 	return nil
 }
 
+// updateXDP replaces the program in place. The kernel does not replace one that
+// knows frames of several buffers by one that does not, nor the other way round.
+func (t *Target) updateXDP(i *iface) error {
+	err := i.xdp.update(t.cfg.XDP)
+	if !wantsFrags(err) || t.cfg.XDPFrags == nil {
+		return err
+	}
+	prog, fragsErr := t.cfg.XDPFrags()
+	if fragsErr != nil {
+		return errors.Join(err, fragsErr)
+	}
+	return i.xdp.update(prog)
+}
+
+// wantsFrags tells whether a driver may have refused a program because it does
+// not know frames of several buffers.
+func wantsFrags(err error) bool { return errors.Is(err, unix.ERANGE) || errors.Is(err, unix.EINVAL) }
+
 func (t *Target) linkXDP(i *iface, mode string) (*pinned, error) {
 	flags := link.XDPDriverMode
 	if mode == "generic" {
 		flags = link.XDPGenericMode
 	}
 	l, err := link.AttachXDP(link.XDPOptions{Program: t.cfg.XDP, Interface: int(i.Index), Flags: flags})
+	if mode == "native" && t.cfg.XDPFrags != nil && wantsFrags(err) {
+		if prog, fragsErr := t.cfg.XDPFrags(); fragsErr == nil {
+			l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: int(i.Index), Flags: flags})
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -232,6 +232,7 @@ const (
 	lbVarFlTraceUntil  = "fl_trace_until"
 	lbVarHasCheckMtu   = "has_check_mtu"
 	lbVarHasCsumIpv6   = "has_csum_ipv6"
+	lbVarHasXdpFrags   = "has_xdp_frags"
 	lbVarHashSeed      = "hash_seed"
 )
 
@@ -321,6 +322,7 @@ type lbVariableSpecs struct {
 	FlTraceUntil  *ebpf.VariableSpec `ebpf:"fl_trace_until"`
 	HasCheckMtu   *ebpf.VariableSpec `ebpf:"has_check_mtu"`
 	HasCsumIpv6   *ebpf.VariableSpec `ebpf:"has_csum_ipv6"`
+	HasXdpFrags   *ebpf.VariableSpec `ebpf:"has_xdp_frags"`
 	HashSeed      *ebpf.VariableSpec `ebpf:"hash_seed"`
 }
 
@@ -407,6 +409,7 @@ type lbVariables struct {
 	FlTraceUntil  *ebpf.Variable `ebpf:"fl_trace_until"`
 	HasCheckMtu   *ebpf.Variable `ebpf:"has_check_mtu"`
 	HasCsumIpv6   *ebpf.Variable `ebpf:"has_csum_ipv6"`
+	HasXdpFrags   *ebpf.Variable `ebpf:"has_xdp_frags"`
 	HashSeed      *ebpf.Variable `ebpf:"hash_seed"`
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -73,6 +74,9 @@ type Objects struct {
 	filter   *ebpf.Memory
 	loads    *ebpf.Memory
 	trace    traceVars
+	seed     uint64
+
+	fragsMu sync.Mutex
 }
 
 // Open loads the programs over the maps pinned in cfg.PinDir, and makes the
@@ -101,22 +105,9 @@ func (o *Objects) load(lb, sock *ebpf.CollectionSpec) error {
 	if err != nil {
 		return err
 	}
-	for name, size := range map[string]uint32{
-		lbMapFlServices: o.cfg.Services, lbMapFlSvcStats: o.cfg.Services,
-		lbMapFlBackends: o.cfg.Backends, lbMapFlSlots: (o.cfg.Slots + slotsPerLine - 1) / slotsPerLine,
-		lbMapFlLoad: o.cfg.Backends, lbMapFlFlows: o.cfg.Flows, lbMapFlEmbryos: o.cfg.Embryos,
-	} {
-		lb.Maps[name].MaxEntries = size
-	}
-	if err := lb.Variables[lbVarHashSeed].Set(m.HashSeed); err != nil {
-		return fmt.Errorf("set hash seed: %w", err)
-	}
-	if err := lb.Variables[lbVarHasCsumIpv6].Set(probeCsumIPv6()); err != nil {
-		return fmt.Errorf("set feature switch: %w", err)
-	}
-	mtu := features.HaveProgramHelper(ebpf.SchedCLS, asm.FnCheckMtu) == nil
-	if err := lb.Variables[lbVarHasCheckMtu].Set(mtu); err != nil {
-		return fmt.Errorf("set feature switch: %w", err)
+	o.seed = m.HashSeed
+	if err := o.configure(lb); err != nil {
+		return err
 	}
 	if err := sock.Variables[sockVarNetnsCookie].Set(netnsCookie()); err != nil {
 		return fmt.Errorf("set namespace cookie: %w", err)
@@ -131,6 +122,34 @@ func (o *Objects) load(lb, sock *ebpf.CollectionSpec) error {
 	if err := o.loadSpec(sock); err != nil {
 		return err
 	}
+	return o.mapIntoMemory()
+}
+
+// configure sets the sizes of maps and what the packet programs are compiled
+// not to know.
+func (o *Objects) configure(lb *ebpf.CollectionSpec) error {
+	for name, size := range map[string]uint32{
+		lbMapFlServices: o.cfg.Services, lbMapFlSvcStats: o.cfg.Services,
+		lbMapFlBackends: o.cfg.Backends, lbMapFlSlots: (o.cfg.Slots + slotsPerLine - 1) / slotsPerLine,
+		lbMapFlLoad: o.cfg.Backends, lbMapFlFlows: o.cfg.Flows, lbMapFlEmbryos: o.cfg.Embryos,
+	} {
+		lb.Maps[name].MaxEntries = size
+	}
+	if err := lb.Variables[lbVarHashSeed].Set(o.seed); err != nil {
+		return fmt.Errorf("set hash seed: %w", err)
+	}
+	if err := lb.Variables[lbVarHasCsumIpv6].Set(probeCsumIPv6()); err != nil {
+		return fmt.Errorf("set feature switch: %w", err)
+	}
+	mtu := features.HaveProgramHelper(ebpf.SchedCLS, asm.FnCheckMtu) == nil
+	if err := lb.Variables[lbVarHasCheckMtu].Set(mtu); err != nil {
+		return fmt.Errorf("set feature switch: %w", err)
+	}
+	return nil
+}
+
+// mapIntoMemory makes the large arrays readable and writable without a call each.
+func (o *Objects) mapIntoMemory() (err error) {
 	if o.slots, err = o.maps[lbMapFlSlots].Memory(); err != nil {
 		return fmt.Errorf("map table slots into memory: %w", err)
 	}
@@ -169,9 +188,11 @@ func (o *Objects) loadSpec(spec *ebpf.CollectionSpec) error {
 		return loadError(err)
 	}
 	defer coll.Close()
-	o.trace.take(coll.Variables)
+	if o.trace.on == nil {
+		o.trace.take(coll.Variables)
+	}
 	for name := range coll.Maps {
-		if _, ok := o.maps[name]; !ok && isOurs(name) { // .rodata belongs to its object alone
+		if _, ok := o.maps[name]; !ok && (isOurs(name) || name == traceData) { // .rodata belongs to its object alone
 			o.maps[name] = coll.DetachMap(name)
 		}
 	}
@@ -184,6 +205,9 @@ func (o *Objects) loadSpec(spec *ebpf.CollectionSpec) error {
 	}
 	return nil
 }
+
+// traceData holds the variables of bpf/lib/trace.h (TRACE_DATA).
+const traceData = ".data.trace"
 
 // isOurs tells a map of bpf/lib/maps.h from the sections of an object.
 func isOurs(name string) bool { return strings.HasPrefix(name, "fl_") }

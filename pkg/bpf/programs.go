@@ -11,9 +11,11 @@ import (
 // Programs are the loaded programs by where they are attached. They belong to
 // the Objects and end with them.
 type Programs struct {
-	XDP    *ebpf.Program
-	TC     *ebpf.Program
-	Cgroup map[ebpf.AttachType]*ebpf.Program
+	XDP *ebpf.Program
+	TC  *ebpf.Program
+	// XDPFrags is Objects.XDPFrags.
+	XDPFrags func() (*ebpf.Program, error)
+	Cgroup   map[ebpf.AttachType]*ebpf.Program
 }
 
 // Programs lists what is to be attached.
@@ -21,6 +23,8 @@ func (o *Objects) Programs() Programs {
 	return Programs{
 		XDP: o.progs[lbProgFlXdp],
 		TC:  o.progs[lbProgFlTc],
+
+		XDPFrags: o.XDPFrags,
 		Cgroup: map[ebpf.AttachType]*ebpf.Program{
 			ebpf.AttachCGroupInet4Connect:     o.progs[sockProgFlConnect4],
 			ebpf.AttachCGroupInet6Connect:     o.progs[sockProgFlConnect6],

@@ -15,7 +15,7 @@ import (
 // TestJumboFrames: links of 9 000 bytes are used whole, by TCP, UDP and ping.
 func TestJumboFrames(t *testing.T) {
 	const mtu = "9000"
-	lab.Beside(t, []string{"tcx", "clsact"}, func(t *testing.T, l *lab.Lab) {
+	lab.Beside(t, []string{"tcx", "clsact", "xdp-native", "xdp-generic"}, func(t *testing.T, l *lab.Lab) {
 		l.Node.Run(t, "ip", "link", "set", "up0", "mtu", mtu)
 		l.Client.Run(t, "ip", "link", "set", "eth0", "mtu", mtu)
 		for i, r := range l.Replicas {

@@ -181,7 +181,7 @@ func reuse(_, _ string, c syscall.RawConn) error {
 func (n *Netns) passXDP(t testing.TB, dev string) {
 	t.Helper()
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "lab_pass", Type: ebpf.XDP, License: "Apache-2.0",
+		Name: "lab_pass", Type: ebpf.XDP, License: "Apache-2.0", Flags: unix.BPF_F_XDP_HAS_FRAGS, // jumbo frames, too
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}, // XDP_PASS
 	})
 	must(t, err)
