@@ -37,7 +37,8 @@ func hosts(t *testing.T, l *lab.Lab, count int) func(f lab.Family, i int) netip.
 }
 
 // TestFragments: datagrams of several fragments, from several hosts at once,
-// and their echoes, which are fragments too, arrive whole at their own ends.
+// and their echoes, which are fragments too, arrive whole at their own ends;
+// and so do large pings.
 func TestFragments(t *testing.T) {
 	lab.Beside(t, append(wires, "xdp-generic"), func(t *testing.T, l *lab.Lab) {
 		l.Serve(t)
@@ -53,6 +54,10 @@ func TestFragments(t *testing.T) {
 				})
 			}
 			wg.Wait()
+			out := l.Client.Run(t, "ping", "-c", "3", "-i", "0.05", "-W", "2", "-s", "5000", vip(f, 11, 0).Addr().String())
+			if !strings.Contains(out, " 0% packet loss") {
+				t.Errorf("ping in fragments: %s", out)
+			}
 		})
 		if a != nil {
 			if n := reasonCount(t, l, "fragment"); n != 0 {
