@@ -17,6 +17,7 @@
  * before that field, so more is quoted.
  */
 #define QUOTE_TCP sizeof(struct tcphdr)
+#define EXT_HEADER 8 /* the one IPv6 extension header that is quoted: that of a fragment is as long */
 
 static __always_inline void mac_swap(struct ethhdr *eth)
 {
@@ -273,15 +274,16 @@ static __always_inline int answer_icmp6(struct pkt *p, __u8 type, __u8 code, __u
 		struct ipv6hdr ip;
 		struct icmphdr icmp;
 	} *out;
-	__u32 quote = sizeof(struct ipv6hdr) + QUOTE_L4;
+	__u32 ext = p->l4 - p->l3 - sizeof(struct ipv6hdr);
+	__u32 quote = sizeof(struct ipv6hdr) + ext + QUOTE_L4;
 	struct ethhdr *eth;
 	__u16 field = 0;
 	bool partial;
 	__u64 sum;
 
-	if (p->vlans || p->l4 - p->l3 != sizeof(struct ipv6hdr))
+	if (p->vlans || (ext && ext != EXT_HEADER))
 		return -1;
-	partial = l4_is_partial(p, &field);
+	partial = !ext && l4_is_partial(p, &field);
 	if (partial && p->key->proto == IPPROTO_TCP)
 		quote += QUOTE_TCP - QUOTE_L4;
 	if (pkt_trim(p, sizeof(struct ethhdr) + quote) || pkt_push(p, sizeof(*out)))
@@ -292,6 +294,14 @@ static __always_inline int answer_icmp6(struct pkt *p, __u8 type, __u8 code, __u
 		return -1;
 	mac_swap(eth);
 	sum = quote_sum(out + 1, sizeof(struct ipv6hdr), partial, field);
+	if (ext) {
+		void *rest_of = (void *)(out + 1) + sizeof(struct ipv6hdr) + QUOTE_L4;
+
+		opaque(rest_of);
+		if (rest_of + EXT_HEADER > p->end)
+			return -1;
+		sum += csum_words(rest_of, EXT_HEADER / 4);
+	}
 	sum += csum_pseudo(&p->key->dst, &p->key->src, true, IPPROTO_ICMPV6, sizeof(out->icmp) + quote);
 	__builtin_memset(out, 0, sizeof(*out));
 	out->ip.version = 6;

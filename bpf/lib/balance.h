@@ -216,10 +216,10 @@ static __always_inline int process(struct pkt *p)
 		return pass(p, REASON_NOT_OURS);
 	if (p->key->proto == IPPROTO_TCP || p->key->proto == IPPROTO_UDP)
 		return p->fragment && !p->first ? fragment(p) : balance(p);
-	if (p->fragment)
-		return is_vip(&p->key->dst) ? drop(p, REASON_FRAGMENT) : pass(p, REASON_NOT_OURS);
 	if (p->key->proto == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		return out_of_line(p, SLOW_ICMP, REASON_NOT_OURS);
+	if (p->fragment)
+		return is_vip(&p->key->dst) ? drop(p, REASON_FRAGMENT) : pass(p, REASON_NOT_OURS);
 	return is_vip(&p->key->dst) ? drop(p, REASON_PROTOCOL) : pass(p, REASON_NOT_OURS);
 }
 

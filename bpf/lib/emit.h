@@ -15,21 +15,31 @@ volatile const bool has_check_mtu;
 /* Every link carries this much (RFC 8200, 5): what is smaller is not asked about. */
 #define LEAST_MTU 1280
 
-/* The longest IP packet that this one is on a wire: a segment of it, where the stack joined some (GSO). */
+/*
+ * The longest IP packet on a wire that the stack makes of one that it joined
+ * (GSO). Apart from its callers, so that the verifier does not follow both.
+ */
+__noinline __u32 segment_len(struct __sk_buff *ctx, __u32 l3, __u32 l4)
+{
+	struct scratch *s = scratch();
+	struct tcphdr *th;
+
+	if (!s)
+		return 0;
+	if (s->pkt_key.proto != IPPROTO_TCP)
+		return l4 - l3 + sizeof(struct udphdr) + ctx->gso_size;
+	th = (void *)(long)ctx->data + (l4 & L4_MASK);
+	if ((void *)(th + 1) > (void *)(long)ctx->data_end)
+		return 0;
+	return l4 - l3 + (__u32)th->doff * 4 + ctx->gso_size;
+}
+
+/* The longest IP packet that this one is on a wire. */
 static __always_inline __u32 wire_len(const struct pkt *p)
 {
 	struct __sk_buff *skb = p->ctx;
-	struct tcphdr *th = p->data + p->l4;
-	__u32 headers = p->l4 - p->l3;
 
-	if (!p->tc || !skb->gso_size)
-		return p->l3_len;
-	if (p->key->proto != IPPROTO_TCP)
-		return headers + sizeof(struct udphdr) + skb->gso_size;
-	opaque(th);
-	if ((void *)(th + 1) > p->end)
-		return p->l3_len;
-	return headers + (__u32)th->doff * 4 + skb->gso_size;
+	return p->tc && skb->gso_size ? segment_len(p->ctx, p->l3, p->l4) : p->l3_len;
 }
 
 /*

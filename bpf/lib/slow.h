@@ -3,6 +3,7 @@
 #define FL_SLOW_H
 
 #include "answer.h"
+#include "frag.h"
 #include "icmp.h"
 
 /*
@@ -49,12 +50,43 @@ static __always_inline int refuse(struct pkt *p, enum reason why)
 	return answered(p, answer_rst(p), why);
 }
 
+/*
+ * A fragment of an echo request to a VIP is answered as it is: the checksum in
+ * the first one changes by as much as that of a whole message does. The others
+ * follow it, so that nothing but echo requests is thrown back.
+ */
+static __always_inline int echo_part(struct pkt *p)
+{
+	struct hop none = { .how = EXIT_NONE };
+	struct scratch *s = scratch();
+	struct frag *f;
+
+	if (!s || !is_vip(&p->key->dst))
+		return pass(p, REASON_NOT_OURS);
+	if (!p->first) {
+		f = frag_find(p);
+		if (!f || f->reason != REASON_ECHO_ANSWERED)
+			return drop(p, REASON_FRAGMENT);
+		return answered(p, headers_turn(p, p->l3_len), REASON_ECHO_ANSWERED);
+	}
+	if (p->icmp_type != (p->v6 ? ICMP6_ECHO : ICMP_ECHO))
+		return drop(p, REASON_FRAGMENT);
+	if (is_martian(p->key))
+		return drop(p, REASON_MARTIAN);
+	s->xlate.src = p->key->dst;
+	s->xlate.dst = p->key->src;
+	frag_remember(p, &s->xlate, &none, REASON_ECHO_ANSWERED);
+	return answered(p, answer_echo(p), REASON_ECHO_ANSWERED);
+}
+
 /* ICMP: errors about flows, and the echo of a VIP. */
 static __always_inline int control(struct pkt *p)
 {
 	bool handled = false;
 	int act;
 
+	if (p->fragment)
+		return echo_part(p);
 	if (icmp_is_error(p)) {
 		act = icmp_error(p, &handled);
 		return handled ? act : pass(p, REASON_NOT_OURS);
@@ -79,6 +111,9 @@ static __always_inline void pkt_restore(struct pkt *p, struct scratch *s)
 	p->ttl = s->slow.ttl;
 	p->tcp_flags = s->slow.tcp_flags;
 	p->icmp_type = s->slow.icmp_type;
+	p->fragment = s->slow.fragment;
+	p->first = s->slow.first;
+	p->id = s->id; /* of pkt_forget */
 	pkt_reload(p);
 }
 
@@ -120,6 +155,8 @@ static __always_inline int out_of_line(const struct pkt *p, enum slow what, enum
 	s->slow.ttl = p->ttl;
 	s->slow.tcp_flags = p->tcp_flags;
 	s->slow.icmp_type = p->icmp_type;
+	s->slow.fragment = p->fragment;
+	s->slow.first = p->first;
 	s->slow.why = why;
 	return what;
 }

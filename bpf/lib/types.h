@@ -264,7 +264,8 @@ struct slow_pkt {
 	__u8 tcp_flags;
 	__u8 icmp_type;
 	__u8 why; /* enum reason */
-	__u8 pad[2];
+	__u8 fragment;
+	__u8 first;
 };
 
 /*

@@ -39,7 +39,7 @@ func (e *embryos) put(port uint16, to string, proto, flags, state uint8) {
 	e.flows[bpf.FlowKey{Src: back, Dst: client, Proto: proto}] = bpf.Flow{Flags: flags, State: state, Seen: uint32(j)}
 }
 
-func TestL04SignsOfFailure(t *testing.T) {
+func TestSignsOfFailure(t *testing.T) {
 	e := &embryos{flows: map[bpf.FlowKey]bpf.Flow{}, mono: time.Hour}
 	s := NewSigns(e)
 	look := func() (out []string) {

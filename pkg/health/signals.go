@@ -92,13 +92,27 @@ func (c *Checker) hear(signs map[netip.AddrPort]sign, err error) {
 	}
 	now := time.Now()
 	for _, svc := range c.services {
-		for to, s := range signs {
-			if k := svc.checks[to]; k != nil && k.up {
-				c.sign(k, s, now)
-			}
-		}
+		svc.each(signs, func(k *check, s sign) { c.sign(k, s, now) })
 	}
 	c.notify()
+}
+
+// each calls f for the checks with a sign that are up. There may be many of
+// either, so it goes through the fewer.
+func (s *service) each(signs map[netip.AddrPort]sign, f func(*check, sign)) {
+	if len(signs) > len(s.checks) {
+		for to, k := range s.checks {
+			if sg, told := signs[to]; told && k.up {
+				f(k, sg)
+			}
+		}
+		return
+	}
+	for to, sg := range signs {
+		if k := s.checks[to]; k != nil && k.up {
+			f(k, sg)
+		}
+	}
 }
 
 func (c *Checker) sign(k *check, s sign, now time.Time) {

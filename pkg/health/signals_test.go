@@ -47,7 +47,7 @@ func slowly(replicas ...string) model.Service {
 
 // A dead replica that is checked once a minute is found within seconds, and
 // without signals within three minutes.
-func TestL04SignalsHurryChecks(t *testing.T) {
+func TestSignalsHurryChecks(t *testing.T) {
 	for _, heard := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			s := &signals{}
@@ -75,7 +75,7 @@ func TestL04SignalsHurryChecks(t *testing.T) {
 }
 
 // Signals alone take nothing out: the check has the last word.
-func TestL04SignalsAreNoVerdict(t *testing.T) {
+func TestSignalsAreNoVerdict(t *testing.T) {
 	for _, fall := range []int{1, 2, 3} {
 		synctest.Test(t, func(t *testing.T) {
 			s := &signals{}

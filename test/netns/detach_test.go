@@ -38,6 +38,13 @@ func testDetach(t *testing.T, l *lab.Lab, end func(*lab.Agent, testing.TB)) {
 	config.Services = append(config.Services, worker)
 	a := lab.NewAgent(t, l.Node, l.Mode)
 	a.Write(t, config)
+	// The kernel gives interfaces their own IPv6 addresses a moment after they are up.
+	lab.Poll(t, 10*time.Second, func() error {
+		if strings.Contains(l.Node.Run(t, "ip", "-6", "addr", "show", "tentative"), "inet6") {
+			return lab.ErrNotYet
+		}
+		return nil
+	})
 	before := listing(t, l, a)
 	a.Run(t)
 	a.WaitReady(t, 0)

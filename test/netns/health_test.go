@@ -129,11 +129,11 @@ func TestSlowStart(t *testing.T) {
 	})
 }
 
-// TestL04SignalsFindADeadReplica: a replica that is checked once an hour stops
+// TestSignalsFindADeadReplica: a replica that is checked once an hour stops
 // answering SYNs, or refuses them. Clients' own connections tell, and it is out
 // of service within seconds. It was in service before: the config alone never
 // tells.
-func TestL04SignalsFindADeadReplica(t *testing.T) {
+func TestSignalsFindADeadReplica(t *testing.T) {
 	lab.Some(t, []string{"tcx"}, func(t *testing.T, l *lab.Lab) {
 		svc := stream(l, 13)
 		svc.Health = "{type: tcp, interval: 1h, timeout: 300ms, rise: 1, fall: 2}"

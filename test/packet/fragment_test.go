@@ -107,9 +107,44 @@ func TestForeignFragmentsAreUntouched(t *testing.T) {
 		for _, f := range fragments4(other.bytes(t), 1480) {
 			p.expect(h, "somebody else's", f, h.pass, nil, "1/not_ours")
 		}
-		ping := frame{src: client4, dst: vip4, icmp4: &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(8, 0)}, payload: make([]byte, 3000)}
-		for _, f := range fragments4(ping.bytes(t), 1480) {
-			p.expect(h, "fragmented echo", f, h.drop, nil, "1/fragment")
+		gre := frame{src: client4, dst: vip4, raw: layers.IPProtocolGRE, payload: make([]byte, 3000)}
+		for _, f := range fragments4(gre.bytes(t), 1480) {
+			p.expect(h, "no such protocol", f, h.drop, nil, "1/fragment")
+		}
+	})
+}
+
+// An echo request in fragments is answered in fragments, each of its own; what
+// follows no first fragment of an echo request is not thrown back.
+func TestFragmentedEcho(t *testing.T) {
+	eachHook(t, func(p *plane, h hook) {
+		p.apply(web())
+		body := bytes.Repeat([]byte("0123456789abcde"), 200)
+		ping4 := frame{src: client4, dst: vip4, id: 99, icmp4: &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(8, 0), Id: 3, Seq: 9}, payload: body}
+		pong4 := ping4.turned()
+		pong4.icmp4, pong4.payload = &layers.ICMPv4{Id: 3, Seq: 9}, body
+		ping6 := frame{src: client6, dst: vip6, icmp6: &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(128, 0)}, icmp6Body: append([]byte{0, 3, 0, 9}, body...)}
+		pong6 := ping6.turned()
+		pong6.icmp6 = &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(129, 0)}
+		for _, c := range []struct {
+			name     string
+			ask, say [][]byte
+		}{
+			{"IPv4", fragments4(ping4.bytes(t), 1480), fragments4(pong4.bytes(t), 1480)},
+			{"IPv6", fragments6(ping6.bytes(t), 1448, 99), fragments6(pong6.bytes(t), 1448, 99)},
+		} {
+			p.expect(h, c.name+" early", c.ask[1], h.drop, nil, "1/fragment")
+			for i := range c.ask {
+				p.expect(h, c.name, c.ask[i], h.bac, c.say[i], "1/echo_answered")
+			}
+		}
+		other := frame{src: client4, dst: vip4, id: 100, icmp4: &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(3, 3)}, payload: body}
+		for _, f := range fragments4(other.bytes(t), 1480) {
+			p.expect(h, "an error in fragments", f, h.drop, nil, "1/fragment")
+		}
+		ping4.dst = "192.0.2.1"
+		for _, f := range fragments4(ping4.bytes(t), 1480) {
+			p.expect(h, "somebody else's", f, h.pass, nil, "1/not_ours")
 		}
 	})
 }

@@ -15,7 +15,7 @@ import (
 
 // What becomes of handshakes is read from the entries that they leave: of TCP
 // services with and without entries of their own, in both families.
-func TestL04FailedHandshakesAreSeen(t *testing.T) {
+func TestFailedHandshakesAreSeen(t *testing.T) {
 	eachHook(t, func(p *plane, h hook) {
 		svc := web()
 		shared := service("shared", "198.18.0.11", "fd00:198:18::11", webPorts, back4, back6)

@@ -84,6 +84,34 @@ func TestTooBigIsAnswered(t *testing.T) {
 	})
 }
 
+// Fragments that do not fit are answered, too, so that their sender makes
+// smaller ones; the quote has the fragment header. Later ones have no first.
+func TestTooBigFragments(t *testing.T) {
+	const mtu = 1300
+	eachHook(t, func(p *plane, h hook) {
+		narrowWire(p.T, mtu)
+		p.apply(web())
+		early := h.drop
+		counter := "1/fragment"
+		if h.name == "xdp" { // the TC program decides
+			early, counter = h.pass, "1/handed_to_tc"
+		}
+		f := big(datagram6())
+		parts := fragments6(f.bytes(t), 1448, 99)
+		want := frame{
+			srcMAC: nodeMAC, dstMAC: routerMAC, src: vip6, dst: client6,
+			icmp6: &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(2, 0)}, icmp6Body: append([]byte{0, 0, mtu >> 8, mtu & 0xff}, parts[0][14:14+56]...),
+		}
+		p.expect(h, "IPv6", parts[0], h.bac, want.bytes(t), "1/too_big")
+		p.expect(h, "IPv6, a later one", parts[1], early, nil, counter)
+		f = big(datagram4())
+		f.id = 4711
+		parts = fragments4(f.bytes(t), 1480)
+		p.expect(h, "IPv4", parts[0], h.bac, tooBig(f, parts[0], mtu).bytes(t), "1/too_big")
+		p.expect(h, "IPv4, a later one", parts[1], early, nil, counter)
+	})
+}
+
 // What fits nowhere but ends here is no matter of size.
 func TestTooBigComesAfterTTL(t *testing.T) {
 	eachHook(t, func(p *plane, h hook) {
