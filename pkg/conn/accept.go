@@ -94,7 +94,6 @@ func (a *Acceptor) Serve(ctx context.Context, l *net.TCPListener) error {
 		conn.routed = release
 		wg.Go(func() {
 			defer release()
-			_ = c.SetKeepAliveConfig(keepAlive)
 			a.cfg.Handle(ctx, conn)
 		})
 	}

@@ -51,7 +51,7 @@ type Config struct {
 	Sessions int
 	// Dial opens a connection to a replica; default conn.Dial.
 	Dial func(context.Context, netip.AddrPort) (*net.TCPConn, error)
-	// Listen opens a listener; default net.Listen.
+	// Listen opens a listener; default conn.Listen.
 	Listen func(network, address string) (net.Listener, error)
 	Now    func() time.Time // default time.Now
 }
@@ -102,7 +102,7 @@ func New(cfg Config) (*Router, error) {
 		cfg.Dial = conn.Dial
 	}
 	if cfg.Listen == nil {
-		cfg.Listen = net.Listen
+		cfg.Listen = conn.Listen
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
