@@ -251,7 +251,7 @@ func (b *bench) print() {
 		for _, m := range b.measures {
 			best, _ := b.best(m)
 			v := median(s, m, rateOf)
-			r = append(r, report.Number(int(v)), fmt.Sprintf("%.2f", report.Ratio(v, best)))
+			r = append(r, report.Number(int(v)), ratio(v, best))
 			c = append(c, fmt.Sprintf("%.1f", median(s, m, costOf)))
 			if m.kind != "bulk" {
 				l = append(l, fmt.Sprintf("%.0f", median(s, m, p99Of)))
@@ -273,6 +273,14 @@ func (b *bench) print() {
 		idle.Add(s.title, report.Number(int(report.Median(s.idle))))
 	}
 	idle.Print(b.w)
+}
+
+// ratio is a cell; there may be no peer.
+func ratio(v, best float64) string {
+	if best == 0 {
+		return "–"
+	}
+	return fmt.Sprintf("%.2f", v/best)
 }
 
 // nofile is how many descriptors a process may have.
