@@ -118,6 +118,12 @@ bench-tcp: build ## routing by server name, beside nginx stream and HAProxy (roo
 	$(GO) build -buildvcs=false -o bin/bench-tcp ./bench/tcp
 	@$(SUDO) bin/bench-tcp -revision $(VERSION) $(ARGS)
 
+.PHONY: bench-http
+bench-http: ## CPU per HTTP request and per TLS handshake, beside nginx and HAProxy (root); ARGS as above
+	@$(SUDO) bench/setup.sh nginx haproxy
+	$(GO) build -buildvcs=false -o bin/bench-http ./bench/http
+	@$(SUDO) bin/bench-http -revision $(VERSION) $(ARGS)
+
 .PHONY: clean
 clean: ## remove what the targets above made in this tree
 	rm -rf bin bench/out

@@ -35,6 +35,11 @@ __noinline int xdp_ttl(struct xdp_md *ctx)
 	return slow(ctx, false, SLOW_TTL);
 }
 
+__noinline int xdp_too_big(struct xdp_md *ctx)
+{
+	return slow(ctx, false, SLOW_TOO_BIG);
+}
+
 SEC("xdp")
 int fl_xdp(struct xdp_md *ctx)
 {
@@ -47,6 +52,8 @@ int fl_xdp(struct xdp_md *ctx)
 		return xdp_refuse(ctx);
 	case SLOW_TTL:
 		return xdp_ttl(ctx);
+	case SLOW_TOO_BIG:
+		return xdp_too_big(ctx);
 	}
 	return act;
 }
@@ -76,6 +83,11 @@ __noinline int tc_ttl(struct __sk_buff *ctx)
 	return slow(ctx, true, SLOW_TTL);
 }
 
+__noinline int tc_too_big(struct __sk_buff *ctx)
+{
+	return slow(ctx, true, SLOW_TOO_BIG);
+}
+
 SEC("tc")
 int fl_tc(struct __sk_buff *ctx)
 {
@@ -88,6 +100,8 @@ int fl_tc(struct __sk_buff *ctx)
 		return tc_refuse(ctx);
 	case SLOW_TTL:
 		return tc_ttl(ctx);
+	case SLOW_TOO_BIG:
+		return tc_too_big(ctx);
 	}
 	return act;
 }

@@ -12,7 +12,7 @@ set -eu
 GENERATE="clang-19 llvm-19"
 # What the tests run: real clients and servers, and tools to look at the kernel.
 TEST="$GENERATE clang-format-19 iproute2 iptables nftables ethtool tcpdump iperf3 curl
-	netcat-openbsd iputils-ping procps util-linux bpftool git
+	netcat-openbsd iputils-ping traceroute procps util-linux bpftool git nginx
 	openssl postgresql postgresql-client redis-server redis-tools"
 
 say() { echo "setup: $*" >&2; }

@@ -41,9 +41,10 @@ var arrows = map[string][]string{
 	"health":         {"model", "source"},
 	"conn":           {"bpf"},
 	"tcproute":       {"model", "reconcile", "conn"},
-	"ingress":        {"model", "reconcile", "conn"},
+	"http1":          {},
+	"ingress":        {"model", "reconcile", "conn", "http1"},
 	"autocert":       {"model", "reconcile"},
-	"domain":         {"model"},
+	"domain":         {"model", "names", "source"}, // source: it publishes the hosts that are confirmed
 	"dnsserver":      {"model", "reconcile"},
 	"activator":      {"model", "reconcile", "conn", "source"}, // source: it publishes the replicas that are ready
 	"runner/process": {"activator", "model", "ipam"},

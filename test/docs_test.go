@@ -19,7 +19,7 @@ import (
 // documents are those that people read first.
 var documents = []string{
 	"../README.md", "../CHANGELOG.md", "../docs/ARCHITECTURE.md", "../docs/operations.md", "../docs/design/0001-spine.md",
-	"../docs/design/0002-stateless.md", "../docs/design/0003-handover.md",
+	"../docs/design/0002-stateless.md", "../docs/design/0005-handover.md",
 }
 
 const operations = "../docs/operations.md"
@@ -47,10 +47,16 @@ func TestMetricsAreDocumented(t *testing.T) {
 			return metrics.Traffic{Packets: []metrics.Packets{{}}, Services: []metrics.Service{{}}}, nil
 		},
 		Backends: func() []metrics.Backend { return []metrics.Backend{{}} },
+		Requests: func() []metrics.Requests {
+			return []metrics.Requests{{Codes: map[int]uint64{200: 1}, Bounds: []float64{1}, Durations: []uint64{1, 0}}}
+		},
 		Router: func() metrics.Router {
 			return metrics.Router{Results: []metrics.RouterResult{{}}, Active: map[string]uint64{"": 0}}
 		},
 		Behind: func() []string { return nil },
+
+		Questions:    func() map[string]uint64 { return map[string]uint64{"": 0} },
+		Certificates: func() []metrics.Certificate { return []metrics.Certificate{{}} },
 	}, metrics.Build{})
 	var want []string
 	for _, name := range gather(t, reg) {
@@ -77,7 +83,7 @@ func TestPackagesAreDocumented(t *testing.T) {
 		}
 	}
 	var got []string
-	for _, m := range regexp.MustCompile("(?m)^\\| `pkg/([a-z/]+)` \\|").FindAllStringSubmatch(readFile(t, doc), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `pkg/([a-z0-9/]+)` \\|").FindAllStringSubmatch(readFile(t, doc), -1) {
 		got = append(got, m[1])
 	}
 	compare(t, doc, got, want)

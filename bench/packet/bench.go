@@ -105,7 +105,7 @@ func (b *bench) part(p part) error {
 	state := stateOf(p.services, p.backends, p.family)
 	for i := range state.Services {
 		if p.tweak != nil {
-			p.tweak(&state.Services[i])
+			p.tweak(state.Services[i])
 		}
 	}
 	w, err := openWorld(b.wire, sizes, state, direct)

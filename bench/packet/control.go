@@ -127,7 +127,7 @@ func (b *bench) controlOf(n int) ([]*step, error) {
 	again := &step{name: title + "the same state again"}
 	adopt := &step{name: title + "restart: New and first Apply"}
 	if n == 10_000 {
-		fill.aim = 2 * time.Second
+		fill.aim, adopt.aim = 2*time.Second, 2*time.Second
 	}
 	if n == b.cfg.services {
 		change.aim, adopt.aim = 5*time.Millisecond, 2*time.Second
@@ -188,6 +188,8 @@ func without(s *model.State, i int) *model.State {
 	next := *s
 	next.Generation++
 	next.Services = slices.Clone(s.Services)
-	next.Services[i].Backends = s.Services[i].Backends[1:]
+	svc := *s.Services[i]
+	svc.Backends = svc.Backends[1:]
+	next.Services[i] = &svc
 	return &next
 }

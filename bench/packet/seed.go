@@ -62,7 +62,7 @@ func seed(o *bpf.Objects, s *model.State, hops dataplane.Hops) error {
 	const flags = bpf.BackendUsed | bpf.BackendOpen | bpf.BackendMAC | bpf.BackendXDP
 	var backend, slot uint32
 	for i := range s.Services {
-		svc, id, port := &s.Services[i], uint32(i+1), s.Services[i].Ports[0]
+		svc, id, port := s.Services[i], uint32(i+1), s.Services[i].Ports[0]
 		first := backend
 		var members []maglev.Backend
 		for _, b := range svc.Backends {

@@ -76,7 +76,8 @@ func route(wire uint32, address, router, to string) error {
 // onWire leads to every backend over the one wire.
 type onWire struct{ ifindex uint32 }
 
-func (onWire) Track([]netip.Addr) {}
+func (onWire) Track([]netip.Addr)       {}
+func (onWire) Follow(_, _ []netip.Addr) {}
 
 func (w onWire) Lookup(a netip.Addr) nexthop.Hop {
 	return nexthop.Hop{

@@ -100,9 +100,9 @@ const (
 // stateOf has n services with VIPs one after the other and backends of their
 // own, perBackend each.
 func stateOf(n, backends int, f family) *model.State {
-	s := &model.State{Generation: 1, Services: make([]model.Service, 0, n)}
+	s := &model.State{Generation: 1, Services: make([]*model.Service, 0, n)}
 	for i := range n {
-		svc := model.Service{
+		svc := &model.Service{
 			Name:  model.ServiceName{Project: fmt.Sprintf("svc%06d", i), User: "bench"},
 			Mode:  model.ModeNAT,
 			Drain: time.Minute,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Repair measures what docs/design/0003-handover.md argues with: whether, how
+// Repair measures what docs/design/0005-handover.md argues with: whether, how
 // fast and how often two joined sockets can be taken out of the kernel by
 // TCP_REPAIR, so that a data plane could carry their packets on. It carries
 // none: the connections end with it. It uses loopback and needs root.

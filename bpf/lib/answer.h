@@ -12,6 +12,11 @@
 
 #define ANSWER_TTL 64
 #define QUOTE_L4 8 /* bytes of the offending L4 header (RFC 792) */
+/*
+ * Where the stack left a TCP checksum to the hardware the packet cannot end
+ * before that field, so more is quoted.
+ */
+#define QUOTE_TCP sizeof(struct tcphdr)
 
 static __always_inline void mac_swap(struct ethhdr *eth)
 {
@@ -191,9 +196,9 @@ static __always_inline int pkt_push(struct pkt *p, __u32 len)
 }
 
 /*
- * The sum of a quote as the receiver will see it. Where the UDP checksum inside
- * is left to the hardware, the hardware makes the 8 bytes sum up to the
- * complement of the pseudo-header sum they hold now.
+ * The sum of a quote as the receiver will see it. Where the checksum inside
+ * is left to the hardware, the hardware makes what follows the IP header sum up
+ * to the complement of the pseudo-header sum they hold now.
  */
 static __always_inline __u64 quote_sum(const void *quote, __u32 ip_len, bool partial, __u16 field)
 {
@@ -202,10 +207,18 @@ static __always_inline __u64 quote_sum(const void *quote, __u32 ip_len, bool par
 	return sum + (partial ? (__u16)~field : csum_words(quote + ip_len, QUOTE_L4 / 4));
 }
 
-static __always_inline bool udp_is_partial(const struct pkt *p, __u16 *field)
+static __always_inline bool l4_is_partial(const struct pkt *p, __u16 *field)
 {
 	struct udphdr *uh = p->data + p->l4;
+	struct tcphdr *th = p->data + p->l4;
 
+	if (p->key->proto == IPPROTO_TCP) {
+		opaque(th);
+		if ((void *)(th + 1) > p->end)
+			return false;
+		*field = th->check;
+		return csum_is_partial(p, th->check, p->l3_len - (p->l4 - p->l3));
+	}
 	if (p->key->proto != IPPROTO_UDP || (void *)(uh + 1) > p->end)
 		return false;
 	*field = uh->check;
@@ -213,13 +226,13 @@ static __always_inline bool udp_is_partial(const struct pkt *p, __u16 *field)
 }
 
 /* An ICMP error with a quote of the whole IP header and 8 bytes (RFC 792, RFC 4443). */
-static __always_inline int answer_icmp4(struct pkt *p, __u8 type, __u8 code)
+static __always_inline int answer_icmp4(struct pkt *p, __u8 type, __u8 code, __u32 rest)
 {
 	struct {
 		struct iphdr ip;
 		struct icmphdr icmp;
 	} *out;
-	const __u32 quote = sizeof(struct iphdr) + QUOTE_L4;
+	__u32 quote = sizeof(struct iphdr) + QUOTE_L4;
 	struct ethhdr *eth;
 	__u16 field = 0;
 	bool partial;
@@ -227,15 +240,17 @@ static __always_inline int answer_icmp4(struct pkt *p, __u8 type, __u8 code)
 
 	if (p->vlans || p->l4 - p->l3 != sizeof(struct iphdr))
 		return -1;
-	partial = udp_is_partial(p, &field);
+	partial = l4_is_partial(p, &field);
+	if (partial && p->key->proto == IPPROTO_TCP)
+		quote += QUOTE_TCP - QUOTE_L4;
 	if (pkt_trim(p, sizeof(struct ethhdr) + quote) || pkt_push(p, sizeof(*out)))
 		return -1;
 	eth = p->data;
 	out = p->data + sizeof(*eth);
-	if ((void *)(out + 1) + quote > p->end)
+	if ((void *)(out + 1) + sizeof(struct iphdr) + QUOTE_L4 > p->end)
 		return -1;
 	mac_swap(eth);
-	sum = quote_sum(out + 1, quote - QUOTE_L4, partial, field);
+	sum = quote_sum(out + 1, sizeof(struct iphdr), partial, field);
 	__builtin_memset(out, 0, sizeof(*out));
 	out->ip.version = 4;
 	out->ip.ihl = sizeof(out->ip) / 4;
@@ -247,17 +262,18 @@ static __always_inline int answer_icmp4(struct pkt *p, __u8 type, __u8 code)
 	out->ip.check = ~csum_fold16(csum_words(&out->ip, sizeof(out->ip) / 4));
 	out->icmp.type = type;
 	out->icmp.code = code;
+	out->icmp.rest = bpf_htonl(rest);
 	out->icmp.checksum = ~csum_fold16(sum + csum_words(&out->icmp, sizeof(out->icmp) / 4));
 	return 0;
 }
 
-static __always_inline int answer_icmp6(struct pkt *p, __u8 type, __u8 code)
+static __always_inline int answer_icmp6(struct pkt *p, __u8 type, __u8 code, __u32 rest)
 {
 	struct {
 		struct ipv6hdr ip;
 		struct icmphdr icmp;
 	} *out;
-	const __u32 quote = sizeof(struct ipv6hdr) + QUOTE_L4;
+	__u32 quote = sizeof(struct ipv6hdr) + QUOTE_L4;
 	struct ethhdr *eth;
 	__u16 field = 0;
 	bool partial;
@@ -265,15 +281,17 @@ static __always_inline int answer_icmp6(struct pkt *p, __u8 type, __u8 code)
 
 	if (p->vlans || p->l4 - p->l3 != sizeof(struct ipv6hdr))
 		return -1;
-	partial = udp_is_partial(p, &field);
+	partial = l4_is_partial(p, &field);
+	if (partial && p->key->proto == IPPROTO_TCP)
+		quote += QUOTE_TCP - QUOTE_L4;
 	if (pkt_trim(p, sizeof(struct ethhdr) + quote) || pkt_push(p, sizeof(*out)))
 		return -1;
 	eth = p->data;
 	out = p->data + sizeof(*eth);
-	if ((void *)(out + 1) + quote > p->end)
+	if ((void *)(out + 1) + sizeof(struct ipv6hdr) + QUOTE_L4 > p->end)
 		return -1;
 	mac_swap(eth);
-	sum = quote_sum(out + 1, quote - QUOTE_L4, partial, field);
+	sum = quote_sum(out + 1, sizeof(struct ipv6hdr), partial, field);
 	sum += csum_pseudo(&p->key->dst, &p->key->src, true, IPPROTO_ICMPV6, sizeof(out->icmp) + quote);
 	__builtin_memset(out, 0, sizeof(*out));
 	out->ip.version = 6;
@@ -284,6 +302,7 @@ static __always_inline int answer_icmp6(struct pkt *p, __u8 type, __u8 code)
 	__builtin_memcpy(&out->ip.daddr, &p->key->src, sizeof(out->ip.daddr));
 	out->icmp.type = type;
 	out->icmp.code = code;
+	out->icmp.rest = bpf_htonl(rest);
 	out->icmp.checksum = ~csum_fold16(sum + csum_words(&out->icmp, sizeof(out->icmp) / 4));
 	return 0;
 }
@@ -291,15 +310,26 @@ static __always_inline int answer_icmp6(struct pkt *p, __u8 type, __u8 code)
 static __always_inline int answer_unreachable(struct pkt *p)
 {
 	if (p->v6)
-		return answer_icmp6(p, ICMP6_DEST_UNREACH, ICMP6_PORT_UNREACH);
-	return answer_icmp4(p, ICMP_DEST_UNREACH, ICMP_PORT_UNREACH);
+		return answer_icmp6(p, ICMP6_DEST_UNREACH, ICMP6_PORT_UNREACH, 0);
+	return answer_icmp4(p, ICMP_DEST_UNREACH, ICMP_PORT_UNREACH, 0);
 }
 
 static __always_inline int answer_ttl(struct pkt *p)
 {
 	if (p->v6)
-		return answer_icmp6(p, ICMP6_TIME_EXCEEDED, 0);
-	return answer_icmp4(p, ICMP_TIME_EXCEEDED, 0);
+		return answer_icmp6(p, ICMP6_TIME_EXCEEDED, 0, 0);
+	return answer_icmp4(p, ICMP_TIME_EXCEEDED, 0, 0);
+}
+
+/*
+ * What fits the next link (RFC 1191, RFC 4443). A program cannot cut a packet
+ * into fragments, so a sender that allows it is told as well.
+ */
+static __always_inline int answer_too_big(struct pkt *p, __u32 mtu)
+{
+	if (p->v6)
+		return answer_icmp6(p, ICMP6_TOO_BIG, 0, mtu);
+	return answer_icmp4(p, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, mtu);
 }
 
 #endif

@@ -9,6 +9,44 @@
 #define FL_AF_INET 2
 #define FL_AF_INET6 10
 
+/* Does the kernel have bpf_check_mtu (5.12)? */
+volatile const bool has_check_mtu;
+
+/* Every link carries this much (RFC 8200, 5): what is smaller is not asked about. */
+#define LEAST_MTU 1280
+
+/* The longest IP packet that this one is on a wire: a segment of it, where the stack joined some (GSO). */
+static __always_inline __u32 wire_len(const struct pkt *p)
+{
+	struct __sk_buff *skb = p->ctx;
+	struct tcphdr *th = p->data + p->l4;
+	__u32 headers = p->l4 - p->l3;
+
+	if (!p->tc || !skb->gso_size)
+		return p->l3_len;
+	if (p->key->proto != IPPROTO_TCP)
+		return headers + sizeof(struct udphdr) + skb->gso_size;
+	opaque(th);
+	if ((void *)(th + 1) > p->end)
+		return p->l3_len;
+	return headers + (__u32)th->doff * 4 + skb->gso_size;
+}
+
+/*
+ * Does the packet fit the interface it is to leave by? Into a namespace of this
+ * machine anything does: there is no wire, and the kernel does not ask either.
+ */
+static __always_inline bool fits(const struct pkt *p, const struct hop *h)
+{
+	struct scratch *s = scratch();
+
+	if (!has_check_mtu || p->l3_len <= LEAST_MTU || h->how == EXIT_PEER || !s)
+		return true;
+	/* Asked about one byte, it tells the MTU; about a packet that the stack joined, it finds any length right. */
+	s->mtu = 1;
+	return bpf_check_mtu(p->ctx, h->ifindex, &s->mtu, 0, 0) < 0 || wire_len(p) <= s->mtu;
+}
+
 /* The way to a backend stands in its entry, kept by the agent. */
 static __always_inline void hop_backend(const struct pkt *p, const struct backend *b, struct hop *h)
 {
@@ -53,7 +91,14 @@ static __always_inline void hop_client(const struct pkt *p, const struct xlate *
 		fib->ipv4_src = x->src.w[3];
 		fib->ipv4_dst = x->dst.w[3];
 	}
+	fib->tot_len = wire_len(p);
 	ret = bpf_fib_lookup(p->ctx, fib, sizeof(*fib), 0);
+	if (ret == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+		/* Before Linux 5.12 it does not say what would fit. */
+		s->mtu = has_check_mtu ? fib->mtu_result : p->v6 ? LEAST_MTU : 0;
+		h->how = EXIT_TOO_BIG;
+		return;
+	}
 	if (!p->tc) {
 		dev = ret == BPF_FIB_LKUP_RET_SUCCESS ? iface_of(fib->ifindex) : NULL;
 		h->how = dev && dev->flags & IFACE_XDP_XMIT ? EXIT_REDIRECT : EXIT_TO_TC;

@@ -5,6 +5,7 @@
 #include "emit.h"
 #include "rewrite.h"
 #include "direct.h"
+#include "parse.h"
 
 /*
  * ICMP errors about translated packets. The quoted packet went the other way:
@@ -26,6 +27,19 @@ static __always_inline bool icmp_is_error(const struct pkt *p)
 	       (p->icmp_type == ICMP_DEST_UNREACH || p->icmp_type == ICMP_TIME_EXCEEDED || p->icmp_type == ICMP_PARAMETERPROB);
 }
 
+/* Does an ICMP error say that the quoted packet's destination is not there? */
+static __always_inline bool icmp_is_unreachable(const struct pkt *p)
+{
+	struct icmphdr *ih = p->data + p->l4;
+
+	opaque(ih);
+	if ((void *)(ih + 1) > p->end)
+		return false;
+	if (p->v6)
+		return p->icmp_type == ICMP6_DEST_UNREACH;
+	return p->icmp_type == ICMP_DEST_UNREACH && ih->code != ICMP_FRAG_NEEDED;
+}
+
 static __always_inline int quote_parse(const struct pkt *p, struct quote *q)
 {
 	__be16 *l4;
@@ -40,6 +54,15 @@ static __always_inline int quote_parse(const struct pkt *p, struct quote *q)
 		__builtin_memcpy(&q->key->src, &ip6->daddr, sizeof(q->key->src));
 		q->key->proto = ip6->nexthdr;
 		q->l4 = q->l3 + sizeof(*ip6);
+		if (ip6->nexthdr == IPPROTO_FRAGMENT) {
+			struct ext_header *eh = p->data + q->l4;
+
+			/* Only the first one has ports. */
+			if ((void *)(eh + 1) > p->end || eh->frag & bpf_htons(0xfff8))
+				return -1;
+			q->key->proto = eh->next;
+			q->l4 += sizeof(*eh);
+		}
 	} else {
 		struct iphdr *iph = p->data + q->l3;
 
@@ -153,6 +176,10 @@ static __always_inline int icmp_error(struct pkt *p, bool *handled)
 		xlate_of(x, f);
 		*src = addr_equal(&p->key->src, &q.key->src) ? x->src : p->key->src;
 		hop_client(p, x, f->ifindex, h);
+		if (embryo && icmp_is_unreachable(p)) {
+			f->state |= FLOW_UNREACHABLE;
+			f->seen = bpf_jiffies64();
+		}
 	} else {
 		xlate_of(x, f);
 		b = backend_of(&f->dst, f->dport, f->backend);
@@ -165,7 +192,7 @@ static __always_inline int icmp_error(struct pkt *p, bool *handled)
 		count(p, REASON_HANDED_TO_TC);
 		return XDP_PASS;
 	}
-	if (h->how == EXIT_NONE) {
+	if (h->how == EXIT_NONE || h->how == EXIT_TOO_BIG) {
 		count(p, REASON_NO_ROUTE);
 		return verdict_drop(p);
 	}

@@ -55,6 +55,45 @@ struct {
 } fl_embryos SEC(".maps");
 
 /*
+ * Mode full-nat: the addresses that backends see, and their free ports, taken
+ * from the front and put back at the end, so that a port rests as long as it
+ * can. A port is (index into fl_sources) << 16 | port, in the host's order. Its
+ * owner is its flow, which gives it back when it is over; the agent does for
+ * flows that it deletes, and finds those that got lost.
+ */
+#define SOURCES 256
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct addr);
+	__uint(max_entries, SOURCES);
+	__uint(map_flags, BPF_F_RDONLY_PROG);
+} fl_sources SEC(".maps");
+
+struct ports {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__type(value, __u32);
+	__uint(max_entries, 1 << 18);
+};
+struct ports fl_ports_tcp4 SEC(".maps");
+struct ports fl_ports_udp4 SEC(".maps");
+struct ports fl_ports_tcp6 SEC(".maps");
+struct ports fl_ports_udp6 SEC(".maps");
+
+/* Flows of each backend, of services with SVC_LEAST; the agent sets it right. */
+struct load {
+	__u32 flows;
+	__u32 pad;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct load);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} fl_load SEC(".maps");
+
+/*
  * One byte for every value of a flow's hash: about when a SYN of it was
  * forwarded, 0 once its handshake is over. Only while it is fresh does a packet
  * of a service without SVC_FLOWS look for an embryo.

@@ -19,7 +19,9 @@
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
 #define ICMP_PORT_UNREACH 3
+#define ICMP_FRAG_NEEDED 4
 #define ICMP6_DEST_UNREACH 1
+#define ICMP6_TOO_BIG 2
 #define ICMP6_PARAMPROB 4
 #define ICMP6_TIME_EXCEEDED 3
 #define ICMP6_ECHO 128
@@ -103,14 +105,12 @@ static __always_inline void pkt_reload(struct pkt *p)
 /*
  * Makes the verifier forget which way the parser went: a value that has been in
  * a map is any value. Without it everything after the parser is verified once
- * for each number of tags and headers, and loading takes seconds.
+ * for each number of tags and headers, and loading takes seconds. It takes
+ * scratch from its caller: on a way out here the verifier would remember all,
+ * and before Linux 6.12 give up at a million instructions.
  */
-static __always_inline void pkt_forget(struct pkt *p)
+static __always_inline void pkt_forget(struct pkt *p, struct scratch *s)
 {
-	struct scratch *s = scratch();
-
-	if (!s)
-		return;
 	s->l3 = p->l3;
 	s->l4 = p->l4;
 	s->vlans = p->vlans;

@@ -15,6 +15,7 @@
 enum slow {
 	SLOW_REFUSE = 100, /* a packet to a VIP that nobody will get */
 	SLOW_TTL,	   /* its time to live ends here */
+	SLOW_TOO_BIG,	   /* it does not fit the link it must leave by */
 	SLOW_ICMP,	   /* an echo request, or an error about a flow */
 };
 
@@ -94,6 +95,8 @@ static __always_inline int slow(void *ctx, bool tc, enum slow what)
 		return control(&p);
 	case SLOW_REFUSE:
 		return refuse(&p, s->slow.why);
+	case SLOW_TOO_BIG:
+		return answered(&p, answer_too_big(&p, s->mtu), REASON_TOO_BIG);
 	default:
 		return answered(&p, answer_ttl(&p), REASON_TTL_EXCEEDED);
 	}

@@ -99,7 +99,7 @@ static __always_inline bool trace_early(enum reason r)
 static __always_inline bool trace_answer(enum reason r)
 {
 	return r == REASON_ECHO_ANSWERED || r == REASON_PORT_REFUSED || r == REASON_NO_BACKEND || r == REASON_TTL_EXCEEDED ||
-	       r == REASON_UNANSWERABLE;
+	       r == REASON_UNANSWERABLE || r == REASON_TOO_BIG;
 }
 
 static __always_inline bool trace_translated(enum reason r)

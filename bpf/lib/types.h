@@ -50,6 +50,8 @@ _Static_assert(sizeof(struct service) == 56, "service has no hole");
 enum {
 	SVC_ALLOW = 1 << 0, /* only sources in fl_allow */
 	SVC_FLOWS = 1 << 1, /* a packet goes where its flow entry says, not where the table does */
+	SVC_NAT = 1 << 2,   /* backends see an address and port of fl_sources, not the client's; with SVC_FLOWS */
+	SVC_LEAST = 1 << 3, /* of some backends the table names, the one with the fewest flows; with SVC_FLOWS */
 };
 
 /* A longest-prefix match of sources within one service. */
@@ -92,6 +94,7 @@ enum exit {
 	EXIT_REDIRECT, /* MACs are known */
 	EXIT_PEER,     /* into the namespace at the other end of a veth */
 	EXIT_NEIGHBOR, /* the kernel resolves the MAC */
+	EXIT_TOO_BIG,  /* the packet does not fit; scratch: mtu */
 };
 
 struct hop {
@@ -141,7 +144,8 @@ struct backend {
 	__u8 dmac[6];
 	__u8 smac[6];
 	__u32 service;
-	__u32 pad[6];
+	__u32 weight; /* for SVC_LEAST; the table has its own idea of it */
+	__u32 pad[5];
 };
 _Static_assert(sizeof(struct backend) == 64, "backend is a cache line");
 
@@ -160,12 +164,17 @@ _Static_assert(sizeof(struct flow_key) == 40, "flow_key has no hole");
 enum {
 	FLOW_REPLY = 1 << 0,  /* this entry translates replies */
 	FLOW_SINGLE = 1 << 1, /* the client's direction has no entry: the table knows */
+	FLOW_NAT = 1 << 2,    /* holds a port of fl_sources */
+	FLOW_LEAST = 1 << 3,  /* is counted in fl_load */
 };
+#define FLOW_HOLDS (FLOW_NAT | FLOW_LEAST)
 enum {
 	FLOW_FIN_CLIENT = 1 << 0,
 	FLOW_FIN_BACKEND = 1 << 1,
 	FLOW_RST = 1 << 2,
 	FLOW_SEEN_SYN_ACK = 1 << 3, /* isn is known */
+	FLOW_UNREACHABLE = 1 << 4,  /* an ICMP error said so of the backend, before it answered; in the replies' entry */
+	FLOW_RETURNED = 1 << 5,	    /* what it held is free for others */
 };
 
 /*
@@ -182,10 +191,10 @@ struct flow {
 	__u32 ifindex; /* where the client's packets arrive */
 	__u8 flags;
 	__u8 state;
-	__u8 pad[2];
-	__u32 hash; /* of the client's direction: its slot in any table */
-	__u32 isn;  /* of the backend, in the replies' entry: what the handshake's last ACK proves */
-	__u32 seen; /* jiffies of the last packet, to about a second; modulo 2^32 */
+	__u16 source; /* with FLOW_NAT: index into fl_sources */
+	__u32 hash;   /* of the client's direction: its slot in any table */
+	__u32 isn;    /* of the backend, in the replies' entry: what the handshake's last ACK proves */
+	__u32 seen;   /* jiffies of the last packet, to about a second; modulo 2^32 */
 };
 _Static_assert(sizeof(struct flow) == 64, "flow is a cache line");
 
@@ -275,7 +284,9 @@ struct scratch {
 	__u32 vlans;
 	__u32 icmp_type;
 	__u32 id;
-	__u32 owner; /* of direct_owner: index of the backend */
+	__u32 owner;  /* of direct_owner: index of the backend */
+	__u32 source; /* of source_take: index into fl_sources and port */
+	__u32 pad4;
 	struct frag_key frag_key;
 	struct frag frag;
 	struct client_key client_key;
@@ -289,7 +300,7 @@ struct scratch {
 	struct addr icmp_src;
 	struct xlate xlate; /* what the packet at hand becomes */
 	struct hop hop;	    /* and how it leaves */
-	__u32 pad3;
+	__u32 mtu;	    /* of the link it does not fit */
 };
 
 /*
@@ -319,6 +330,8 @@ enum reason {
 	REASON_MARTIAN,	       /* drop: a source that cannot be answered, to a VIP */
 	REASON_NOT_ALLOWED,    /* drop: the source is not in the service's allow list */
 	REASON_RATE_LIMITED,   /* drop: the client opens connections too fast */
+	REASON_TOO_BIG,	       /* answer: does not fit the link it must leave by */
+	REASON_NO_SOURCE_PORT, /* drop: mode full-nat, and every port of every source is in use */
 	REASON_MAX,
 };
 

@@ -14,7 +14,7 @@ import (
 func (a *app) certificates() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "certificates [HOST]",
-		Short: "The certificates and when they end",
+		Short: "The certificates, when they end, and what those that are not there wait for",
 		Args:  cobra.MaximumNArgs(1),
 	}
 	run, asJSON := runFlag(c), outputFlag(c)
@@ -26,6 +26,9 @@ func (a *app) certificates() *cobra.Command {
 			}
 			if host := first(args); host != "" {
 				d.Certificates = slices.DeleteFunc(d.Certificates, func(x admin.Certificate) bool { return x.Host != host })
+				if len(d.Certificates) == 0 {
+					return fmt.Errorf("no certificate is kept for %q: \"%s\" lists the names that one is kept for", host, hint("fairlead certificates", *run))
+				}
 			}
 			if asJSON() {
 				return printJSON(a.out, d.Certificates)
@@ -34,13 +37,59 @@ func (a *app) certificates() *cobra.Command {
 				fmt.Fprintf(a.out, "no certificates: %s\n", d.Note)
 				return nil
 			}
-			t := &table{head: []string{"HOST", "STATE", "EXPIRES"}}
-			for _, x := range d.Certificates {
-				t.add(x.Host, x.State, "in "+human(time.Until(x.Expires)))
-			}
-			t.write(a.out, a.paint, "")
+			a.printCertificates(d.Certificates)
 			return nil
 		})
 	}
 	return c
+}
+
+func (a *app) printCertificates(list []admin.Certificate) {
+	p := a.paint
+	t := &table{head: []string{"", "HOST", "STATE", "EXPIRES", "NEXT ORDER", "ISSUER"}}
+	for _, x := range list {
+		t.add(certificateGlyph(p, x), x.Host, x.State, in(x.Expires), in(x.NextTry), dash(x.Issuer))
+	}
+	t.write(a.out, p, "")
+	blank := true
+	for _, x := range list {
+		for _, why := range []string{x.Error, awaited(x.Awaiting)} {
+			if why == "" {
+				continue
+			}
+			if blank {
+				fmt.Fprintln(a.out)
+				blank = false
+			}
+			fmt.Fprintf(a.out, "%s: %s\n", x.Host, why)
+		}
+	}
+}
+
+func awaited(what string) string {
+	if what == "" {
+		return ""
+	}
+	return "waits for " + what
+}
+
+// in is how far ahead a time is, in words.
+func in(t time.Time) string {
+	switch {
+	case t.IsZero():
+		return "–"
+	case time.Until(t) < 0:
+		return human(time.Since(t)) + " ago"
+	}
+	return "in " + human(time.Until(t))
+}
+
+func certificateGlyph(p paint, x admin.Certificate) string {
+	switch {
+	case x.State == "valid" && x.Error == "":
+		return p.green("●")
+	case x.State == "valid" || x.State == "waiting":
+		return p.yellow("◐")
+	}
+	return p.red("✗")
 }

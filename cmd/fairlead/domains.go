@@ -33,13 +33,38 @@ func (a *app) domains() *cobra.Command {
 				fmt.Fprintf(a.out, "no domains: %s\n", d.Note)
 				return nil
 			}
-			t := &table{head: []string{"HOST", "SERVICE", "STATE"}}
-			for _, x := range d.Domains {
-				t.add(x.Host, x.Service, x.State)
-			}
-			t.write(a.out, a.paint, "")
+			a.printDomains(d.Domains)
 			return nil
 		})
 	}
 	return c
+}
+
+func (a *app) printDomains(list []admin.Domain) {
+	p := a.paint
+	t := &table{head: []string{"", "HOST", "SERVICE", "KIND", "STATE", "CERTIFICATE"}}
+	for _, x := range list {
+		glyph := p.green("●")
+		switch {
+		case x.State == "off":
+			glyph = p.dim("○")
+		case x.State == "unconfirmed" || x.State == "on" && x.Certificate != "" && x.Certificate != "valid":
+			glyph = p.yellow("◐")
+		case x.State != "on":
+			glyph = p.red("✗")
+		}
+		t.add(glyph, x.Host, x.Service, x.Kind, x.State, dash(x.Certificate))
+	}
+	t.write(a.out, p, "")
+	blank := true
+	for _, x := range list {
+		if x.Note == "" {
+			continue
+		}
+		if blank {
+			fmt.Fprintln(a.out)
+			blank = false
+		}
+		fmt.Fprintf(a.out, "%s: %s\n", x.Host, x.Note)
+	}
 }

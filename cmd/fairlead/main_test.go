@@ -84,6 +84,9 @@ func emptyViews() admin.Views {
 			<-ctx.Done()
 			return nil
 		},
+		Domain: func(context.Context, admin.DomainRequest) (admin.DomainResult, error) {
+			return admin.DomainResult{}, &admin.Refusal{Code: 404, Err: errors.New("unknown: it was not added")}
+		},
 		Drain: func(context.Context, admin.DrainRequest) (admin.DrainResult, error) {
 			return admin.DrainResult{}, admin.ErrUnknownAddress
 		},
@@ -105,6 +108,24 @@ func fullViews() admin.Views {
 				Since: time.Now().Add(-3 * time.Hour), Restarts: 12,
 			},
 		}
+	}
+	v.Domains = func() admin.Domains {
+		return admin.Domains{Domains: []admin.Domain{
+			{Host: "a.example.com", Service: "shop/web", Kind: "config", State: "on", Certificate: "valid"},
+			{Host: "b.example.com", Service: "shop/web", Kind: "own", State: "unconfirmed", Note: "\"fairlead domain check b.example.com\" shows the records to set"},
+		}}
+	}
+	v.Domain = fakeDomain
+	v.Certificates = func() admin.Certificates {
+		day := 24*time.Hour + time.Minute
+		return admin.Certificates{Certificates: []admin.Certificate{
+			{
+				Host: "shop.example.com", State: "valid", Issuer: "R10", NotBefore: time.Now().Add(-day), Expires: time.Now().Add(89 * day),
+				NextTry: time.Now().Add(59 * day),
+			},
+			{Host: "www.example.com", State: "failed", Error: "the authority says dns: no such name", NextTry: time.Now().Add(time.Hour)},
+			{Host: "new.example.com", State: "waiting", Awaiting: "its turn"},
+		}}
 	}
 	v.Flows = func(_ context.Context, q admin.FlowQuery, yield func(admin.Flow) bool) error {
 		for _, f := range []admin.Flow{
@@ -230,4 +251,20 @@ func fullStatus() admin.Status {
 	}
 	s.Judge()
 	return s
+}
+
+// fakeDomain answers as if b.example.com lacked its TXT record, and
+// c.example.com had all.
+func fakeDomain(_ context.Context, r admin.DomainRequest) (admin.DomainResult, error) {
+	if r.Verb == "add" && r.Service != "shop/web" {
+		return admin.DomainResult{}, &admin.Refusal{Code: 404, Err: errors.New("unknown: no service")}
+	}
+	res := admin.DomainResult{Host: r.Host, Service: "shop/web", Changed: true, OK: r.Host == "c.example.com", Resolver: "8.8.8.8:53"}
+	res.Confirmed = res.OK && r.Verb == "confirm"
+	res.Records = []admin.DomainRecord{
+		{Type: "A", Name: r.Host, Want: []string{"203.0.113.10"}, Found: []string{"203.0.113.10"}, OK: true},
+		{Type: "AAAA", Name: r.Host, Want: []string{"2001:db8::10"}, Optional: true, OK: true, Note: "not needed"},
+		{Type: "TXT", Name: "_fairlead." + r.Host, Want: []string{"fairlead-abc"}, OK: res.OK, Note: "the resolver knows none"},
+	}
+	return res, nil
 }

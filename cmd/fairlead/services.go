@@ -172,7 +172,7 @@ func (a *app) printService(s admin.Service) {
 		}
 		t.write(a.out, p, "")
 	}
-
+	a.printHosts(s.Hosts)
 	fmt.Fprintln(a.out)
 	if len(s.Replicas) == 0 {
 		fmt.Fprintln(a.out, "no replicas: connections are refused; look at \"fairlead workloads\", or list addresses under \"replicas:\"")
@@ -191,6 +191,28 @@ func (a *app) printService(s admin.Service) {
 	}
 	t.write(a.out, p, "")
 	a.printProblems(problemsOf(s))
+}
+
+// printHosts lists what of the HTTP front leads to a service.
+func (a *app) printHosts(hosts []admin.Host) {
+	if len(hosts) == 0 {
+		return
+	}
+	fmt.Fprintln(a.out)
+	t := &table{head: []string{"HOST", "PATH", "PORT", "TLS", "WEBSOCKET"}}
+	for _, h := range hosts {
+		for _, p := range h.Paths {
+			t.add(h.Host, p.Path, fmt.Sprint(p.ServicePort), onOff(h.TLS), onOff(p.WebSocket))
+		}
+	}
+	t.write(a.out, a.paint, "")
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
 }
 
 func replicaAddress(r admin.Replica) string {

@@ -132,7 +132,7 @@ func (a *Activator) Serves() []model.Feature {
 func (a *Activator) Apply(ctx context.Context, s *model.State) error {
 	specs := map[string][]Spec{}
 	for i := range s.Services {
-		if svc := &s.Services[i]; svc.Workload != nil {
+		if svc := s.Services[i]; svc.Workload != nil {
 			specs[svc.Workload.Driver] = append(specs[svc.Workload.Driver], specOf(svc))
 		}
 	}

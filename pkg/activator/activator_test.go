@@ -199,7 +199,7 @@ func TestApply(t *testing.T) {
 		return &model.Workload{Driver: driver, Scale: model.Scale{Min: m, Paused: paused}}
 	}
 	name := func(user string) model.ServiceName { return model.ServiceName{Project: "p", User: user} }
-	s := &model.State{Services: []model.Service{
+	s := &model.State{Services: []*model.Service{
 		{Name: name("a"), Drain: time.Second, Workload: workload("process", 0, false)},
 		{Name: name("b"), Workload: workload("process", 3, false)},
 		{Name: name("c"), Workload: workload("process", 3, true)},
@@ -228,7 +228,7 @@ func TestFailingRunnerIsReportedAndRunAgain(t *testing.T) {
 	f := newFake("process")
 	f.runErr <- errors.New("no cgroup2")
 	a := quiet(f)
-	s := &model.State{Services: []model.Service{{Workload: &model.Workload{Driver: "process"}}}}
+	s := &model.State{Services: []*model.Service{{Workload: &model.Workload{Driver: "process"}}}}
 	parts := published(t, a)
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		if err := a.Apply(t.Context(), s); err != nil && err.Error() == "run driver process: no cgroup2" {

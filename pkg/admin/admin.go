@@ -31,10 +31,25 @@ type Views struct {
 	// false or ctx ends, which is no error. It calls yield without events when
 	// it begins; lost is how many were lost so far. ErrTracing: one is under way.
 	Trace func(ctx context.Context, q TraceQuery, yield func(events []TraceEvent, lost uint64) bool) error
+	// Domain does a verb on an own domain. Its error is the operator's; a
+	// *Refusal says with which status.
+	Domain func(ctx context.Context, r DomainRequest) (DomainResult, error)
 	// Drain starts or ends the drain of an address. Its error is the
 	// operator's: the address is unknown, or the drain cannot be kept.
 	Drain func(ctx context.Context, r DrainRequest) (DrainResult, error)
 }
+
+// Refusal is an error with the HTTP status that says its kind.
+type Refusal struct {
+	Code int
+	Err  error
+}
+
+// Error is the reason.
+func (r *Refusal) Error() string { return r.Err.Error() }
+
+// Unwrap is the reason.
+func (r *Refusal) Unwrap() error { return r.Err }
 
 // FlowQuery narrows a listing of flows; zero fields match everything.
 type FlowQuery struct {

@@ -44,6 +44,12 @@ func testViews() Views {
 		Workloads:    func() []Workload { return nil },
 		Domains:      func() Domains { return Domains{Note: "later"} },
 		Certificates: func() Certificates { return Certificates{Note: "later"} },
+		Domain: func(_ context.Context, r DomainRequest) (DomainResult, error) {
+			if r.Host != "shop.example.com" {
+				return DomainResult{}, &Refusal{Code: 409, Err: errors.New("conflict: it is taken")}
+			}
+			return DomainResult{Host: r.Host, Records: []DomainRecord{{Type: "A"}}}, nil
+		},
 		Flows: func(_ context.Context, q FlowQuery, yield func(Flow) bool) error {
 			for i := range 20_000 {
 				f := Flow{Service: "test/user", Protocol: "tcp", Client: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), uint16(i))}
@@ -126,6 +132,13 @@ func TestReadsOverTheSocket(t *testing.T) {
 	}
 	if _, err := c.Certificates(t.Context()); err != nil {
 		t.Error(err)
+	}
+	d, err := c.Domain(t.Context(), DomainRequest{Verb: "check", Host: "shop.example.com"})
+	if err != nil || len(d.Records) != 1 || d.Records[0].Found == nil || d.Records[0].Want == nil {
+		t.Errorf("domain: %+v, %v; want a record with arrays", d, err)
+	}
+	if _, err := c.Domain(t.Context(), DomainRequest{Verb: "add", Host: "other"}); err == nil || err.Error() != "conflict: it is taken" {
+		t.Errorf("domain that is taken: %v", err)
 	}
 	if w, err := c.Workloads(t.Context()); err != nil || w == nil {
 		t.Errorf("workloads: %v, %v; want an empty array", w, err)

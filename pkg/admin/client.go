@@ -94,6 +94,13 @@ func (c *Client) Drain(ctx context.Context, r DrainRequest) (DrainResult, error)
 	return res, err
 }
 
+// Domain does a verb on an own domain.
+func (c *Client) Domain(ctx context.Context, r DomainRequest) (DomainResult, error) {
+	var res DomainResult
+	_, err := c.call(ctx, "POST", "/v1/domain", r, &res)
+	return res, err
+}
+
 // Flows yields tracked connections as they arrive, until yield returns false.
 func (c *Client) Flows(ctx context.Context, q FlowQuery, yield func(Flow) bool) error {
 	v := url.Values{}

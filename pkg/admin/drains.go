@@ -188,7 +188,7 @@ func parseDrain(s string) (drain, error) {
 func known(state *model.State, x drain) error {
 	var addrs, ports []string
 	for i := range state.Services {
-		svc := &state.Services[i]
+		svc := state.Services[i]
 		for _, b := range svc.Backends {
 			for _, a := range b.Addrs() {
 				addrs = append(addrs, a.String())
@@ -219,7 +219,7 @@ func has(svc *model.Service, port uint16) bool {
 func affected(state *model.State, x drain, set []drain) []DrainedService {
 	out := []DrainedService{}
 	for i := range state.Services {
-		svc := &state.Services[i]
+		svc := state.Services[i]
 		hit, left := false, 0
 		for _, b := range svc.Backends {
 			hit = hit || slices.Contains(b.Addrs(), x.Addr) && has(svc, x.Port)

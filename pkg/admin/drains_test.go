@@ -20,13 +20,13 @@ import (
 
 func drainState() *model.State {
 	b := func(s string) model.Backend { return model.Backend{Addr4: netip.MustParseAddr(s), Weight: 1} }
-	svc := func(project string, port uint16, bs ...model.Backend) model.Service {
-		return model.Service{
+	svc := func(project string, port uint16, bs ...model.Backend) *model.Service {
+		return &model.Service{
 			Name: model.ServiceName{Project: project, User: "u"}, Backends: bs, Drain: 30 * time.Second,
 			Ports: []model.Port{{Service: 80, Container: port, Protocol: model.TCP}},
 		}
 	}
-	return &model.State{Generation: 1, Services: []model.Service{
+	return &model.State{Generation: 1, Services: []*model.Service{
 		svc("a", 8080, b("10.1.0.2"), b("10.1.0.3")), svc("b", 9090, b("10.1.0.2")),
 	}}
 }

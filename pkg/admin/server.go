@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -161,6 +162,7 @@ func (s *Server) Handler() http.Handler {
 		reply(w, http.StatusOK, list(c.Certificates))
 	})
 	mux.HandleFunc("POST /v1/drain", s.drain)
+	mux.HandleFunc("POST /v1/domain", s.domain)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, fmt.Errorf("%s %s: no such call", r.Method, r.URL.Path))
 	})
@@ -199,16 +201,10 @@ func FindService(services []Service, name string) (Service, error) {
 }
 
 func (s *Server) drain(w http.ResponseWriter, r *http.Request) {
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(readTimeout))
 	var req DrainRequest
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&req); err != nil {
-		fail(w, http.StatusBadRequest, fmt.Errorf("read request: %w", err))
+	if !decode(w, r, &req) {
 		return
 	}
-	_ = rc.SetReadDeadline(time.Time{})
 	res, err := s.cfg.Views.Drain(r.Context(), req)
 	switch {
 	case errors.Is(err, ErrUnknownAddress):
@@ -217,6 +213,41 @@ func (s *Server) drain(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, err)
 	default:
 		res.Services = list(res.Services)
+		reply(w, http.StatusOK, res)
+	}
+}
+
+// decode reads the body of a request; if it cannot, the answer is written.
+func decode(w http.ResponseWriter, r *http.Request, to any) bool {
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(readTimeout))
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(to); err != nil {
+		fail(w, http.StatusBadRequest, fmt.Errorf("read request: %w", err))
+		return false
+	}
+	_ = rc.SetReadDeadline(time.Time{})
+	return true
+}
+
+func (s *Server) domain(w http.ResponseWriter, r *http.Request) {
+	var req DomainRequest
+	if !decode(w, r, &req) {
+		return
+	}
+	res, err := s.cfg.Views.Domain(r.Context(), req)
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		fail(w, refusal.Code, err)
+	case err != nil:
+		fail(w, http.StatusBadRequest, err)
+	default:
+		res.Records = slices.Clone(list(res.Records))
+		for i := range res.Records {
+			res.Records[i].Want, res.Records[i].Found = list(res.Records[i].Want), list(res.Records[i].Found)
+		}
 		reply(w, http.StatusOK, res)
 	}
 }

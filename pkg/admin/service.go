@@ -23,8 +23,24 @@ type Service struct {
 	Ports        []Port     `json:"ports"`
 	Replicas     []Replica  `json:"replicas"`
 	Names        []Name     `json:"names,omitempty"`      // TLS server names that lead to it
+	Hosts        []Host     `json:"hosts,omitempty"`      // of the HTTP front
 	LastResort   string     `json:"lastResort,omitempty"` // why failing checks take no replica out
 	NotServedYet []string   `json:"notServedYet"`
+}
+
+// Host is a host name of the HTTP front and what of it leads to the service.
+type Host struct {
+	Host     string `json:"host"`
+	TLS      bool   `json:"tls"` // it is to have a certificate
+	Redirect bool   `json:"redirect,omitempty"`
+	Paths    []Path `json:"paths"`
+}
+
+// Path is a path prefix of a host.
+type Path struct {
+	Path        string `json:"path"`
+	ServicePort uint16 `json:"servicePort"`
+	WebSocket   bool   `json:"websocket,omitempty"`
 }
 
 // Port is a service port and its counters since the maps were made.
@@ -94,6 +110,13 @@ func NewService(m *model.Service) Service {
 	for i, p := range m.Ports {
 		s.Ports[i] = Port{Service: p.Service, Container: p.Container, Protocol: p.Protocol.String()}
 	}
+	for _, h := range m.HTTP {
+		host := Host{Host: h.Host, TLS: h.TLS, Redirect: h.Redirect}
+		for _, p := range h.Paths {
+			host.Paths = append(host.Paths, Path{Path: p.Path, ServicePort: p.ServicePort, WebSocket: p.WebSocket})
+		}
+		s.Hosts = append(s.Hosts, host)
+	}
 	for i, b := range m.Backends {
 		s.Replicas[i] = Replica{
 			Addr4: b.Addr4, Addr6: b.Addr6, Weight: b.Weight, Backup: b.Backup,
@@ -122,7 +145,8 @@ type Flow struct {
 	Client      netip.AddrPort `json:"client"`
 	VIP         netip.AddrPort `json:"vip"`
 	Backend     netip.AddrPort `json:"backend"`
-	State       string         `json:"state"` // "new" | "established" | "closing"
+	Source      netip.AddrPort `json:"source,omitzero"` // what the backend sees, where that is not the client
+	State       string         `json:"state"`           // "new" | "established" | "closing"
 	IdleSeconds float64        `json:"idleSeconds"`
 }
 
@@ -144,9 +168,12 @@ type Workload struct {
 
 // Domain is one host name of the HTTP front.
 type Domain struct {
-	Host    string `json:"host"`
-	Service string `json:"service"`
-	State   string `json:"state"`
+	Host        string `json:"host"`
+	Service     string `json:"service"`
+	Kind        string `json:"kind"`                  // "free" | "config" | "own"
+	State       string `json:"state"`                 // "on" | "off" | "unconfirmed" | "conflict" | "no service"; all but "on" of own ones only
+	Certificate string `json:"certificate,omitempty"` // its state; empty: TLS is off, or the host is not on
+	Note        string `json:"note,omitempty"`        // why, and what to do
 }
 
 // Domains is the answer of GET /v1/domains; Note tells why a list is empty.
@@ -155,11 +182,46 @@ type Domains struct {
 	Note    string
 }
 
-// Certificate is one certificate fairlead keeps.
+// DomainRequest is the body of POST /v1/domain.
+type DomainRequest struct {
+	Verb    string `json:"verb"` // "add" | "check" | "confirm" | "on" | "off" | "remove"
+	Host    string `json:"host"`
+	Service string `json:"service,omitempty"` // PROJECT/USER, for add
+}
+
+// DomainResult is what a verb on an own domain did or saw.
+type DomainResult struct {
+	Host      string         `json:"host"`
+	Service   string         `json:"service"`
+	Confirmed bool           `json:"confirmed"`
+	Off       bool           `json:"off"`
+	Changed   bool           `json:"changed"`            // false: it was so before
+	OK        bool           `json:"ok"`                 // check, confirm: all records that matter are as wanted
+	Records   []DomainRecord `json:"records"`            // to set (add), or as they were seen (check, confirm)
+	Resolver  string         `json:"resolver,omitempty"` // that was asked
+}
+
+// DomainRecord is one DNS record a domain needs.
+type DomainRecord struct {
+	Type     string   `json:"type"`
+	Name     string   `json:"name"`
+	Want     []string `json:"want"` // one of these; empty: there must be none
+	Optional bool     `json:"optional,omitempty"`
+	Found    []string `json:"found"`
+	OK       bool     `json:"ok"`
+	Note     string   `json:"note,omitempty"`
+}
+
+// Certificate is one name that a certificate is kept for.
 type Certificate struct {
-	Host    string    `json:"host"`
-	State   string    `json:"state"`
-	Expires time.Time `json:"expires,omitzero"`
+	Host      string    `json:"host"`
+	State     string    `json:"state"`            // "waiting" | "valid" | "expired" | "failed" | "refused"
+	Issuer    string    `json:"issuer,omitempty"` // of the certificate that is served; empty: none is
+	NotBefore time.Time `json:"notBefore,omitzero"`
+	Expires   time.Time `json:"expires,omitzero"`
+	Awaiting  string    `json:"awaiting,omitempty"` // what it waits for at this moment
+	Error     string    `json:"error,omitempty"`    // of the last try
+	NextTry   time.Time `json:"nextTry,omitzero"`   // of the next order; the renewal, if it is valid
 }
 
 // Certificates is the answer of GET /v1/certificates.

@@ -49,7 +49,7 @@ func nodeAddrs(links *nexthop.Links, names []string) ([]netip.Addr, error) {
 // looked up on the interfaces.
 func foundAddresses(s *model.State) bool {
 	return s.Settings.Node.Addresses == nil &&
-		slices.ContainsFunc(s.Services, func(svc model.Service) bool { return len(svc.NodePorts) > 0 })
+		slices.ContainsFunc(s.Services, func(svc *model.Service) bool { return len(svc.NodePorts) > 0 })
 }
 
 // renewal is a source that wants nothing. It publishes that again when the
@@ -96,4 +96,29 @@ func (e *engine) follow(c nexthop.Change, plane, links reconcile.Target, again f
 	if c.Addrs {
 		again()
 	}
+}
+
+// ownAddress keeps the name server's address out of what services get: it is
+// one of this host's from before it listens there.
+type ownAddress struct {
+	local func() (map[netip.Addr]string, error)
+	dns   netip.Addr // of the state that is being completed; invalid: none
+}
+
+// before notes the address of a state and then completes it.
+func (o *ownAddress) before(complete func(*model.State) error) func(*model.State) error {
+	return func(s *model.State) error {
+		a, _ := netip.ParseAddrPort(s.Settings.Listen.DNS) // ":53" is no address
+		o.dns = a.Addr()
+		return complete(s)
+	}
+}
+
+// list is the host's addresses; complete asks for them.
+func (o *ownAddress) list() (map[netip.Addr]string, error) {
+	local, err := o.local()
+	if err == nil && o.dns.IsValid() && local[o.dns] == "" {
+		local[o.dns] = "lo (listen.dns)"
+	}
+	return local, err
 }

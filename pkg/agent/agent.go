@@ -190,13 +190,19 @@ func (a *Agent) drain(ctx context.Context) error {
 	a.cfg.Log.Info("stopping", "budget", a.cfg.Budget)
 	half, cancelHalf := context.WithTimeout(ctx, a.cfg.Budget/2)
 	defer cancelHalf()
+	// While replicas still serve: what the fronts have begun is to end well.
 	var wg sync.WaitGroup
-	wg.Go(func() { // workloads that are withdrawn still serve what is open
+	wg.Go(func() {
 		if err := a.parts.tcp.Shutdown(half); err != nil {
 			a.cfg.Log.Warn("stop routing by server name", "error", err)
 		}
 	})
-	if err := a.withdraw(half); err != nil && ctx.Err() == nil {
+	if err := a.parts.drainFronts(half); err != nil && ctx.Err() == nil {
+		a.cfg.Log.Warn("connections of clients were cut off at the end of their time", "error", err)
+	}
+	rest, cancelRest := context.WithTimeout(ctx, a.cfg.Budget/4)
+	defer cancelRest()
+	if err := a.withdraw(rest); err != nil && ctx.Err() == nil {
 		a.cfg.Log.Error("take workloads out of service", "error", err)
 	}
 	wg.Wait()

@@ -19,8 +19,12 @@ import (
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/dnsserver"
+	"github.com/fairlead-lb/fairlead/pkg/domain"
 	"github.com/fairlead-lb/fairlead/pkg/health"
+	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
@@ -93,7 +97,7 @@ func testPart() source.Part {
 	backend := func(a netip.Addr) []model.Backend { return []model.Backend{{Addr4: a, Weight: 1}} }
 	return source.Part{
 		Settings: &model.Settings{},
-		Services: []model.Service{
+		Services: []*model.Service{
 			{Name: name("a"), Ports: port, Backends: backend(fixed)},
 			{Name: name("b"), Ports: port, Backends: backend(workload), Workload: &model.Workload{Driver: "process", Scale: model.Scale{Min: 1}}},
 			{Name: name("c"), Ports: port, Backends: backend(fixed), HTTP: []model.HTTPHost{{Host: "x"}}},
@@ -148,12 +152,20 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 	if err != nil {
 		t.Fatal(err)
 	}
+	domains, err := domain.New(domain.Config{Path: domainsFile(a.cfg.StateDir)})
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := &withdrawal{}
 	return parts{
-		sources: []source.Source{fakeSource{testPart()}, drains, w},
+		sources: []source.Source{fakeSource{testPart()}, domains, drains, w},
 		targets: [][]reconcile.Target{{h.plane, h.other}}, forward: []reconcile.Target{h.plane},
 		withdrawal: w, drains: drains,
-		health: health.New(health.Config{}), hop: func(netip.Addr) (nexthop.Hop, bool) { return nexthop.Hop{}, false },
+		certificates: func() []autocert.Certificate { return nil },
+		domains:      domains,
+		questions:    func() []dnsserver.Count { return nil },
+		health:       health.New(health.Config{}), hop: func(netip.Addr) (nexthop.Hop, bool) { return nexthop.Hop{}, false },
+		requests: func() []metrics.Requests { return nil }, drainFronts: func(context.Context) error { return nil },
 		reload: func() {}, configError: func() error { return nil }, configErrors: func() uint64 { return 3 },
 		attached: func() ([]admin.Interface, []admin.Cgroup) {
 			return []admin.Interface{{Name: "eth0", Role: "nic", Slot: 1}, {Name: "fl-b", Role: "workload", Slot: 2}}, nil

@@ -12,9 +12,13 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/admin"
 	"github.com/fairlead-lb/fairlead/pkg/attach"
+	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/dnsserver"
+	"github.com/fairlead-lb/fairlead/pkg/domain"
 	"github.com/fairlead-lb/fairlead/pkg/health"
+	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/ipam"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
@@ -48,26 +52,44 @@ func build(a *Agent) (p parts, err error) {
 	if err != nil {
 		return p, err
 	}
+	certificates, err := autocert.New(autocert.Config{StateDir: certificatesState(state), Log: log})
+	if err != nil {
+		return p, err
+	}
+	closers = append(closers, func() { _ = certificates.Close() })
+	if p.domains, err = domain.New(domain.Config{Path: domainsFile(state), Log: log}); err != nil {
+		return p, err
+	}
+	links := k.hops.Links()
+	names := dnsserver.New(dnsserver.Config{Log: log, Own: func(addrs []netip.Addr) error {
+		_, err := links.Own(addrs)
+		return err
+	}})
+	closers = append(closers, func() { _ = names.Close() })
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
 	workloads := activator.New(activator.Config{Runners: a.runners(&p), Log: log})
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
 	closers = append(closers, func() { _ = scrape.Close() })
-	p.health = health.New(health.Config{Log: log})
-	router, err := tcproute.New(tcproute.Config{Log: log})
+	p.health = health.New(health.Config{Log: log, Signals: dataplane.NewSigns(k.objects)})
+	router, err := tcproute.New(tcproute.Config{Log: log, Certificates: certificates})
 	if err != nil {
 		return p, err
 	}
 	closers = append(closers, func() { _ = router.Close() })
+	front := ingress.New(ingress.Config{Log: log, Certificates: certificates})
+	closers = append(closers, front.Close)
 	p.withdrawal = &withdrawal{}
 	local := &renewal{}
 	fatal := make(chan error, 1)
 	p.fatal = fatal
 
-	p.sources = []source.Source{required{config, fatal}, drains, workloads.Source(), p.health, local, p.withdrawal}
+	p.sources = []source.Source{required{config, fatal}, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
-	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, router, scrape}}
+	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, router, scrape, front, certificates, names}}
 	p.forward = []reconcile.Target{k.plane}
-	p.complete = ipam.New(ipam.Config{Path: vipsFile(state), Log: log, Local: k.hops.Links().Local}).Complete
+	p.drainFronts, p.requests = front.Shutdown, func() []metrics.Requests { return requestsOf(front.Counts()) }
+	taken := &ownAddress{local: links.Local}
+	p.complete = taken.before(ipam.New(ipam.Config{Path: vipsFile(state), Log: log, Local: taken.list}).Complete)
 	p.workers = []worker{
 		{"next hops", func(ctx context.Context) error {
 			return k.hops.Run(ctx, func(c nexthop.Change) { a.engine.follow(c, k.plane, k.links, local.again) })
@@ -81,6 +103,7 @@ func build(a *Agent) (p parts, err error) {
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows
 	p.hop, p.tcp = k.hops.Known, router
+	p.certificates, p.questions = certificates.Status, names.Counts
 	p.trace, p.nodeAddrs = k.objects.Trace, k.nodeAddrs
 	p.attached = func() ([]admin.Interface, []admin.Cgroup) { return attached(k.links) }
 	return p, nil
@@ -141,6 +164,7 @@ func (a *Agent) runners(p *parts) []activator.Runner {
 	var out []activator.Runner
 	r, err := process.New(process.Config{
 		StateDir: workloadsState(a.cfg.StateDir), RunDir: workloadsRun(a.cfg.RunDir), Log: a.cfg.Log,
+		Resolver: func() string { return dnsserver.ResolvConf(a.engine.state(), "") },
 		Network: func() (v4, v6 netip.Prefix) {
 			n := a.engine.state().Settings.Network
 			return n.Workloads, n.Workloads6

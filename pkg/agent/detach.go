@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/pkg/attach"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/runner/process"
 )
 
@@ -39,6 +40,9 @@ func detach(runDir, name string) (removed []string, err error) {
 	workloads, err := process.Cleanup(workloadsRun(runDir), "")
 	errs = append(errs, err)
 	removed = append(removed, workloads...)
+	addresses, err := disown()
+	errs = append(errs, err)
+	removed = append(removed, addresses...)
 	objects, err := bpf.Remove(objectPins(runDir))
 	errs = append(errs, err)
 	removed = append(removed, objects...)
@@ -75,4 +79,18 @@ func removeRun(runDir string) error {
 	}
 	_ = os.Remove(runDir) // not empty: it is not ours alone
 	return nil
+}
+
+// disown takes the name server's address from this host.
+func disown() (removed []string, err error) {
+	links, err := nexthop.OpenLinks()
+	if err != nil {
+		return nil, err
+	}
+	defer links.Close()
+	addrs, err := links.Own(nil)
+	for _, a := range addrs {
+		removed = append(removed, "local address "+a.String())
+	}
+	return removed, err
 }

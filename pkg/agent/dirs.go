@@ -13,6 +13,8 @@ func workloadsRun(runDir string) string { return filepath.Join(runDir, "workload
 
 // Below the state directory: what must outlive a reboot.
 
-func vipsFile(stateDir string) string       { return filepath.Join(stateDir, "vips.json") }
-func drainsFile(stateDir string) string     { return filepath.Join(stateDir, "drains.json") }
-func workloadsState(stateDir string) string { return filepath.Join(stateDir, "workloads") }
+func vipsFile(stateDir string) string          { return filepath.Join(stateDir, "vips.json") }
+func drainsFile(stateDir string) string        { return filepath.Join(stateDir, "drains.json") }
+func domainsFile(stateDir string) string       { return filepath.Join(stateDir, "domains.json") }
+func certificatesState(stateDir string) string { return filepath.Join(stateDir, "certificates") }
+func workloadsState(stateDir string) string    { return filepath.Join(stateDir, "workloads") }

@@ -72,16 +72,19 @@ func (e *engine) run(ctx context.Context) {
 
 // emit notes a new state, which relay hands on.
 func (e *engine) emit(s *model.State) {
-	missing := unserved(s, e.targets)
 	e.mu.Lock()
-	news := slices.DeleteFunc(slices.Clone(missing), func(n notServed) bool {
-		return slices.ContainsFunc(e.notServed, n.equal)
-	})
-	e.current, e.notServed = s, missing
+	e.current = s
 	close(e.changed)
 	e.changed = make(chan struct{})
 	e.mu.Unlock()
 
+	missing := unserved(s, e.targets) // while the targets are at work
+	e.mu.Lock()
+	news := slices.DeleteFunc(slices.Clone(missing), func(n notServed) bool {
+		return slices.ContainsFunc(e.notServed, n.equal)
+	})
+	e.notServed = missing
+	e.mu.Unlock()
 	e.log.Info("desired state", "generation", s.Generation, "services", len(s.Services))
 	for _, n := range news {
 		e.log.Warn("not served yet", "feature", n.feature, "services", n.services)
@@ -197,7 +200,7 @@ func (e *engine) settled(ctx context.Context) error {
 
 func populated(s *model.State) bool {
 	for i := range s.Services {
-		svc := &s.Services[i]
+		svc := s.Services[i]
 		if len(svc.Backends) < admin.Wanted(svc) {
 			return false
 		}

@@ -8,9 +8,13 @@ import (
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/dnsserver"
+	"github.com/fairlead-lb/fairlead/pkg/domain"
 	"github.com/fairlead-lb/fairlead/pkg/health"
+	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
@@ -55,6 +59,11 @@ type parts struct {
 	nodeAddrs    func(interfaces []string) ([]netip.Addr, error)
 	replicas     func() []activator.Replica
 	tcp          tcpFront
+	requests     func() []metrics.Requests
+	drainFronts  func(context.Context) error // ends the connections of clients
 	shutdown     func(context.Context) error // stops the workloads
+	certificates func() []autocert.Certificate
+	domains      *domain.Store
+	questions    func() []dnsserver.Count // to the name server
 	close        func()
 }

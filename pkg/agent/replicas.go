@@ -81,7 +81,7 @@ func (a *Agent) show(node model.Node, m *model.Service, to *admin.Service) {
 func (a *Agent) countReplicas(state *model.State, counts *admin.Counts) (problems []string) {
 	more := 0
 	for i := range state.Services {
-		svc := &state.Services[i]
+		svc := state.Services[i]
 		for _, b := range svc.Backends {
 			f := a.find(state.Settings.Node, svc.Name, b)
 			counts.Replicas++

@@ -54,7 +54,7 @@ func TestUnreachableReplicas(t *testing.T) {
 			tc.hop.Addr, tc.other.Addr = four, six
 			part := source.Part{
 				Settings: &model.Settings{Node: tc.node},
-				Services: []model.Service{{
+				Services: []*model.Service{{
 					Name: name("a"), Ports: []model.Port{{Service: 90, Container: 8090, Protocol: model.TCP}},
 					Backends: []model.Backend{{Addr4: four, Addr6: six, Weight: 1}},
 				}},
@@ -90,7 +90,7 @@ func TestUnreachableReplicas(t *testing.T) {
 
 // Many of a kind are summed up: a status must stay readable.
 func TestManyUnreachableReplicas(t *testing.T) {
-	part := source.Part{Settings: &model.Settings{}, Services: []model.Service{{Name: name("a")}}}
+	part := source.Part{Settings: &model.Settings{}, Services: []*model.Service{{Name: name("a")}}}
 	addr := fixed
 	for range 2 * mostProblems {
 		part.Services[0].Backends = append(part.Services[0].Backends, model.Backend{Addr4: addr, Weight: 1})
@@ -121,7 +121,7 @@ func TestChecksAreShown(t *testing.T) {
 	check := model.HealthCheck{Type: "tcp", Interval: 50 * time.Millisecond, Timeout: 50 * time.Millisecond, Rise: 1, Fall: 1}
 	part := source.Part{Settings: &model.Settings{}}
 	for n, backends := range map[string][]model.Backend{"a": {{Addr4: good, Weight: 1}, {Addr4: bad, Weight: 1}}, "b": {{Addr4: bad, Weight: 1}}} {
-		part.Services = append(part.Services, model.Service{
+		part.Services = append(part.Services, &model.Service{
 			Name: name(n), Health: check, Backends: backends,
 			Ports: []model.Port{{Service: 90, Container: port, Protocol: model.TCP}},
 		})

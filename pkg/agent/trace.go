@@ -122,7 +122,7 @@ func (t *tracing) name(index uint32) string {
 
 // nodeAddrs are the addresses that node ports of the state are served on.
 func (a *Agent) nodeAddrs(s *model.State) []netip.Addr {
-	ports := slices.ContainsFunc(s.Services, func(svc model.Service) bool { return len(svc.NodePorts) > 0 })
+	ports := slices.ContainsFunc(s.Services, func(svc *model.Service) bool { return len(svc.NodePorts) > 0 })
 	if !ports || s.Settings.Node.Addresses != nil {
 		return s.Settings.Node.Addresses
 	}
@@ -146,7 +146,7 @@ func ownersOf(s *model.State, node []netip.Addr) owners {
 		replicas: map[bpf.ServiceKey][]model.ServiceName{},
 	}
 	for i := range s.Services {
-		svc := &s.Services[i]
+		svc := s.Services[i]
 		for _, vip := range svc.VIPs() {
 			o.vips[vip] = svc.Name
 		}

@@ -33,7 +33,7 @@ func at(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 func tracedState() *model.State {
 	ports := []model.Port{{Service: 90, Container: 8090, Protocol: model.TCP}}
 	shared := model.Backend{Addr4: netip.MustParseAddr("10.1.0.2"), Addr6: netip.MustParseAddr("fd00:1::2"), Weight: 1}
-	return &model.State{Services: []model.Service{
+	return &model.State{Services: []*model.Service{
 		{Name: name("a"), VIP4: netip.MustParseAddr("198.18.0.1"), Ports: ports, Backends: []model.Backend{shared}, NodePorts: []model.NodePort{{Port: 9000, ServicePort: 90}}},
 		{Name: name("b"), VIP4: netip.MustParseAddr("198.18.0.2"), VIP6: netip.MustParseAddr("fd00:198:18::2"), Ports: ports, Backends: []model.Backend{shared}},
 	}}

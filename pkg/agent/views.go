@@ -11,19 +11,19 @@ import (
 
 	"github.com/fairlead-lb/fairlead/pkg/admin"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
-
-const laterNote = "this version serves no host names yet: see \"fairlead status\" for what the config asks for"
 
 // views is what the admin socket shows.
 func (a *Agent) views() admin.Views {
 	return admin.Views{
 		Status: a.status, Services: a.services, Workloads: a.workloads, Flows: a.flows, Drain: a.drainAddress,
 		Trace:        a.trace,
-		Domains:      func() admin.Domains { return admin.Domains{Note: laterNote} },
-		Certificates: func() admin.Certificates { return admin.Certificates{Note: laterNote} },
+		Domains:      a.domainList,
+		Domain:       a.domain,
+		Certificates: a.certificates,
 	}
 }
 
@@ -36,7 +36,17 @@ func (a *Agent) reader() metrics.Reader {
 		Traffic:  a.traffic,
 		Backends: a.backends,
 		Router:   a.routed,
+		Requests: func() []metrics.Requests { return a.parts.requests() },
 		Behind:   func() []string { s := a.progress(); return s.Behind() },
+
+		Certificates: a.expiries,
+		Questions: func() map[string]uint64 {
+			out := map[string]uint64{}
+			for _, c := range a.parts.questions() {
+				out[c.Result] = c.Count
+			}
+			return out
+		},
 	}
 }
 
@@ -68,7 +78,8 @@ func (a *Agent) status() admin.Status {
 	replicas := a.countReplicas(state, &s.Counts)
 	s.Interfaces, s.Cgroups = a.parts.attached()
 	s.Drains = a.parts.drains.List()
-	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.health.Problems(), a.parts.tcp.Problems(), a.namesTrouble(), replicas)
+	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.health.Problems(), a.parts.tcp.Problems(),
+		a.namesTrouble(), replicas, a.certificateProblems())
 	if st, err := a.parts.stats(); err != nil {
 		s.Problems = append(s.Problems, "read counters: "+err.Error())
 	} else {
@@ -104,7 +115,7 @@ func (a *Agent) services() []admin.Service {
 	last, names := a.lastResorts(), a.names()
 	out := make([]admin.Service, len(state.Services))
 	for i := range state.Services {
-		m := &state.Services[i]
+		m := state.Services[i]
 		svc := admin.NewService(m)
 		svc.NotServedYet = append(svc.NotServedYet, lacking[svc.Name]...)
 		svc.LastResort = last[svc.Name]
@@ -145,7 +156,7 @@ func (a *Agent) flows(ctx context.Context, q admin.FlowQuery, yield func(admin.F
 	return a.parts.flows(ctx, f, func(f dataplane.Flow) bool {
 		return yield(admin.Flow{
 			Service: f.Service.String(), Protocol: f.Protocol.String(),
-			Client: f.Client, VIP: f.VIP, Backend: f.Backend, State: f.State, IdleSeconds: f.Idle.Seconds(),
+			Client: f.Client, VIP: f.VIP, Backend: f.Backend, Source: f.Source, State: f.State, IdleSeconds: f.Idle.Seconds(),
 		})
 	})
 }
@@ -190,7 +201,7 @@ func (a *Agent) traffic() (metrics.Traffic, error) {
 	if err != nil {
 		return metrics.Traffic{}, err
 	}
-	t := metrics.Traffic{Flows: st.Flows, FlowLimit: st.FlowLimit, Evictions: st.Evictions}
+	t := metrics.Traffic{Flows: st.Flows, FlowLimit: st.FlowLimit, Evictions: st.Evictions, SourcePorts: st.SourcePorts, SourcePortsUsed: st.SourcePortsUsed}
 	interfaces, _ := a.parts.attached()
 	for _, p := range packetsOf(st.Packets, interfaces) {
 		t.Packets = append(t.Packets, metrics.Packets(p))
@@ -202,6 +213,15 @@ func (a *Agent) traffic() (metrics.Traffic, error) {
 		})
 	}
 	return t, nil
+}
+
+// requestsOf turns the counters of the HTTP front into those of the metrics.
+func requestsOf(counts []ingress.Count) []metrics.Requests {
+	out := make([]metrics.Requests, len(counts))
+	for i, c := range counts {
+		out[i] = metrics.Requests{Service: c.Service, Codes: c.Codes, Bounds: ingress.Buckets, Durations: c.Durations, Seconds: c.Seconds}
+	}
+	return out
 }
 
 // packetsOf names the interfaces of the packet counters.
@@ -231,7 +251,7 @@ func (a *Agent) backends() []metrics.Backend {
 	state := a.engine.state()
 	var out []metrics.Backend
 	for i := range state.Services {
-		svc := &state.Services[i]
+		svc := state.Services[i]
 		for _, b := range svc.Backends {
 			out = append(out, metrics.Backend{
 				Service: svc.Name.String(), Address: b.Addrs()[0].String(),

@@ -73,6 +73,7 @@ type Target struct {
 	kernel *kernel
 	slots  slots
 	ifaces map[uint32]*iface // by index: those that carry something of ours
+	last   *model.State      // that was applied without an error; nil: look at everything
 	cgroup cgroup
 
 	attachTCX func(link.TCXOptions) (link.Link, error)
@@ -141,6 +142,18 @@ func (t *Target) Serves() []model.Feature { return nil }
 // Apply attaches to the interfaces and the cgroup the state asks for, mends
 // what drifted and then detaches from those no longer asked for.
 func (t *Target) Apply(ctx context.Context, s *model.State) error {
+	last := t.last
+	t.last = nil
+	if !t.covered(last, s) {
+		if err := t.applyAll(ctx, s); err != nil {
+			return err
+		}
+	}
+	t.last = s
+	return nil
+}
+
+func (t *Target) applyAll(ctx context.Context, s *model.State) error {
 	links, err := t.kernel.links.List()
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ package attach
 import (
 	"cmp"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -34,7 +35,7 @@ func (t *Target) wanted(s *model.State, links []nexthop.Link, tracked map[uint32
 	for index := range tracked {
 		roles[index] = roleWorkload
 	}
-	for index := range t.workloads(s) {
+	for index := range t.workloads(nil, s) {
 		roles[index] = roleWorkload
 	}
 	if s.Settings.Node.Interfaces == nil {
@@ -79,12 +80,31 @@ func rawWords(l nexthop.Link, role string) string {
 	return fmt.Sprintf("no Ethernet header (it is of kind %s): not served, so %s are not; use an interface with Ethernet frames", cmp.Or(l.Kind, "unknown"), who)
 }
 
-// workloads lists the interfaces that lead to a backend of the state. The data
-// plane tracks most of them already; but attach is told of a state first.
-func (t *Target) workloads(s *model.State) map[uint32]bool {
+// covered tells whether a state only differs from the last one in replicas
+// that are behind interfaces which carry programs already. Which ones no
+// longer lead to any is known when the data plane stops to track them.
+func (t *Target) covered(last, s *model.State) bool {
+	if last == nil || last.Generation == s.Generation || !reflect.DeepEqual(last.Settings.Node, s.Settings.Node) {
+		return false
+	}
+	for index := range t.workloads(last, s) {
+		if t.ifaces[index] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// workloads lists the interfaces that lead to a backend of a service that
+// differs from the last state (nil: of any). The data plane tracks most of
+// them already; but attach is told of a state first.
+func (t *Target) workloads(last, s *model.State) map[uint32]bool {
 	found := map[uint32]bool{}
-	for i := range s.Services {
-		for _, b := range s.Services[i].Backends {
+	for _, svc := range model.Changes(last, s) {
+		if svc == nil {
+			continue
+		}
+		for _, b := range svc.Backends {
 			for _, a := range b.Addrs() {
 				// Traffic to the node's own addresses never leaves through an interface.
 				if hop := t.cfg.Hops.Lookup(a); hop.IfIndex != 0 && !hop.Local {

@@ -123,7 +123,7 @@ func state(n model.Node, backends ...string) *model.State {
 		if a.Is6() {
 			backend = model.Backend{Weight: 1, Addr6: a}
 		}
-		s.Services = append(s.Services, model.Service{
+		s.Services = append(s.Services, &model.Service{
 			Name:     model.ServiceName{Project: "p", User: fmt.Sprintf("u%03d", i)},
 			Backends: []model.Backend{backend},
 		})

@@ -62,8 +62,8 @@ func (o *Objects) PutFlow(k FlowKey, f Flow, confirmed bool) error {
 }
 
 // DeleteFlow removes an entry from wherever it is, if it is still the one that
-// was seen: another connection may have begun on its tuple.
-func (o *Objects) DeleteFlow(k FlowKey, seen Flow) error {
+// was seen: another connection may have begun on its tuple. deleted tells.
+func (o *Objects) DeleteFlow(k FlowKey, seen Flow) (deleted bool, err error) {
 	key := k.kernel()
 	for _, name := range []string{lbMapFlFlows, lbMapFlEmbryos} {
 		var now lbFlow
@@ -72,16 +72,17 @@ func (o *Objects) DeleteFlow(k FlowKey, seen Flow) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("read flow: %w", err)
+			return deleted, fmt.Errorf("read flow: %w", err)
 		}
 		if now.Backend != seen.Backend || now.Isn != seen.ISN || now.Seen != seen.Seen {
 			continue
 		}
 		if err := o.maps[name].Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("delete flow: %w", err)
+			return deleted, fmt.Errorf("delete flow: %w", err)
 		}
+		deleted = true
 	}
-	return nil
+	return deleted, nil
 }
 
 // Clock reads the kernel's jiffies and monotonic clock at one moment.

@@ -36,7 +36,8 @@ type lbBackend struct {
 	Dmac    [6]uint8
 	Smac    [6]uint8
 	Service uint32
-	Pad     [6]uint32
+	Weight  uint32
+	Pad     [5]uint32
 }
 
 type lbClock struct {
@@ -62,7 +63,7 @@ type lbFlow struct {
 	Ifindex uint32
 	Flags   uint8
 	State   uint8
-	Pad     [2]uint8
+	Source  uint16
 	Hash    uint32
 	Isn     uint32
 	Seen    uint32
@@ -116,7 +117,9 @@ const (
 	lbReasonREASON_MARTIAN        lbReason = 19
 	lbReasonREASON_NOT_ALLOWED    lbReason = 20
 	lbReasonREASON_RATE_LIMITED   lbReason = 21
-	lbReasonREASON_MAX            lbReason = 22
+	lbReasonREASON_TOO_BIG        lbReason = 22
+	lbReasonREASON_NO_SOURCE_PORT lbReason = 23
+	lbReasonREASON_MAX            lbReason = 24
 )
 
 type lbService struct {
@@ -206,10 +209,16 @@ const (
 	lbMapFlFlows       = "fl_flows"
 	lbMapFlFrags       = "fl_frags"
 	lbMapFlIfaces      = "fl_ifaces"
+	lbMapFlLoad        = "fl_load"
 	lbMapFlPending     = "fl_pending"
+	lbMapFlPortsTcp4   = "fl_ports_tcp4"
+	lbMapFlPortsTcp6   = "fl_ports_tcp6"
+	lbMapFlPortsUdp4   = "fl_ports_udp4"
+	lbMapFlPortsUdp6   = "fl_ports_udp6"
 	lbMapFlScratch     = "fl_scratch"
 	lbMapFlServices    = "fl_services"
 	lbMapFlSlots       = "fl_slots"
+	lbMapFlSources     = "fl_sources"
 	lbMapFlStats       = "fl_stats"
 	lbMapFlSvcStats    = "fl_svc_stats"
 	lbMapFlTraceEnds   = "fl_trace_ends"
@@ -221,6 +230,7 @@ const (
 	lbVarFlTraceLost   = "fl_trace_lost"
 	lbVarFlTraceOn     = "fl_trace_on"
 	lbVarFlTraceUntil  = "fl_trace_until"
+	lbVarHasCheckMtu   = "has_check_mtu"
 	lbVarHasCsumIpv6   = "has_csum_ipv6"
 	lbVarHashSeed      = "hash_seed"
 )
@@ -285,10 +295,16 @@ type lbMapSpecs struct {
 	FlFlows     *ebpf.MapSpec `ebpf:"fl_flows"`
 	FlFrags     *ebpf.MapSpec `ebpf:"fl_frags"`
 	FlIfaces    *ebpf.MapSpec `ebpf:"fl_ifaces"`
+	FlLoad      *ebpf.MapSpec `ebpf:"fl_load"`
 	FlPending   *ebpf.MapSpec `ebpf:"fl_pending"`
+	FlPortsTcp4 *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
+	FlPortsTcp6 *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
+	FlPortsUdp4 *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
+	FlPortsUdp6 *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
 	FlScratch   *ebpf.MapSpec `ebpf:"fl_scratch"`
 	FlServices  *ebpf.MapSpec `ebpf:"fl_services"`
 	FlSlots     *ebpf.MapSpec `ebpf:"fl_slots"`
+	FlSources   *ebpf.MapSpec `ebpf:"fl_sources"`
 	FlStats     *ebpf.MapSpec `ebpf:"fl_stats"`
 	FlSvcStats  *ebpf.MapSpec `ebpf:"fl_svc_stats"`
 	FlTraceEnds *ebpf.MapSpec `ebpf:"fl_trace_ends"`
@@ -303,6 +319,7 @@ type lbVariableSpecs struct {
 	FlTraceLost   *ebpf.VariableSpec `ebpf:"fl_trace_lost"`
 	FlTraceOn     *ebpf.VariableSpec `ebpf:"fl_trace_on"`
 	FlTraceUntil  *ebpf.VariableSpec `ebpf:"fl_trace_until"`
+	HasCheckMtu   *ebpf.VariableSpec `ebpf:"has_check_mtu"`
 	HasCsumIpv6   *ebpf.VariableSpec `ebpf:"has_csum_ipv6"`
 	HashSeed      *ebpf.VariableSpec `ebpf:"hash_seed"`
 }
@@ -336,10 +353,16 @@ type lbMaps struct {
 	FlFlows     *ebpf.Map `ebpf:"fl_flows"`
 	FlFrags     *ebpf.Map `ebpf:"fl_frags"`
 	FlIfaces    *ebpf.Map `ebpf:"fl_ifaces"`
+	FlLoad      *ebpf.Map `ebpf:"fl_load"`
 	FlPending   *ebpf.Map `ebpf:"fl_pending"`
+	FlPortsTcp4 *ebpf.Map `ebpf:"fl_ports_tcp4"`
+	FlPortsTcp6 *ebpf.Map `ebpf:"fl_ports_tcp6"`
+	FlPortsUdp4 *ebpf.Map `ebpf:"fl_ports_udp4"`
+	FlPortsUdp6 *ebpf.Map `ebpf:"fl_ports_udp6"`
 	FlScratch   *ebpf.Map `ebpf:"fl_scratch"`
 	FlServices  *ebpf.Map `ebpf:"fl_services"`
 	FlSlots     *ebpf.Map `ebpf:"fl_slots"`
+	FlSources   *ebpf.Map `ebpf:"fl_sources"`
 	FlStats     *ebpf.Map `ebpf:"fl_stats"`
 	FlSvcStats  *ebpf.Map `ebpf:"fl_svc_stats"`
 	FlTraceEnds *ebpf.Map `ebpf:"fl_trace_ends"`
@@ -357,10 +380,16 @@ func (m *lbMaps) Close() error {
 		m.FlFlows,
 		m.FlFrags,
 		m.FlIfaces,
+		m.FlLoad,
 		m.FlPending,
+		m.FlPortsTcp4,
+		m.FlPortsTcp6,
+		m.FlPortsUdp4,
+		m.FlPortsUdp6,
 		m.FlScratch,
 		m.FlServices,
 		m.FlSlots,
+		m.FlSources,
 		m.FlStats,
 		m.FlSvcStats,
 		m.FlTraceEnds,
@@ -376,6 +405,7 @@ type lbVariables struct {
 	FlTraceLost   *ebpf.Variable `ebpf:"fl_trace_lost"`
 	FlTraceOn     *ebpf.Variable `ebpf:"fl_trace_on"`
 	FlTraceUntil  *ebpf.Variable `ebpf:"fl_trace_until"`
+	HasCheckMtu   *ebpf.Variable `ebpf:"has_check_mtu"`
 	HasCsumIpv6   *ebpf.Variable `ebpf:"has_csum_ipv6"`
 	HashSeed      *ebpf.Variable `ebpf:"hash_seed"`
 }

@@ -71,6 +71,7 @@ type Objects struct {
 	slots    *ebpf.Memory
 	backends *ebpf.Memory
 	filter   *ebpf.Memory
+	loads    *ebpf.Memory
 	trace    traceVars
 }
 
@@ -103,7 +104,7 @@ func (o *Objects) load(lb, sock *ebpf.CollectionSpec) error {
 	for name, size := range map[string]uint32{
 		lbMapFlServices: o.cfg.Services, lbMapFlSvcStats: o.cfg.Services,
 		lbMapFlBackends: o.cfg.Backends, lbMapFlSlots: (o.cfg.Slots + slotsPerLine - 1) / slotsPerLine,
-		lbMapFlFlows: o.cfg.Flows, lbMapFlEmbryos: o.cfg.Embryos,
+		lbMapFlLoad: o.cfg.Backends, lbMapFlFlows: o.cfg.Flows, lbMapFlEmbryos: o.cfg.Embryos,
 	} {
 		lb.Maps[name].MaxEntries = size
 	}
@@ -111,6 +112,10 @@ func (o *Objects) load(lb, sock *ebpf.CollectionSpec) error {
 		return fmt.Errorf("set hash seed: %w", err)
 	}
 	if err := lb.Variables[lbVarHasCsumIpv6].Set(probeCsumIPv6()); err != nil {
+		return fmt.Errorf("set feature switch: %w", err)
+	}
+	mtu := features.HaveProgramHelper(ebpf.SchedCLS, asm.FnCheckMtu) == nil
+	if err := lb.Variables[lbVarHasCheckMtu].Set(mtu); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)
 	}
 	if err := sock.Variables[sockVarNetnsCookie].Set(netnsCookie()); err != nil {
@@ -131,6 +136,9 @@ func (o *Objects) load(lb, sock *ebpf.CollectionSpec) error {
 	}
 	if o.backends, err = o.maps[lbMapFlBackends].Memory(); err != nil {
 		return fmt.Errorf("map backends into memory: %w", err)
+	}
+	if o.loads, err = o.maps[lbMapFlLoad].Memory(); err != nil {
+		return fmt.Errorf("map loads into memory: %w", err)
 	}
 	if o.filter, err = o.maps[lbMapFlFilter].Memory(); err != nil {
 		return fmt.Errorf("map address filter into memory: %w", err)

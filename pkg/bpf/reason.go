@@ -44,4 +44,6 @@ var Reasons = [...]Reason{
 	lbReasonREASON_MARTIAN:        {"martian", Drop, "a source that cannot be answered, to a VIP"},
 	lbReasonREASON_NOT_ALLOWED:    {"not_allowed", Drop, "the source is not in the service's allow list"},
 	lbReasonREASON_RATE_LIMITED:   {"rate_limited", Drop, "the client opens connections faster than the service allows"},
+	lbReasonREASON_NO_SOURCE_PORT: {"no_source_port", Drop, "mode full-nat: every port of every source is in use"},
+	lbReasonREASON_TOO_BIG:        {"too_big", Answer, "does not fit the link it must leave by"},
 }

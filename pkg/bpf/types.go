@@ -18,10 +18,15 @@ const (
 const (
 	FlowReply  uint8 = 1 << 0 // translates replies
 	FlowSingle uint8 = 1 << 1 // the client's direction has no entry
+	FlowNAT    uint8 = 1 << 2 // holds a source port
+	FlowLeast  uint8 = 1 << 3 // is counted in its backend's load
 
 	FlowFinClient  uint8 = 1 << 0
 	FlowFinBackend uint8 = 1 << 1
 	FlowRST        uint8 = 1 << 2
+	FlowAnswered   uint8 = 1 << 3 // the backend's SYN-ACK was seen; in the replies' entry
+	FlowUnreached  uint8 = 1 << 4 // an ICMP error came instead; in the replies' entry
+	FlowReturned   uint8 = 1 << 5 // what it held is free for others
 )
 
 // ServiceKey is one served address, port and protocol. Port 0 with protocol 0
@@ -45,6 +50,8 @@ type Service struct {
 
 	// Flows: a packet goes where its flow entry says, not where the table does.
 	Flows bool
+	NAT   bool // backends see a source (PutSource) in place of the client; needs Flows
+	Least bool // new flows go to the least loaded of some backends; needs Flows
 	// Old are tables that live flows may still follow, newest first; unused
 	// ones are zero and last.
 	Old [OldTables]Table
@@ -72,6 +79,7 @@ type Backend struct {
 	DMAC    [6]byte
 	SMAC    [6]byte
 	Service uint32
+	Weight  uint32 // where the load decides
 }
 
 // FlowKey is a tuple as seen on the wire.
@@ -88,6 +96,7 @@ type Flow struct {
 	IfIndex  uint32
 	Flags    uint8
 	State    uint8
+	Source   uint16 // with FlowNAT: index of the source
 	Hash     uint32 // of the client's direction: its slot in any table
 	ISN      uint32 // of the backend
 	Seen     uint32 // jiffies, modulo 2³²
@@ -112,6 +121,8 @@ func (k ServiceKey) kernel() lbServiceKey {
 const (
 	serviceAllow = 1 << 0
 	serviceFlows = 1 << 1
+	serviceNAT   = 1 << 2
+	serviceLeast = 1 << 3
 )
 
 func (s Service) kernel() lbService {
@@ -121,6 +132,12 @@ func (s Service) kernel() lbService {
 	}
 	if s.Flows {
 		out.Flags |= serviceFlows
+	}
+	if s.NAT {
+		out.Flags |= serviceNAT
+	}
+	if s.Least {
+		out.Flags |= serviceLeast
 	}
 	for i, t := range s.Old {
 		if t.Len > 0 {
@@ -134,6 +151,7 @@ func (s Service) kernel() lbService {
 func serviceOf(s lbService) Service {
 	out := Service{
 		ID: s.Id, Base: s.Base, Len: s.Len, AllowOnly: s.Flags&serviceAllow != 0, Flows: s.Flags&serviceFlows != 0,
+		NAT: s.Flags&serviceNAT != 0, Least: s.Flags&serviceLeast != 0,
 		Affinity: s.Affinity, Rate: s.Rate, Burst: s.Burst,
 	}
 	for i := range min(s.Olds, OldTables) {
@@ -173,7 +191,7 @@ func serviceKeyOf(k lbServiceKey) ServiceKey {
 func (b Backend) kernel() lbBackend {
 	out := lbBackend{
 		Port: swap16(b.Port), Proto: b.Proto, Flags: b.Flags, Ifindex: b.IfIndex,
-		Dmac: b.DMAC, Smac: b.SMAC, Service: b.Service,
+		Dmac: b.DMAC, Smac: b.SMAC, Service: b.Service, Weight: b.Weight,
 	}
 	out.Addr.W = toAddr(b.Addr)
 	return out
@@ -182,7 +200,7 @@ func (b Backend) kernel() lbBackend {
 func backendOf(b lbBackend) Backend {
 	return Backend{
 		Addr: fromAddr(b.Addr.W), Port: swap16(b.Port), Proto: b.Proto, Flags: b.Flags, IfIndex: b.Ifindex,
-		DMAC: b.Dmac, SMAC: b.Smac, Service: b.Service,
+		DMAC: b.Dmac, SMAC: b.Smac, Service: b.Service, Weight: b.Weight,
 	}
 }
 
@@ -205,14 +223,14 @@ func flowOf(f *lbFlow) Flow {
 		Src:     netip.AddrPortFrom(fromAddr(f.Src.W), swap16(f.Sport)),
 		Dst:     netip.AddrPortFrom(fromAddr(f.Dst.W), swap16(f.Dport)),
 		Backend: f.Backend, Service: f.Service, IfIndex: f.Ifindex, Flags: f.Flags, State: f.State,
-		Hash: f.Hash, ISN: f.Isn, Seen: f.Seen,
+		Source: f.Source, Hash: f.Hash, ISN: f.Isn, Seen: f.Seen,
 	}
 }
 
 func (f Flow) kernel() lbFlow {
 	out := lbFlow{
 		Sport: swap16(f.Src.Port()), Dport: swap16(f.Dst.Port()), Backend: f.Backend, Service: f.Service,
-		Ifindex: f.IfIndex, Flags: f.Flags, State: f.State, Hash: f.Hash, Isn: f.ISN, Seen: f.Seen,
+		Ifindex: f.IfIndex, Flags: f.Flags, State: f.State, Source: f.Source, Hash: f.Hash, Isn: f.ISN, Seen: f.Seen,
 	}
 	out.Src.W, out.Dst.W = toAddr(f.Src.Addr()), toAddr(f.Dst.Addr())
 	return out

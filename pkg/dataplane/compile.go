@@ -4,11 +4,7 @@ package dataplane
 
 import (
 	"cmp"
-	"errors"
-	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
@@ -25,32 +21,33 @@ type portName struct {
 	proto   model.Protocol
 }
 
-// replica identifies a backend entry: one address of one service port.
-type replica struct {
-	owner portName
-	addr  netip.Addr
-}
-
-// table is the consistent-hash table of one service port in one family.
-type table struct {
-	members []maglev.Backend
-	addrs   []netip.Addr // of members
-}
-
-// tableName is where a table belongs.
+// tableName is where a table belongs: a service port in one family.
 type tableName struct {
 	owner portName
 	v6    bool
 }
 
-// desired is a state in the terms of the maps, before ids.
-type desired struct {
-	services map[bpf.ServiceKey]tableName // VIP markers have the zero name
-	tables   map[tableName]table
-	backends map[replica]bpf.Backend
-	rules    map[portName]rules
-	flows    map[tableName]bool // needs flow entries: see needFlows
-	drains   map[model.ServiceName]time.Duration
+// unit is a service in the terms of the maps, before ids.
+type unit struct {
+	markers []bpf.ServiceKey // of its VIPs
+	ports   []port
+}
+
+// port is one service port.
+type port struct {
+	owner  portName
+	rules  rules
+	tables []table // of the families in which clients reach it
+}
+
+// table is the consistent-hash table of one service port in one family.
+type table struct {
+	name     tableName
+	keys     []bpf.ServiceKey // under which clients reach it
+	backends []bpf.Backend    // all there are, without their service's id
+	members  []maglev.Backend // those that new connections may go to
+	addrs    []netip.Addr     // of members
+	entries  bool             // its flows need entries whatever other services do
 }
 
 // rules are what the clients of a service port are held to.
@@ -58,13 +55,18 @@ type rules struct {
 	allow    []netip.Prefix
 	affinity time.Duration
 	rate     model.RateLimit
+	nat      bool // mode full-nat
+	least    bool // least-connections
 }
 
 // defaultAffinity is that of Kubernetes (ClientIPConfig.timeoutSeconds).
 const defaultAffinity = 3 * time.Hour
 
 func rulesOf(svc *model.Service) rules {
-	r := rules{allow: svc.Allow, rate: svc.RateLimit}
+	r := rules{
+		allow: svc.Allow, rate: svc.RateLimit,
+		nat: svc.Mode == model.ModeFullNAT, least: svc.Balance.Policy == "least-connections",
+	}
 	if svc.Balance.Affinity == "client-ip" {
 		r.affinity = cmp.Or(svc.Balance.AffinityTimeout, defaultAffinity)
 	}
@@ -72,118 +74,50 @@ func rulesOf(svc *model.Service) rules {
 }
 
 // entry is the service entry these rules ask for, in the kernel's units.
-func (r rules) entry(id uint32, sp span) bpf.Service {
+func (r *rules) entry(id uint32, sp span) bpf.Service {
 	return bpf.Service{
 		ID: id, Base: sp.base, Len: sp.len,
-		AllowOnly: len(r.allow) > 0,
-		Affinity:  uint32((r.affinity + time.Second - 1) / time.Second),
-		Rate:      r.rate.PerSecond,
-		Burst:     max(r.rate.Burst, min(r.rate.PerSecond, 1)),
+		AllowOnly: len(r.allow) > 0, NAT: r.nat, Least: r.least,
+		Affinity: uint32((r.affinity + time.Second - 1) / time.Second),
+		Rate:     r.rate.PerSecond,
+		Burst:    max(r.rate.Burst, min(r.rate.PerSecond, 1)),
 	}
 }
 
 // vipMarker is the entry that makes a VIP's unserved ports refused.
 func vipMarker(vip netip.Addr) bpf.ServiceKey { return bpf.ServiceKey{VIP: vip} }
 
-// compile translates a state. It also tells the next-hop table what to follow.
-func (t *Target) compile(s *model.State) (*desired, error) {
-	want := &desired{
-		services: map[bpf.ServiceKey]tableName{},
-		tables:   map[tableName]table{},
-		backends: map[replica]bpf.Backend{},
-		rules:    map[portName]rules{},
-		flows:    map[tableName]bool{},
-		drains:   map[model.ServiceName]time.Duration{},
-	}
-	t.cfg.Hops.Track(t.tracked(s))
-	node, err := t.nodeAddrs(s)
-	errs := []error{err}
-	for i := range s.Services {
-		svc := &s.Services[i]
-		want.drains[svc.Name] = svc.Drain
-		for _, p := range svc.Ports {
-			errs = append(errs, t.compilePort(want, svc, p, node))
-		}
-		for _, vip := range svc.VIPs() {
-			want.services[vipMarker(vip)] = tableName{}
-		}
-	}
-	t.needFlows(want)
-	return want, errors.Join(errs...)
-}
-
-// tracked lists every address whose next hop is needed: the backends', also of
-// those that are draining.
-func (t *Target) tracked(s *model.State) []netip.Addr {
-	seen := map[netip.Addr]bool{}
-	for i := range s.Services {
-		for _, b := range s.Services[i].Backends {
-			for _, a := range b.Addrs() {
-				seen[a] = true
+// compile translates a service; lookup tells where its backends are.
+func (t *Target) compile(svc *model.Service, lookup func(netip.Addr) nexthop.Hop) unit {
+	u := unit{ports: make([]port, 0, len(svc.Ports))}
+	rules := rulesOf(svc)
+	for _, p := range svc.Ports {
+		out := port{owner: portName{service: svc.Name, port: p.Service, proto: p.Protocol}, rules: rules}
+		for _, v6 := range []bool{false, true} {
+			if keys := keysOf(svc, p, t.plan.node, v6); len(keys) > 0 {
+				tb := tableOf(svc, p, v6, lookup)
+				tb.name, tb.keys = tableName{owner: out.owner, v6: v6}, keys
+				tb.entries = rules.entries(p.Protocol) || len(keys) > 1
+				out.tables = append(out.tables, tb)
 			}
 		}
+		u.ports = append(u.ports, out)
 	}
-	for _, a := range t.backendAddrs() {
-		seen[a] = true
+	for _, vip := range svc.VIPs() {
+		u.markers = append(u.markers, vipMarker(vip))
 	}
-	return slices.SortedFunc(maps.Keys(seen), netip.Addr.Compare)
+	return u
 }
 
-// backendAddrs lists the addresses of all entries, draining ones too.
-func (t *Target) backendAddrs() []netip.Addr {
-	seen := map[netip.Addr]bool{}
-	for _, e := range t.kernel.backends {
-		if e.Addr.IsValid() {
-			seen[e.Addr] = true
-		}
-	}
-	return slices.SortedFunc(maps.Keys(seen), netip.Addr.Compare)
-}
-
-func (t *Target) nodeAddrs(s *model.State) ([]netip.Addr, error) {
-	uses := slices.ContainsFunc(s.Services, func(svc model.Service) bool { return len(svc.NodePorts) > 0 })
-	if !uses || s.Settings.Node.Addresses != nil || t.cfg.NodeAddrs == nil {
-		return s.Settings.Node.Addresses, nil
-	}
-	addrs, err := t.cfg.NodeAddrs(s.Settings.Node.Interfaces)
-	if err != nil {
-		return nil, fmt.Errorf("find the node's addresses for node ports: %w", err)
-	}
-	return addrs, nil
-}
-
-func (t *Target) compilePort(want *desired, svc *model.Service, p model.Port, node []netip.Addr) error {
-	owner := portName{service: svc.Name, port: p.Service, proto: p.Protocol}
-	want.rules[owner] = rulesOf(svc)
-	var errs []error
-	for _, v6 := range []bool{false, true} {
-		family := netip.IPv4Unspecified()
-		if v6 {
-			family = netip.IPv6Unspecified()
-		}
-		keys := keysOf(svc, p, node, v6)
-		if len(keys) == 0 {
-			continue
-		}
-		name := tableName{owner: owner, v6: v6}
-		for _, k := range keys {
-			if other, taken := want.services[k]; taken {
-				errs = append(errs, fmt.Errorf("service %s: %s port %d/%s is served by %s already",
-					svc.Name, k.VIP, k.Port, p.Protocol, other.owner.service))
-				continue
-			}
-			want.services[k] = name
-		}
-		serving := svc.Serving(family)
-		for _, b := range svc.Backends {
-			if addr := b.Addr(family); addr.IsValid() {
-				open := slices.ContainsFunc(serving, func(s model.Backend) bool { return s.Addr(family) == addr })
-				want.backends[replica{owner, addr}] = backendEntry(addr, p, b.Condition, open, t.cfg.Hops.Lookup(addr))
-			}
-		}
-		want.tables[name] = tableOf(serving, family, p)
-	}
-	return errors.Join(errs...)
+// entries tells whether flows under these rules cannot do with the table alone.
+// UDP has no handshake that would tell old from new; affinity, allow lists and
+// rate limits look at every flow; full-nat and least-connections choose what no
+// table knows. So does a service port with several addresses,
+// of which only an entry tells which one a reply comes from; and one whose replicas
+// serve others, too (sockets). All else is direct: a client's packet
+// touches no flow entry (docs/design/0002-stateless.md).
+func (r *rules) entries(p model.Protocol) bool {
+	return p != model.TCP || r.nat || r.least || len(r.allow) > 0 || r.affinity > 0 || r.rate.PerSecond > 0
 }
 
 // keysOf lists the addresses and ports under which clients reach a port.
@@ -204,28 +138,47 @@ func keysOf(svc *model.Service, p model.Port, node []netip.Addr, v6 bool) []bpf.
 	return keys
 }
 
-func tableOf(serving []model.Backend, family netip.Addr, p model.Port) table {
-	var tb table
-	for _, b := range serving {
+func tableOf(svc *model.Service, p model.Port, v6 bool, lookup func(netip.Addr) nexthop.Hop) table {
+	family := netip.IPv4Unspecified()
+	if v6 {
+		family = netip.IPv6Unspecified()
+	}
+	serving := svc.Serving(family)
+	tb := table{
+		backends: make([]bpf.Backend, 0, len(svc.Backends)),
+		members:  make([]maglev.Backend, 0, len(serving)),
+		addrs:    make([]netip.Addr, 0, len(serving)),
+	}
+	for _, b := range svc.Backends {
 		addr := b.Addr(family)
-		tb.addrs = append(tb.addrs, addr)
-		tb.members = append(tb.members, maglev.Backend{
-			Key:    netip.AddrPortFrom(addr, p.Container).String(),
-			Weight: max(b.Weight, 1),
-		})
+		if !addr.IsValid() {
+			continue
+		}
+		// Those that serve are some of the backends, in the same order.
+		open := len(serving) > 0 && serving[0].Addr(family) == addr
+		if open {
+			serving = serving[1:]
+			tb.addrs = append(tb.addrs, addr)
+			tb.members = append(tb.members, maglev.Backend{
+				Key: netip.AddrPortFrom(addr, p.Container).String(), Weight: max(b.Weight, 1), Share: b.Share,
+			})
+		}
+		tb.backends = append(tb.backends, backendEntry(addr, p, b, open, lookup(addr)))
 	}
 	return tb
 }
 
-func backendEntry(addr netip.Addr, p model.Port, c model.Condition, open bool, hop nexthop.Hop) bpf.Backend {
-	b := bpf.Backend{Addr: addr, Port: p.Container, Proto: uint8(p.Protocol), Flags: bpf.BackendUsed}
+func backendEntry(addr netip.Addr, p model.Port, b model.Backend, open bool, hop nexthop.Hop) bpf.Backend {
+	out := bpf.Backend{
+		Addr: addr, Port: p.Container, Proto: uint8(p.Protocol), Flags: bpf.BackendUsed, Weight: uint32(max(b.Weight, 1)),
+	}
 	if open {
-		b.Flags |= bpf.BackendOpen
+		out.Flags |= bpf.BackendOpen
 	}
-	if c == model.Down {
-		b.Flags |= bpf.BackendDown
+	if b.Condition == model.Down {
+		out.Flags |= bpf.BackendDown
 	}
-	return withHop(b, hop)
+	return withHop(out, hop)
 }
 
 // withHop sets the way to a backend. An address of this node itself has none:

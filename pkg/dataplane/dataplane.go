@@ -37,7 +37,13 @@ type Maps interface {
 	PutSlots(base uint32, ids []uint32) error
 	EachFlow(yield func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool) error
 	PutFlow(k bpf.FlowKey, f bpf.Flow, confirmed bool) error
-	DeleteFlow(k bpf.FlowKey, seen bpf.Flow) error
+	DeleteFlow(k bpf.FlowKey, seen bpf.Flow) (deleted bool, err error)
+	Sources() ([]netip.Addr, error)
+	PutSource(i uint16, a netip.Addr) error
+	PortLimit() uint32
+	TakePort(bpf.PortClass) (p bpf.SourcePort, ok bool, err error)
+	GivePort(bpf.PortClass, bpf.SourcePort) error
+	SetLoad(backend, flows uint32) error
 	Clock() (jiffies uint64, monotonic time.Duration, err error)
 	EachPacketCount(yield func(slot uint32, reason int, packets uint64)) error
 	ServiceStats(id uint32) (bpf.ServiceStats, error)
@@ -46,7 +52,10 @@ type Maps interface {
 
 // Hops tells where backends are: nexthop.Table.
 type Hops interface {
+	// Track replaces the set of addresses that are followed.
 	Track([]netip.Addr)
+	// Follow adds to that set and takes from it.
+	Follow(add, drop []netip.Addr)
 	Lookup(netip.Addr) nexthop.Hop
 }
 
@@ -57,9 +66,12 @@ type Config struct {
 	// NodeAddrs lists the node's public addresses on the given interfaces
 	// (nil: those of the default routes), for node ports. Optional.
 	NodeAddrs func(interfaces []string) ([]netip.Addr, error)
-	Now       func() time.Time // default time.Now
-	Log       *slog.Logger     // default slog.Default()
-	Timeouts  Timeouts
+	// LocalPorts is the range that local sockets of this network namespace take
+	// ports from by themselves. Default: the sysctl ip_local_port_range.
+	LocalPorts func() (first, last uint16, err error)
+	Now        func() time.Time // default time.Now
+	Log        *slog.Logger     // default slog.Default()
+	Timeouts   Timeouts
 }
 
 // Target implements reconcile.Target. Create it with New.
@@ -68,10 +80,10 @@ type Target struct {
 
 	mu     sync.Mutex // one Apply, Sweep or reading at a time
 	kernel kernel
-	// applied is the last state that was written whole; 0 after an error.
-	applied uint64
-	fresh   bool // the bookkeeping was just read from the maps
-	swept   sweep
+	plan   plan
+	ports  ports
+	fresh  bool // the bookkeeping was just read from the maps
+	swept  sweep
 	// filterTrim: the address filter holds more than the maps need.
 	filterTrim bool
 	hz         clockRate
@@ -86,6 +98,9 @@ func New(cfg Config) (*Target, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
+	}
+	if cfg.LocalPorts == nil {
+		cfg.LocalPorts = localPorts
 	}
 	cfg.Timeouts.defaults()
 	t := &Target{cfg: cfg, wake: make(chan struct{}, 1)}
@@ -103,27 +118,31 @@ func (t *Target) Name() string { return "dataplane" }
 func (t *Target) Serves() []model.Feature {
 	return []model.Feature{
 		model.FeatureL4, model.FeatureNodePort, model.FeatureAffinity, model.FeatureAllow, model.FeatureRateLimit,
+		model.FeatureFullNAT, model.FeaturePolicy,
 	}
 }
 
-// Apply writes the difference between the state and the kernel. The same state
+// Apply writes the difference between the state and the kernel: only what
+// changed since the last one is looked at, unless that failed. The same state
 // again re-reads the maps and mends what something else changed.
 func (t *Target) Apply(_ context.Context, s *model.State) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.fresh && (t.applied == 0 || t.applied == s.Generation) {
+	last := t.plan.state
+	if !t.fresh && (last == nil || last.Generation == s.Generation) {
 		if err := t.reread(); err != nil {
 			return err
 		}
 	}
-	t.applied, t.fresh = 0, false
-	want, err := t.compile(s)
+	t.fresh = false
+	d, err := t.plot(s)
+	t.plan.state = nil
 	if err != nil {
 		return err
 	}
-	if err := t.write(want); err != nil {
+	if err := t.write(d); err != nil {
 		return err
 	}
-	t.applied = s.Generation
+	t.plan.state = s
 	return nil
 }

@@ -25,7 +25,11 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func newTarget(t *testing.T, m *fakeMaps, c *clock) *Target {
 	t.Helper()
-	target, err := New(Config{Maps: m, Hops: anyHop{}, Now: c.Now, Log: quiet()})
+	target, err := New(Config{
+		Maps: m, Hops: anyHop{}, Now: c.Now, Log: quiet(),
+		NodeAddrs:  func([]string) ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("10.0.0.1")}, nil },
+		LocalPorts: func() (uint16, uint16, error) { return 1100, 65500, nil },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,14 +37,24 @@ func newTarget(t *testing.T, m *fakeMaps, c *clock) *Target {
 }
 
 // randomState makes a valid state of up to six services over few addresses, so
-// that sequences of states share, move and drop them.
-func randomState(r *rand.Rand, generation uint64) *model.State {
+// that sequences of states share, move and drop them. Some services stay what
+// they were in the last state (nil: there is none).
+func randomState(r *rand.Rand, generation uint64, last *model.State) *model.State {
 	s := &model.State{Generation: generation}
+	vips := map[netip.Addr]bool{}
+	stay := r.IntN(4)
 	for i := range 6 {
+		if last != nil && r.IntN(4) < stay {
+			if svc, ok := last.Service(model.ServiceName{Project: fmt.Sprintf("p%d", i), User: "user"}); ok && !vips[svc.VIP4] {
+				s.Services = append(s.Services, svc)
+				vips[svc.VIP4] = true
+			}
+			continue
+		}
 		if r.IntN(4) == 0 {
 			continue
 		}
-		svc := model.Service{
+		svc := &model.Service{
 			Name:  model.ServiceName{Project: fmt.Sprintf("p%d", i), User: "user"},
 			VIP4:  netip.AddrFrom4([4]byte{198, 18, 0, byte(10 + (i+r.IntN(2)*6)%12)}),
 			Drain: time.Duration(r.IntN(30)) * time.Second,
@@ -68,8 +82,17 @@ func randomState(r *rand.Rand, generation uint64) *model.State {
 		if r.IntN(3) == 0 {
 			svc.Balance.Affinity, svc.RateLimit = "client-ip", model.RateLimit{PerSecond: uint32(r.IntN(3)), Burst: 5}
 		}
+		if r.IntN(5) == 0 {
+			svc.Mode = model.ModeFullNAT
+		}
+		if r.IntN(5) == 0 {
+			svc.Balance.Policy = "least-connections"
+		}
 		slices.SortFunc(svc.Backends, model.Backend.Compare)
-		s.Services = append(s.Services, svc)
+		if !vips[svc.VIP4] {
+			s.Services = append(s.Services, svc)
+			vips[svc.VIP4] = true
+		}
 	}
 	return s
 }
@@ -99,7 +122,7 @@ func TestStatesEndInTheSameMaps(t *testing.T) {
 			if r.IntN(4) == 0 {
 				target = newTarget(t, m, c)
 			}
-			last = randomState(r, g+1)
+			last = randomState(r, g+1, last)
 			if err := target.Apply(context.Background(), last); err != nil {
 				t.Fatalf("seed %d: %v", seed, err)
 			}
@@ -136,7 +159,7 @@ func TestFaultsHeal(t *testing.T) {
 		var last *model.State
 		for g := range uint64(1 + r.IntN(8)) {
 			m.faults = []float64{0, 0.02, 0.2}[r.IntN(3)]
-			last = randomState(r, g+1)
+			last = randomState(r, g+1, last)
 			for range r.IntN(3) + 1 {
 				_ = target.Apply(context.Background(), last)
 			}
@@ -168,13 +191,61 @@ func stateOfOne(generation uint64, backends ...string) *model.State {
 	for _, b := range backends {
 		svc.Backends = append(svc.Backends, model.Backend{Addr4: netip.MustParseAddr(b), Weight: 1})
 	}
-	return &model.State{Generation: generation, Services: []model.Service{svc}}
+	return &model.State{Generation: generation, Services: []*model.Service{&svc}}
 }
 
 func apply(t *testing.T, target *Target, s *model.State) {
 	t.Helper()
 	if err := target.Apply(context.Background(), s); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Issue "L4 ahead of every anchor": a change touches its own entries only, and
+// what others share with it.
+func TestAChangeTouchesItsOwnEntries(t *testing.T) {
+	m, c := newFakeMaps(), &clock{time.Unix(1e9, 0)}
+	target := newTarget(t, m, c)
+	s := &model.State{Generation: 1}
+	for i := range 100 {
+		one := *stateOfOne(1, fmt.Sprintf("10.1.%d.2", i), fmt.Sprintf("10.1.%d.3", i)).Services[0]
+		one.Name.Project, one.VIP4 = fmt.Sprintf("p%02d", i), netip.AddrFrom4([4]byte{198, 18, 1, byte(i)})
+		s.Services = append(s.Services, &one)
+	}
+	apply(t, target, s)
+	change := func(want int, what string, do func(svc *model.Service)) {
+		t.Helper()
+		next := &model.State{Generation: s.Generation + 1, Services: slices.Clone(s.Services)}
+		svc := *s.Services[42]
+		svc.Backends = slices.Clone(svc.Backends)
+		do(&svc)
+		next.Services[42] = &svc
+		s, m.writes = next, 0
+		apply(t, target, s)
+		if m.writes != want {
+			t.Errorf("%s: %d writes, wanted %d", what, m.writes, want)
+		}
+	}
+	change(0, "another drain time", func(svc *model.Service) { svc.Drain++ })
+	change(3, "a replica goes: table, service, the replica's entry", func(svc *model.Service) { svc.Backends = svc.Backends[:1] })
+	change(4, "a replica comes: filter, its entry, table, service", func(svc *model.Service) {
+		svc.Backends = append(svc.Backends, model.Backend{Addr4: netip.MustParseAddr("10.1.42.9"), Weight: 1})
+	})
+	key := bpf.ServiceKey{VIP: netip.AddrFrom4([4]byte{198, 18, 1, 7}), Port: 90, Proto: 6}
+	if m.services[key].Flows {
+		t.Fatal("a service without shared replicas follows flow entries")
+	}
+	change(5, "another service's replica comes: its entry, table, both services, one twice", func(svc *model.Service) {
+		svc.Backends = append(svc.Backends, model.Backend{Addr4: netip.MustParseAddr("10.1.7.2"), Weight: 1})
+	})
+	if !m.services[key].Flows {
+		t.Error("the flows of the service that shares its replica have no entries")
+	}
+	alone := newFakeMaps()
+	settle(t, target, c, s)
+	apply(t, newTarget(t, alone, c), s)
+	if diff := cmp.Diff(alone.dump(), m.dump()); diff != "" {
+		t.Errorf("-alone +changed\n%s", diff)
 	}
 }
 

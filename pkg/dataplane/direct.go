@@ -4,57 +4,9 @@ package dataplane
 
 import (
 	"fmt"
-	"net/netip"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
-	"github.com/fairlead-lb/fairlead/pkg/model"
 )
-
-// needFlows tells which tables cannot do with the table alone. UDP has no
-// handshake that would tell old from new; affinity, allow lists and rate limits
-// look at every flow; and where one address and port of a replica stands behind two
-// names, only an entry tells which of them a reply belongs to. All others are
-// direct: a client's packet touches no flow entry (docs/design/0002-stateless.md).
-func (t *Target) needFlows(want *desired) {
-	keys := map[tableName]int{}
-	for _, name := range want.services {
-		keys[name]++
-	}
-	type socket struct {
-		addr  netip.Addr
-		port  uint16
-		proto uint8
-	}
-	owners := map[socket]map[portName]bool{}
-	own := func(s socket, name portName) {
-		if owners[s] == nil {
-			owners[s] = map[portName]bool{}
-		}
-		owners[s][name] = true
-	}
-	for name, b := range want.backends {
-		own(socket{b.Addr, b.Port, b.Proto}, name.owner)
-	}
-	for _, e := range t.kernel.backends {
-		if e.name != (replica{}) {
-			own(socket{e.Addr, e.Port, e.Proto}, e.name.owner)
-		}
-	}
-	for name, n := range keys {
-		r := want.rules[name.owner]
-		if n > 1 || name.owner.proto != model.TCP || len(r.allow) > 0 || r.affinity > 0 || r.rate.PerSecond > 0 {
-			want.flows[name] = true
-		}
-	}
-	for s, names := range owners {
-		if len(names) < 2 {
-			continue
-		}
-		for owner := range names {
-			want.flows[tableName{owner: owner, v6: s.addr.Is6()}] = true
-		}
-	}
-}
 
 // materialize writes the client's direction of every flow of a service port
 // that has only the replies', so that from now on its flows follow entries.
@@ -104,10 +56,10 @@ func (t *Target) toFlows(key bpf.ServiceKey) error {
 	return t.materialize(have.ID, key.VIP.Is6())
 }
 
-// nextEntry is the service entry for a table that changed from have (the zero
-// value if there was none): what it remembers, and whether flows need entries.
-func (t *Target) nextEntry(name tableName, want *desired, key bpf.ServiceKey, sp span, id uint32) (bpf.Service, error) {
-	next := want.rules[name.owner].entry(id, sp)
+// nextEntry is the service entry of a key for a table that lies at sp: what it
+// remembers of the one before, and whether flows need entries.
+func (t *Target) nextEntry(r *rules, key bpf.ServiceKey, sp span, id uint32) (bpf.Service, error) {
+	next := r.entry(id, sp)
 	have, live := t.kernel.services[key]
 	if live && have.ID != id {
 		// Another service's address: its flows live on, by entries.
@@ -117,7 +69,7 @@ func (t *Target) nextEntry(name tableName, want *desired, key bpf.ServiceKey, sp
 		}
 		return next, nil
 	}
-	next.Flows = want.flows[name] || live && have.Flows // the sweep sets it back
+	next.Flows = t.kernel.needFlows(&sp, tableID{id, key.VIP.Is6()}) || live && have.Flows // the sweep sets it back
 	if !live && t.kernel.drains {
 		next.Flows = true // a service that was here before may have left flows
 	}

@@ -29,6 +29,9 @@ type fakeMaps struct {
 	slots    []uint32
 	flows    map[bpf.FlowKey]bpf.Flow
 	stats    map[uint32]bpf.ServiceStats
+	sources  []netip.Addr
+	ports    map[bpf.PortClass][]bpf.SourcePort
+	load     map[uint32]uint32
 	jiffies  uint64
 
 	faults float64
@@ -48,6 +51,9 @@ func newFakeMaps() *fakeMaps {
 		slots:    make([]uint32, 1<<17),
 		flows:    map[bpf.FlowKey]bpf.Flow{},
 		stats:    map[uint32]bpf.ServiceStats{},
+		sources:  make([]netip.Addr, bpf.MaxSources),
+		ports:    map[bpf.PortClass][]bpf.SourcePort{},
+		load:     map[uint32]uint32{},
 		jiffies:  1 << 20,
 		rnd:      rand.New(rand.NewPCG(1, 2)),
 	}
@@ -178,8 +184,35 @@ func (m *fakeMaps) PutFlow(k bpf.FlowKey, f bpf.Flow, _ bool) error {
 	return m.write(func() { m.flows[k] = f })
 }
 
-func (m *fakeMaps) DeleteFlow(k bpf.FlowKey, _ bpf.Flow) error {
-	return m.write(func() { delete(m.flows, k) })
+func (m *fakeMaps) DeleteFlow(k bpf.FlowKey, _ bpf.Flow) (bool, error) {
+	_, there := m.flows[k]
+	return there, m.write(func() { delete(m.flows, k) })
+}
+
+func (m *fakeMaps) Sources() ([]netip.Addr, error) { return slices.Clone(m.sources), nil }
+
+func (m *fakeMaps) PutSource(i uint16, a netip.Addr) error {
+	return m.write(func() { m.sources[i] = a })
+}
+
+func (m *fakeMaps) PortLimit() uint32 { return 1 << 18 }
+
+func (m *fakeMaps) TakePort(c bpf.PortClass) (p bpf.SourcePort, ok bool, err error) {
+	if len(m.ports[c]) == 0 {
+		return p, false, nil
+	}
+	p, m.ports[c] = m.ports[c][0], m.ports[c][1:]
+	return p, true, nil
+}
+
+func (m *fakeMaps) GivePort(c bpf.PortClass, p bpf.SourcePort) error {
+	m.ports[c] = append(m.ports[c], p)
+	return nil
+}
+
+func (m *fakeMaps) SetLoad(backend, flows uint32) error {
+	m.load[backend] = flows
+	return nil
 }
 
 func (m *fakeMaps) Clock() (uint64, time.Duration, error) {
@@ -214,7 +247,8 @@ func (m *fakeMaps) dump() string {
 				line += fmt.Sprintf("\n  allow %s", a.Source)
 			}
 		}
-		lines = append(lines, fmt.Sprintf("%s affinity %d rate %d/%d flows %t old %v", line, s.Affinity, s.Rate, s.Burst, s.Flows, s.Old))
+		lines = append(lines, fmt.Sprintf("%s affinity %d rate %d/%d flows %t nat %t least %t old %v",
+			line, s.Affinity, s.Rate, s.Burst, s.Flows, s.NAT, s.Least, s.Old))
 	}
 	for _, b := range m.backends {
 		lines = append(lines, fmt.Sprintf("backend %s:%d/%d flags %02x if %d", b.Addr, b.Port, b.Proto, b.Flags, b.IfIndex))
@@ -229,7 +263,8 @@ func (m *fakeMaps) dump() string {
 // anyHop leads everywhere over interface 7.
 type anyHop struct{}
 
-func (anyHop) Track([]netip.Addr) {}
+func (anyHop) Track([]netip.Addr)       {}
+func (anyHop) Follow(_, _ []netip.Addr) {}
 func (anyHop) Lookup(a netip.Addr) nexthop.Hop {
 	return nexthop.Hop{Addr: a, IfIndex: 7, MAC: [6]byte{2, 0, 0, 0, 0, 9}, SrcMAC: [6]byte{2, 0, 0, 0, 0, 7}}
 }

@@ -3,9 +3,7 @@
 package dataplane
 
 import (
-	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
@@ -16,26 +14,59 @@ import (
 // only after the kernel said yes, so that a failed Apply can go on from it.
 type kernel struct {
 	services map[bpf.ServiceKey]bpf.Service
-	allows   map[bpf.Allow]bool
+	allows   map[bpf.Allow]uint32 // the pass that wanted it last
 	backends map[uint32]entry
-	byName   map[replica]uint32
 	tables   map[tableName]span
-	drains   bool            // something was draining when the last write began
-	usedIDs  map[uint32]bool // ids that something refers to, since the last write began
-	nextID   uint32
-	// needFlows is what the last state said of its tables: see there.
-	needFlows map[tableName]bool
-	ids       map[portName]uint32 // counters of service ports
-	names     map[uint32]portName // the reverse; ids nobody claimed yet are absent
-	ranges    ranges
+	ids      map[portName]uint32 // counters of service ports
+	names    map[uint32]portName // the reverse; ids nobody claimed yet are absent
+	ranges   ranges
+	pass     uint32 // one for every write
+	drains   bool   // something was draining when the last write began
+
+	nextID      uint32
+	nextBackend uint32
+
+	// What follows is made of the above by put and drop.
+	byPlace   map[place]uint32   // the backend entry of a service id's address
+	refs      map[uint32]int     // entries that refer to a service id
+	addrs     map[netip.Addr]int // backend entries at an address
+	retiring  map[uint32]bool    // backends on their way out
+	unclaimed map[uint32]bool    // backends whose owner is not known
+	leftovers map[leftover]uint32
+	sockets   sockets
+}
+
+// place is one address of one service port.
+type place struct {
+	owner uint32 // service id
+	addr  netip.Addr
+}
+
+// leftover is how an entry whose owner is not known is recognised.
+type leftover struct {
+	place
+	port uint16
 }
 
 // entry is a backend in the map. Entries nobody wants drain until their flows
 // are released.
 type entry struct {
 	bpf.Backend
-	name    replica
+	place             // zero: of an earlier agent, or replaced by one with another port
 	release time.Time // zero: wanted
+	pass    uint32    // that wanted it last
+}
+
+// service is the id that the entry refers to.
+func (e *entry) service() uint32 {
+	if e.owner != 0 {
+		return e.owner
+	}
+	return e.Service
+}
+
+func (e *entry) leftover() leftover {
+	return leftover{place{e.Service, e.Addr}, e.Port}
 }
 
 // span is a table in the map and the backends it was made of.
@@ -45,194 +76,102 @@ type span struct {
 	since     time.Time // zero: adopted
 	members   []maglev.Backend
 	ids       []uint32 // of members
+	entries   bool     // see table
+	pass      uint32   // that wanted it last
 }
 
-// adopt reads the maps. Who owns what is only known by the first state: until
-// then entries keep their ids by address (claim).
-func (t *Target) adopt() error {
-	t.kernel = kernel{
+func newKernel() kernel {
+	return kernel{
+		services: map[bpf.ServiceKey]bpf.Service{},
+		allows:   map[bpf.Allow]uint32{},
 		backends: map[uint32]entry{},
-		byName:   map[replica]uint32{},
 		tables:   map[tableName]span{},
 		ids:      map[portName]uint32{},
 		names:    map[uint32]portName{},
+
+		byPlace:   map[place]uint32{},
+		refs:      map[uint32]int{},
+		addrs:     map[netip.Addr]int{},
+		retiring:  map[uint32]bool{},
+		unclaimed: map[uint32]bool{},
+		leftovers: map[leftover]uint32{},
+		sockets:   newSockets(),
 	}
-	t.filterTrim = true // an earlier agent may have left addresses in it
-	return t.reread()
 }
 
-// reread takes services and backends as the maps have them, not as they were
-// written, and forgets tables whose slots are not what they should be.
-func (t *Target) reread() error {
-	services, err := t.cfg.Maps.Services()
-	if err != nil {
-		return fmt.Errorf("read services: %w", err)
+// putBackend notes an entry and everything that is found by it.
+func (k *kernel) putBackend(id uint32, e entry) {
+	k.dropBackend(id)
+	k.backends[id] = e
+	k.refs[e.service()]++
+	if e.Addr.IsValid() {
+		k.addrs[e.Addr]++
 	}
-	backends, err := t.cfg.Maps.Backends()
-	if err != nil {
-		return fmt.Errorf("read backends: %w", err)
+	if !e.release.IsZero() {
+		k.retiring[id] = true
 	}
-	allows, err := t.cfg.Maps.Allows()
-	if err != nil {
-		return err
-	}
-	k := &t.kernel
-	k.allows = allows
-	for id, e := range k.backends {
-		e.Backend = backends[id] // zero if somebody removed it
-		k.backends[id] = e
-	}
-	for id, b := range backends {
-		if _, known := k.backends[id]; !known {
-			k.backends[id] = entry{Backend: b}
-		}
-	}
-	k.services = services
-	k.ranges = newRanges(t.cfg.Maps.Sizes().Slots)
-	for _, s := range services {
-		k.ranges.take(s.Base, s.Len)
-		for _, old := range s.Old {
-			k.ranges.take(old.Base, old.Len)
-		}
-	}
-	for name, sp := range k.tables {
-		slots, err := t.cfg.Maps.Slots(sp.base, sp.len)
-		if err != nil {
-			return fmt.Errorf("read table of %s: %w", name.owner.service, err)
-		}
-		if !slices.Equal(slots, sp.slots) {
-			delete(k.tables, name)
-			continue
-		}
-		k.ranges.take(sp.base, sp.len)
-	}
-	return nil
-}
-
-// claim gives every wanted service port and backend the id it had in the maps
-// of an earlier agent, recognised by address and port.
-func (t *Target) claim(want *desired) {
-	k := &t.kernel
-	for key, name := range want.services {
-		have, ok := k.services[key]
-		if !ok || name == (tableName{}) {
-			continue
-		}
-		if _, known := k.ids[name.owner]; known {
-			continue
-		}
-		if _, taken := k.names[have.ID]; taken {
-			continue
-		}
-		k.ids[name.owner], k.names[have.ID] = have.ID, name.owner
-	}
-	type place struct {
-		service uint32
-		addr    netip.Addr
-		port    uint16
-	}
-	unnamed := map[place]uint32{}
-	for id, e := range k.backends {
-		if e.name == (replica{}) {
-			unnamed[place{e.Service, e.Addr, e.Port}] = id
-		}
-	}
-	if len(unnamed) == 0 {
+	if e.owner == 0 {
+		k.unclaimed[id] = true
+		k.leftovers[e.leftover()] = id
 		return
 	}
-	for name, b := range want.backends {
-		svc, ok := k.ids[name.owner]
-		if _, known := k.byName[name]; known || !ok {
-			continue
-		}
-		if id, found := unnamed[place{svc, b.Addr, b.Port}]; found {
-			e := k.backends[id]
-			e.name = name
-			k.backends[id], k.byName[name] = e, id
-		}
+	k.byPlace[e.place] = id
+	if e.Addr.IsValid() {
+		k.sockets.add(socket{e.Addr, e.Port, e.Proto}, e.owner)
 	}
 }
 
-// serviceID is the id of a service port, a new one if it has none.
-func (t *Target) serviceID(name portName) (uint32, error) {
-	k := &t.kernel
-	if id, ok := k.ids[name]; ok {
-		return id, nil
+// dropBackend forgets an entry.
+func (k *kernel) dropBackend(id uint32) {
+	e, ok := k.backends[id]
+	if !ok {
+		return
 	}
-	size := t.cfg.Maps.Sizes().Services
-	// 0 stays free: it is what VIP markers have.
-	for range size {
-		id := k.nextID%(size-1) + 1
-		k.nextID = id
-		if k.usedIDs[id] {
-			continue
-		}
-		if err := t.cfg.Maps.ResetServiceStats(id); err != nil {
-			return 0, err
-		}
-		k.ids[name], k.names[id], k.usedIDs[id] = id, name, true
-		return id, nil
-	}
-	return 0, fmt.Errorf("service %s port %d: the maps hold %d service ports and all are taken",
-		name.service, name.port, size-1)
-}
-
-// countIDs notes which ids something refers to.
-func (k *kernel) countIDs() {
-	k.usedIDs = map[uint32]bool{}
-	for id := range k.names {
-		k.usedIDs[id] = true
-	}
-	for _, s := range k.services {
-		k.usedIDs[s.ID] = true
-	}
-	for _, e := range k.backends {
-		k.usedIDs[e.Service] = true
-	}
-}
-
-// backendID is a free index in the backends map.
-func (t *Target) backendID(from uint32) (uint32, error) {
-	n := t.cfg.Maps.Sizes().Backends
-	for i := range n {
-		id := (from + i) % n
-		if _, used := t.kernel.backends[id]; !used {
-			return id, nil
+	delete(k.backends, id)
+	k.unref(e.service())
+	if e.Addr.IsValid() {
+		if k.addrs[e.Addr]--; k.addrs[e.Addr] == 0 {
+			delete(k.addrs, e.Addr)
 		}
 	}
-	return 0, fmt.Errorf("the maps hold %d backends and all are taken", n)
-}
-
-// forget drops the ids of service ports that have neither entry nor backend.
-func (t *Target) forget(want *desired) {
-	k := &t.kernel
-	live := map[portName]bool{}
-	for _, name := range want.services {
-		live[name.owner] = true
-	}
-	for _, e := range k.backends {
-		live[e.name.owner] = true
-	}
-	for name, id := range k.ids {
-		if !live[name] {
-			delete(k.ids, name)
-			delete(k.names, id)
+	delete(k.retiring, id)
+	if e.owner == 0 {
+		delete(k.unclaimed, id)
+		if k.leftovers[e.leftover()] == id {
+			delete(k.leftovers, e.leftover())
 		}
+		return
+	}
+	if k.byPlace[e.place] == id {
+		delete(k.byPlace, e.place)
+	}
+	if e.Addr.IsValid() {
+		k.sockets.remove(socket{e.Addr, e.Port, e.Proto}, e.owner)
 	}
 }
 
-// drainOf is how long a backend that nobody wants keeps its flows. After a
-// restart only its service's id tells whose it was.
-func (t *Target) drainOf(want *desired, e entry) time.Duration {
-	owner := e.name.owner
-	if e.name == (replica{}) {
-		owner = t.kernel.names[e.Service]
-	}
-	if d, ok := want.drains[owner.service]; ok {
-		return d
-	}
-	return defaultDrain
+func (k *kernel) putService(key bpf.ServiceKey, s bpf.Service) {
+	k.dropService(key)
+	k.services[key] = s
+	k.refs[s.ID]++
 }
 
-// defaultDrain is for backends whose service is gone from the state.
-const defaultDrain = 30 * time.Second
+func (k *kernel) dropService(key bpf.ServiceKey) {
+	if s, ok := k.services[key]; ok {
+		delete(k.services, key)
+		k.unref(s.ID)
+	}
+}
+
+func (k *kernel) unref(id uint32) {
+	if k.refs[id]--; k.refs[id] == 0 {
+		delete(k.refs, id)
+	}
+}
+
+// draining tells whether any backend is on its way out, or of an earlier agent
+// and not claimed yet: its flows may be on any address.
+func (k *kernel) draining() bool { return len(k.retiring)+len(k.unclaimed) > 0 }
+
+// needFlows tells whether the flows of a table need entries.
+func (k *kernel) needFlows(sp *span, id tableID) bool { return sp.entries || k.sockets.by[id] > 0 }

@@ -3,43 +3,45 @@
 package dataplane
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
+	"time"
 )
 
-// ranges hands out runs of table slots, first fit. Freed runs rest until the
-// next round: a program may be reading the table it replaced.
+// ranges hands out runs of table slots, first fit. Freed runs rest for a
+// while: a program may be reading the table it replaced.
 type ranges struct {
 	size    uint32
 	free    []run // sorted, apart from each other
-	resting []run
+	resting []rest
 }
 
 type run struct{ base, len uint32 }
 
-func newRanges(size uint32) ranges { return ranges{size: size, free: []run{{0, size}}} }
+type rest struct {
+	run
+	since time.Time
+}
 
-// take removes a run from the free ones; what is taken already stays so.
-func (r *ranges) take(base, n uint32) {
-	if n == 0 {
-		return
+// restFor is many times what a packet takes.
+const restFor = 100 * time.Millisecond
+
+// newRanges has everything free but the runs that are taken.
+func newRanges(size uint32, taken []run) ranges {
+	slices.SortFunc(taken, func(a, b run) int { return cmp.Compare(a.base, b.base) })
+	r := ranges{size: size}
+	at := uint32(0)
+	for _, x := range taken {
+		if x.base > at {
+			r.free = append(r.free, run{at, x.base - at})
+		}
+		at = max(at, x.base+x.len)
 	}
-	end := base + n
-	out := make([]run, 0, len(r.free)+1)
-	for _, f := range r.free {
-		fend := f.base + f.len
-		if fend <= base || f.base >= end {
-			out = append(out, f)
-			continue
-		}
-		if f.base < base {
-			out = append(out, run{f.base, base - f.base})
-		}
-		if fend > end {
-			out = append(out, run{end, fend - end})
-		}
+	if at < size {
+		r.free = append(r.free, run{at, size - at})
 	}
-	r.free = out
+	return r
 }
 
 // alloc finds n slots.
@@ -59,21 +61,28 @@ func (r *ranges) alloc(n uint32) (uint32, error) {
 }
 
 // release lets a run rest.
-func (r *ranges) release(base, n uint32) {
+func (r *ranges) release(base, n uint32, now time.Time) {
 	if n > 0 {
-		r.resting = append(r.resting, run{base, n})
+		r.resting = append(r.resting, rest{run{base, n}, now})
 	}
 }
 
-// settle makes the resting runs free again.
-func (r *ranges) settle() {
-	if len(r.resting) == 0 {
+// settle makes the runs free that have rested.
+func (r *ranges) settle(now time.Time) {
+	var all []run
+	r.resting = slices.DeleteFunc(r.resting, func(x rest) bool {
+		over := now.Sub(x.since) >= restFor
+		if over {
+			all = append(all, x.run)
+		}
+		return over
+	})
+	if len(all) == 0 {
 		return
 	}
-	all := append(r.free, r.resting...)
-	r.resting = nil
-	slices.SortFunc(all, func(a, b run) int { return int(int64(a.base) - int64(b.base)) })
-	r.free = all[:0]
+	all = append(all, r.free...)
+	slices.SortFunc(all, func(a, b run) int { return cmp.Compare(a.base, b.base) })
+	r.free = r.free[:0]
 	for _, f := range all {
 		if n := len(r.free); n > 0 && r.free[n-1].base+r.free[n-1].len >= f.base {
 			last := &r.free[n-1]

@@ -14,16 +14,11 @@ import (
 // writing its flow.
 const settleAfter = time.Second
 
-// tableID names a table as flow entries do.
-type tableID struct {
-	service uint32
-	v6      bool
-}
-
 // watched is a direct service that remembers old tables, or one that follows
 // entries and could do without.
 type watched struct {
 	key       bpf.ServiceKey
+	was       bpf.Service
 	slots     []uint32
 	elsewhere bool // a flow is not where the table says
 	changed   bool // a flow has another source port towards its backend
@@ -35,33 +30,28 @@ type unsettled map[tableID]*watched
 func (t *Target) watchUnsettled() unsettled {
 	k := &t.kernel
 	out := unsettled{}
-	draining := k.draining()
 	for key, s := range k.services {
 		if key.Port == 0 {
 			continue
 		}
-		name := tableName{owner: k.names[s.ID], v6: key.VIP.Is6()}
-		sp, known := k.tables[name]
-		if !known || t.cfg.Now().Sub(sp.since) < settleAfter {
-			continue
-		}
-		// While something drains, its flows may be on an address this service took over.
-		if s.Old[0].Len > 0 || s.Flows && !k.needFlows[name] && !draining {
-			out[tableID{s.ID, name.v6}] = &watched{key: key, slots: sp.slots}
+		if sp, ok := t.unsettled(key, s); ok {
+			out[tableID{s.ID, key.VIP.Is6()}] = &watched{key: key, was: s, slots: sp.slots}
 		}
 	}
 	return out
 }
 
-// draining tells whether any backend is on its way out, or of an earlier agent
-// and not claimed yet: its flows may be on any address.
-func (k *kernel) draining() bool {
-	for _, e := range k.backends {
-		if !e.release.IsZero() || e.name == (replica{}) {
-			return true
-		}
+// unsettled tells whether a service remembers, or follows, what it may be able
+// to do without, and where its table lies.
+func (t *Target) unsettled(key bpf.ServiceKey, s bpf.Service) (span, bool) {
+	k := &t.kernel
+	id := tableID{s.ID, key.VIP.Is6()}
+	sp, known := k.tables[tableName{owner: k.names[s.ID], v6: id.v6}]
+	if !known || t.cfg.Now().Sub(sp.since) < settleAfter {
+		return sp, false
 	}
-	return false
+	// While something drains, its flows may be on an address this service took over.
+	return sp, s.Old[0].Len > 0 || s.Flows && !k.needFlows(&sp, id) && !k.draining()
 }
 
 func (u unsettled) see(k bpf.FlowKey, f bpf.Flow) {
@@ -73,7 +63,7 @@ func (u unsettled) see(k bpf.FlowKey, f bpf.Flow) {
 		w.elsewhere = true
 	}
 	// A hairpin flow (its source is the VIP) has entries in any case.
-	if k.Dst.Addr() == f.Dst.Addr() && k.Dst.Port() != f.Dst.Port() {
+	if f.Flags&bpf.FlowNAT != 0 || k.Dst.Addr() == f.Dst.Addr() && k.Dst.Port() != f.Dst.Port() {
 		w.changed = true
 	}
 }
@@ -84,7 +74,10 @@ func (t *Target) settle(all unsettled) error {
 	var errs []error
 	for _, w := range all {
 		s, ok := t.kernel.services[w.key]
-		if !ok || w.elsewhere || s.Flows && w.changed {
+		if !ok || s != w.was || w.elsewhere || s.Flows && w.changed {
+			continue
+		}
+		if _, still := t.unsettled(w.key, s); !still {
 			continue
 		}
 		old := s.Old
@@ -94,7 +87,7 @@ func (t *Target) settle(all unsettled) error {
 			continue
 		}
 		for _, table := range old {
-			t.kernel.ranges.release(table.Base, table.Len)
+			t.kernel.ranges.release(table.Base, table.Len, t.cfg.Now())
 		}
 	}
 	return errors.Join(errs...)

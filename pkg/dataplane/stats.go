@@ -37,7 +37,10 @@ type Stats struct {
 	Services  []ServiceCount
 	Flows     uint64 // entries at the last sweep
 	FlowLimit uint64
-	Evictions uint64 // flows whose entry the kernel's LRU had taken when their next packet came
+	// Source ports of mode full-nat at the last sweep.
+	SourcePorts     uint64
+	SourcePortsUsed uint64
+	Evictions       uint64 // flows whose entry the kernel's LRU had taken when their next packet came
 }
 
 // Flow is one tracked connection.
@@ -47,7 +50,8 @@ type Flow struct {
 	Client   netip.AddrPort    `json:"client"`
 	VIP      netip.AddrPort    `json:"vip"`
 	Backend  netip.AddrPort    `json:"backend"`
-	State    string            `json:"state"` // "new" | "established" | "closing"
+	Source   netip.AddrPort    `json:"source,omitzero"` // what the backend sees, where that is not the client
+	State    string            `json:"state"`           // "new" | "established" | "closing"
 	Idle     time.Duration     `json:"idle"`
 }
 

@@ -38,6 +38,8 @@ func (o *Timeouts) defaults() {
 type sweep struct {
 	entries uint64
 	active  map[uint32]uint64 // by service id
+	load    map[uint32]uint32 // by backend, of services that choose by it
+	ports   map[held]bool     // that flows hold
 }
 
 // Run sweeps the flow table until ctx ends: entries of flows that are over or
@@ -68,34 +70,32 @@ func (t *Target) untilSweep() time.Duration {
 	defer t.mu.Unlock()
 	d := t.cfg.Timeouts.Every
 	now := t.cfg.Now()
-	for _, e := range t.kernel.backends {
-		if !e.release.IsZero() {
-			d = min(d, max(e.release.Sub(now), 0)+time.Millisecond)
-		}
+	for id := range t.kernel.retiring {
+		d = min(d, max(t.kernel.backends[id].release.Sub(now), 0)+time.Millisecond)
 	}
 	return d
 }
 
-// Sweep looks at every flow once.
+// Sweep looks at every flow once. Meanwhile states are applied: what it saw is
+// judged again before anything is done about it.
 func (t *Target) Sweep() error {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	now, err := t.hz.read(t.cfg.Maps)
+	rate, released, unsettled := t.hz, t.released(), t.watchUnsettled()
+	t.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	released := t.released()
-	seen := sweep{active: map[uint32]uint64{}}
-	expired := map[bpf.FlowKey]bpf.Flow{}
-	unsettled := t.watchUnsettled()
-	doomed := map[bpf.FlowKey]bpf.Flow{}
+	seen := sweep{active: map[uint32]uint64{}, load: map[uint32]uint32{}, ports: map[held]bool{}}
+	expired, leaving := map[bpf.FlowKey]bpf.Flow{}, map[bpf.FlowKey]bpf.Flow{}
 	err = t.cfg.Maps.EachFlow(func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool {
 		seen.entries++
 		unsettled.see(k, f)
+		seen.holdings(k, f)
 		switch {
 		case released[f.Backend]:
-			doomed[k] = f
-		case t.hz.age(now, f.Seen) > t.lifetime(k, f, confirmed):
+			leaving[k] = f
+		case rate.age(now, f.Seen) > t.lifetime(k, f, confirmed):
 			expired[k] = f
 		case confirmed && isFlow(f) && !over(f):
 			seen.active[f.Service]++
@@ -105,30 +105,85 @@ func (t *Target) Sweep() error {
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for k, f := range expired {
 		// One direction may be silent for long while the other is busy. An entry
 		// whose twin the kernel's LRU took stays until that takes it too.
 		if _, both := expired[f.Twin(k.Proto)]; both || f.Flags&bpf.FlowSingle != 0 {
-			doomed[k] = f
+			errs = append(errs, t.deleteFlow(k, f))
 		}
 	}
-	var errs []error
-	for k, f := range doomed {
-		if released[f.Backend] {
-			errs = append(errs, t.handOver(k, f))
-		}
-		if err := t.cfg.Maps.DeleteFlow(k, f); err != nil {
-			errs = append(errs, err)
-		}
-	}
+	errs = append(errs, t.auditIfDue(seen.ports))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	errs = append(errs, t.setLoads(seen.load))
+	seen.ports = nil
 	t.swept = seen
+	errs = append(errs, t.release(released, leaving))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("sweep flow table: %w", err)
 	}
-	if err := t.free(released); err != nil {
+	return t.settle(unsettled)
+}
+
+// release ends the flows of backends whose drain is over, and the backends'
+// entries. One that the state took back meanwhile keeps all of it.
+func (t *Target) release(backends map[uint32]bool, flows map[bpf.FlowKey]bpf.Flow) error {
+	still := t.released()
+	for id := range backends {
+		if !still[id] {
+			delete(backends, id)
+		}
+	}
+	var errs []error
+	for k, f := range flows {
+		if !backends[f.Backend] {
+			continue
+		}
+		errs = append(errs, t.handOver(k, f), t.deleteFlow(k, f))
+	}
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return t.settle(unsettled)
+	return t.free(backends)
+}
+
+// deleteFlow deletes an entry and frees what the flow held.
+func (t *Target) deleteFlow(k bpf.FlowKey, f bpf.Flow) error {
+	deleted, err := t.cfg.Maps.DeleteFlow(k, f)
+	if err != nil || !deleted {
+		return err
+	}
+	return t.giveBack(k, f)
+}
+
+// holdings notes what a flow holds.
+func (s *sweep) holdings(k bpf.FlowKey, f bpf.Flow) {
+	if h, ok := holds(k, f); ok {
+		s.ports[h] = true
+	}
+	if f.Flags&bpf.FlowLeast != 0 && isFlow(f) && f.State&bpf.FlowReturned == 0 {
+		s.load[f.Backend]++
+	}
+}
+
+// setLoads corrects the counts that programs keep of the flows of backends:
+// entries that the kernel's LRU took are still in them.
+func (t *Target) setLoads(load map[uint32]uint32) error {
+	for id := range t.swept.load {
+		if _, still := load[id]; !still {
+			load[id] = 0
+		}
+	}
+	for id, n := range load {
+		if err := t.cfg.Maps.SetLoad(id, n); err != nil {
+			return err
+		}
+		if n == 0 {
+			delete(load, id)
+		}
+	}
+	return nil
 }
 
 // handOver gives a released flow of a direct service to the backend that its
@@ -180,8 +235,8 @@ func (t *Target) lifetime(k bpf.FlowKey, f bpf.Flow, confirmed bool) time.Durati
 func (t *Target) released() map[uint32]bool {
 	now := t.cfg.Now()
 	out := map[uint32]bool{}
-	for id, e := range t.kernel.backends {
-		if !e.release.IsZero() && !now.Before(e.release) {
+	for id := range t.kernel.retiring {
+		if !now.Before(t.kernel.backends[id].release) {
 			out[id] = true
 		}
 	}
@@ -190,18 +245,21 @@ func (t *Target) released() map[uint32]bool {
 
 // free empties the entries of released backends, now that no flow leads there.
 func (t *Target) free(released map[uint32]bool) error {
+	k := &t.kernel
+	var gone []netip.Addr // an interface may have lost its last one
 	for id := range released {
-		e := t.kernel.backends[id]
+		e := k.backends[id]
 		if err := t.cfg.Maps.PutBackend(id, bpf.Backend{}); err != nil {
 			return err
 		}
-		delete(t.kernel.backends, id)
-		if t.kernel.byName[e.name] == id {
-			delete(t.kernel.byName, e.name)
+		k.dropBackend(id)
+		k.forget(k.names[e.service()])
+		if e.Addr.IsValid() && k.addrs[e.Addr] == 0 {
+			gone, t.filterTrim = append(gone, e.Addr), true
 		}
 	}
-	if len(released) > 0 {
-		t.cfg.Hops.Track(t.backendAddrs()) // an interface may have lost its last one
+	if len(gone) > 0 {
+		t.cfg.Hops.Follow(nil, gone)
 	}
 	return t.trimFilter()
 }

@@ -4,6 +4,7 @@ package dataplane
 
 import (
 	"context"
+	"net/netip"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -20,7 +21,10 @@ func (t *Target) Stats() (Stats, error) {
 	swept := t.swept
 	t.mu.Unlock()
 
-	s := Stats{Flows: swept.entries, FlowLimit: uint64(t.cfg.Maps.Sizes().Flows)}
+	t.ports.mu.Lock()
+	ports, used := t.ports.total, t.ports.lastUsed
+	t.ports.mu.Unlock()
+	s := Stats{SourcePorts: uint64(ports), SourcePortsUsed: uint64(used), Flows: swept.entries, FlowLimit: uint64(t.cfg.Maps.Sizes().Flows)}
 	err := t.cfg.Maps.EachPacketCount(func(slot uint32, reason int, packets uint64) {
 		r := bpf.Reasons[reason]
 		s.Packets = append(s.Packets, PacketCount{Slot: slot, Verdict: string(r.Verdict), Reason: r.Name, Packets: packets})
@@ -72,7 +76,11 @@ func (t *Target) Flows(ctx context.Context, filter FlowFilter, yield func(Flow) 
 			Service: names[f.Service].service, Protocol: model.Protocol(k.Proto),
 			Client: k.Src, VIP: k.Dst, Backend: f.Dst, State: stateOf(f, confirmed), Idle: rate.age(now, f.Seen),
 		}
+		if f.Src != flow.Client {
+			flow.Source = f.Src
+		}
 		if f.Flags&bpf.FlowSingle != 0 {
+			flow.Source = netip.AddrPort{}
 			flow.Client, flow.VIP, flow.Backend = f.Dst, f.Src, k.Src
 		}
 		if !filter.matches(flow) {

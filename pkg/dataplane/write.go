@@ -3,154 +3,192 @@
 package dataplane
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/maglev"
+	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
-// write makes the maps equal to want: backends, then tables, then services;
+// write makes the maps equal to a state: backends, then tables, then services;
 // then what is gone the other way round. A failure leaves the bookkeeping true
 // and the rest of the work to the next Apply; nothing is deleted after one.
-func (t *Target) write(want *desired) error {
-	t.kernel.ranges.settle()
-	t.claim(want)
-	t.kernel.countIDs()
-	t.kernel.drains = t.kernel.draining()
-	if err := t.addFilter(want); err != nil {
+func (t *Target) write(d *delta) error {
+	k := &t.kernel
+	k.pass++
+	k.ranges.settle(t.cfg.Now())
+	t.claim(d.fresh)
+	k.drains = k.draining()
+	if err := t.cfg.Maps.AddFilter(d.addrs()); err != nil {
 		return err
 	}
-	if err := t.putBackends(want); err != nil {
-		return err
-	}
-	allows, err := t.putAllows(want)
+	replaced, err := t.putBackends(d)
 	if err != nil {
 		return err
 	}
-	stale, err := t.putTables(want)
+	if err := t.putAllows(d); err != nil {
+		return err
+	}
+	// A node without sources for full-nat still serves all else.
+	sourceErr := t.setSources(d.state)
+	stale, err := t.putTables(d)
 	if err != nil {
 		return err
 	}
-	if err := t.deleteServices(want); err != nil {
+	if err := t.deleteServices(d); err != nil {
 		return err
 	}
-	if err := t.deleteAllows(allows); err != nil {
+	if err := t.deleteAllows(d); err != nil {
 		return err
 	}
 	for _, table := range stale {
-		t.kernel.ranges.release(table.Base, table.Len)
+		k.ranges.release(table.Base, table.Len, t.cfg.Now())
 	}
-	t.kernel.needFlows = want.flows
-	if err := t.retireBackends(want); err != nil {
+	if err := t.retireBackends(d, replaced); err != nil {
 		return err
 	}
-	t.forget(want)
-	return t.trimFilter()
+	t.forget(d)
+	if d.full {
+		return errors.Join(sourceErr, t.trimFilter())
+	}
+	return sourceErr
 }
 
-func compareReplica(a, b replica) int {
-	return cmp.Or(a.owner.service.Compare(b.owner.service), cmp.Compare(a.owner.port, b.owner.port),
-		cmp.Compare(a.owner.proto, b.owner.proto), a.addr.Compare(b.addr))
+// ports walks the service ports of some units.
+func eachPort(units []unit) func(yield func(*port) bool) {
+	return func(yield func(*port) bool) {
+		for i := range units {
+			for j := range units[i].ports {
+				if !yield(&units[i].ports[j]) {
+					return
+				}
+			}
+		}
+	}
 }
 
-func (t *Target) putBackends(want *desired) error {
+// putBackends writes the backends of the delta. replaced are entries that had
+// to make room for one with another port.
+func (t *Target) putBackends(d *delta) (replaced []uint32, err error) {
 	k := &t.kernel
 	var errs []error
-	next := uint32(0)
-	for _, name := range slices.SortedFunc(maps.Keys(want.backends), compareReplica) {
-		b := want.backends[name]
-		svc, err := t.serviceID(name.owner)
+	for p := range eachPort(d.fresh) {
+		if len(p.tables) == 0 {
+			continue
+		}
+		svc, err := t.serviceID(p.owner)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		b.Service = svc
-		id, ok := k.byName[name]
-		if old := k.backends[id]; !ok || old.Flags&bpf.BackendUsed != 0 && old.Port != b.Port {
-			// An entry in use never changes its port: programs may read it.
-			if ok {
-				e := k.backends[id]
-				e.name = replica{}
-				k.backends[id] = e
-				delete(k.byName, name)
+		for _, tb := range p.tables {
+			for _, b := range tb.backends {
+				b.Service = svc
+				at := place{svc, b.Addr}
+				id, ok := k.byPlace[at]
+				if old := k.backends[id]; !ok || old.Flags&bpf.BackendUsed != 0 && old.Port != b.Port {
+					// An entry in use never changes its port: programs may read it.
+					if ok {
+						old.place = place{}
+						k.putBackend(id, old)
+						replaced = append(replaced, id)
+					}
+					if id, err = t.backendID(); err != nil {
+						errs = append(errs, fmt.Errorf("service %s backend %s: %w", p.owner.service, b.Addr, err))
+						continue
+					}
+				}
+				errs = append(errs, t.putBackend(id, entry{Backend: b, place: at, pass: k.pass}))
 			}
-			if id, err = t.backendID(next); err != nil {
-				errs = append(errs, fmt.Errorf("service %s backend %s: %w", name.owner.service, name.addr, err))
-				continue
-			}
-			next = id + 1
-		}
-		if err := t.putBackend(id, entry{Backend: b, name: name}); err != nil {
-			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	return replaced, errors.Join(errs...)
 }
 
 func (t *Target) putBackend(id uint32, e entry) error {
 	k := &t.kernel
-	if old, ok := k.backends[id]; !ok || old.Backend != e.Backend {
+	old, ok := k.backends[id]
+	if ok && old == e {
+		return nil
+	}
+	if !ok || old.Backend != e.Backend {
 		if err := t.cfg.Maps.PutBackend(id, e.Backend); err != nil {
 			return err
 		}
 	}
-	k.backends[id] = e
-	if e.name != (replica{}) {
-		k.byName[e.name] = id
+	if ok && old.Backend == e.Backend && old.place == e.place && old.release.Equal(e.release) {
+		old.pass = e.pass // nothing that the entry is found by
+		k.backends[id] = old
+		return nil
 	}
+	k.putBackend(id, e)
 	return nil
-}
-
-func compareTable(a, b tableName) int {
-	v6 := func(n tableName) int {
-		if n.v6 {
-			return 1
-		}
-		return 0
-	}
-	return cmp.Or(compareReplica(replica{owner: a.owner}, replica{owner: b.owner}), cmp.Compare(v6(a), v6(b)))
 }
 
 // putTables writes every changed table into a fresh range and points its
 // services there. The ranges nothing refers to any longer are returned.
-func (t *Target) putTables(want *desired) (stale []bpf.Table, err error) {
-	keys := map[tableName][]bpf.ServiceKey{}
-	for key, name := range want.services {
-		keys[name] = append(keys[name], key)
-	}
+func (t *Target) putTables(d *delta) (stale []bpf.Table, err error) {
 	var errs []error
-	for _, name := range slices.SortedFunc(maps.Keys(want.tables), compareTable) {
-		gone, err := t.putTable(name, want, keys[name])
-		if err != nil {
-			errs = append(errs, fmt.Errorf("service %s port %d: %w", name.owner.service, name.owner.port, err))
-			continue
+	put := func(units []unit) {
+		for p := range eachPort(units) {
+			for i := range p.tables {
+				gone, err := t.putTable(p, &p.tables[i])
+				if err != nil {
+					errs = append(errs, fmt.Errorf("service %s port %d: %w", p.owner.service, p.owner.port, err))
+				}
+				stale = append(stale, gone...)
+			}
 		}
-		stale = append(stale, gone...)
 	}
-	errs = append(errs, t.putMarkers(keys[tableName{}]))
+	// The flows of those that share a replica from now on need entries first.
+	put(t.sharers(d))
+	put(d.fresh)
+	for _, u := range d.fresh {
+		for _, key := range u.markers {
+			errs = append(errs, t.putService(key, bpf.Service{}))
+		}
+	}
 	return stale, errors.Join(errs...)
 }
 
-func (t *Target) putTable(name tableName, want *desired, keys []bpf.ServiceKey) (stale []bpf.Table, err error) {
+// sharers are the unchanged services whose replicas the delta gave to others, too.
+func (t *Target) sharers(d *delta) (units []unit) {
 	k := &t.kernel
-	id, err := t.serviceID(name.owner)
+	changed := map[model.ServiceName]bool{}
+	for p := range eachPort(d.fresh) {
+		changed[p.owner.service] = true
+	}
+	for table := range k.sockets.begun {
+		name := k.names[table.service].service
+		if svc, ok := d.state.Service(name); ok && !changed[name] {
+			changed[name] = true
+			units = append(units, t.compile(svc, noHop)) // its backends are not written
+		}
+	}
+	clear(k.sockets.begun)
+	return units
+}
+
+func (t *Target) putTable(p *port, tb *table) (stale []bpf.Table, err error) {
+	k := &t.kernel
+	id, err := t.serviceID(p.owner)
 	if err != nil {
 		return nil, err
 	}
-	sp, err := t.span(name, want.tables[name], keys)
+	sp, err := t.span(id, tb)
 	if err != nil {
 		return nil, err
 	}
+	sp.entries, sp.pass = tb.entries, k.pass
 	before, after := map[bpf.Table]bool{}, map[bpf.Table]bool{}
-	for _, key := range keys {
+	for _, key := range tb.keys {
 		if have, ok := k.services[key]; ok && have.ID == id {
 			refer(before, have)
 		}
-		next, err := t.nextEntry(name, want, key, sp, id)
+		next, err := t.nextEntry(&p.rules, key, sp, id)
 		if err != nil {
 			return nil, err
 		}
@@ -160,7 +198,7 @@ func (t *Target) putTable(name tableName, want *desired, keys []bpf.ServiceKey) 
 		}
 		refer(after, next)
 	}
-	k.tables[name] = sp
+	k.tables[tb.name] = sp
 	for table := range before {
 		if !after[table] {
 			stale = append(stale, table)
@@ -169,24 +207,28 @@ func (t *Target) putTable(name tableName, want *desired, keys []bpf.ServiceKey) 
 	return stale, nil
 }
 
-// refer collects the ranges a service entry leads to.
-func refer(to map[bpf.Table]bool, s bpf.Service) {
+// eachTable calls do for every range a service entry leads to.
+func eachTable(s bpf.Service, do func(bpf.Table)) {
 	for _, table := range append(s.Old[:], bpf.Table{Base: s.Base, Len: s.Len}) {
 		if table.Len > 0 {
-			to[table] = true
+			do(table)
 		}
 	}
 }
 
+func refer(to map[bpf.Table]bool, s bpf.Service) {
+	eachTable(s, func(b bpf.Table) { to[b] = true })
+}
+
 // span is the range that holds the table: the present one if it is right, else
 // a fresh one, written.
-func (t *Target) span(name tableName, tb table, keys []bpf.ServiceKey) (span, error) {
+func (t *Target) span(svc uint32, tb *table) (span, error) {
 	k := &t.kernel
 	ids := make([]uint32, len(tb.addrs))
 	for i, addr := range tb.addrs {
-		ids[i] = k.byName[replica{name.owner, addr}]
+		ids[i] = k.byPlace[place{svc, addr}]
 	}
-	sp, known := k.tables[name]
+	sp, known := k.tables[tb.name]
 	if known && slices.Equal(sp.members, tb.members) && slices.Equal(sp.ids, ids) {
 		return sp, nil
 	}
@@ -195,7 +237,7 @@ func (t *Target) span(name tableName, tb table, keys []bpf.ServiceKey) (span, er
 		slots[i] = ids[member]
 	}
 	if !known {
-		sp, known = t.adoptTable(keys, slots)
+		sp, known = t.adoptTable(tb.keys, slots)
 	}
 	if known && slices.Equal(sp.slots, slots) {
 		sp.members, sp.ids = tb.members, ids
@@ -207,7 +249,7 @@ func (t *Target) span(name tableName, tb table, keys []bpf.ServiceKey) (span, er
 	}
 	sp = span{base: base, len: uint32(len(slots)), slots: slots, since: t.cfg.Now(), members: tb.members, ids: ids}
 	if err := t.cfg.Maps.PutSlots(sp.base, slots); err != nil {
-		k.ranges.release(sp.base, sp.len)
+		k.ranges.release(sp.base, sp.len, t.cfg.Now())
 		return span{}, err
 	}
 	return sp, nil
@@ -235,78 +277,109 @@ func (t *Target) putService(key bpf.ServiceKey, s bpf.Service) error {
 	if err := t.cfg.Maps.PutService(key, s); err != nil {
 		return err
 	}
-	t.kernel.services[key] = s
+	t.kernel.putService(key, s)
 	return nil
 }
 
-func (t *Target) putMarkers(keys []bpf.ServiceKey) error {
-	var errs []error
-	for _, key := range keys {
-		errs = append(errs, t.putService(key, bpf.Service{}))
-	}
-	return errors.Join(errs...)
-}
-
-func (t *Target) deleteServices(want *desired) error {
+// deleteServices removes the keys and tables that the state lacks.
+func (t *Target) deleteServices(d *delta) error {
 	k := &t.kernel
 	var errs []error
 	gone := map[bpf.Table]bool{}
-	for key, s := range k.services {
-		if _, wanted := want.services[key]; wanted {
-			continue
+	remove := func(key bpf.ServiceKey) {
+		s, there := k.services[key]
+		if _, wanted := t.plan.keys[key]; wanted || !there {
+			return
 		}
 		if key.Port != 0 && !s.Flows {
 			// Its connections drain: without a table they need entries.
 			if err := t.toFlows(key); err != nil {
 				errs = append(errs, err)
-				continue
+				return
 			}
 		}
 		if err := t.cfg.Maps.DeleteService(key); err != nil {
 			errs = append(errs, err)
-			continue
+			return
 		}
-		delete(k.services, key)
+		k.dropService(key)
 		t.filterTrim = true
 		refer(gone, s)
 	}
+	d.eachKey(k, remove)
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	for _, sp := range k.tables {
-		delete(gone, bpf.Table{Base: sp.base, Len: sp.len})
-	}
-	for name, sp := range k.tables {
-		if _, wanted := want.tables[name]; !wanted {
-			gone[bpf.Table{Base: sp.base, Len: sp.len}] = true
-			delete(k.tables, name)
+	d.eachTable(k, func(name tableName) {
+		sp, there := k.tables[name]
+		if !there {
+			return
 		}
-	}
+		own := bpf.Table{Base: sp.base, Len: sp.len}
+		if sp.pass == k.pass {
+			delete(gone, own)
+			return
+		}
+		gone[own] = true
+		delete(k.tables, name)
+	})
 	for table := range gone {
-		k.ranges.release(table.Base, table.Len)
+		k.ranges.release(table.Base, table.Len, t.cfg.Now())
 	}
 	return nil
 }
 
 // retireBackends closes entries nobody wants to new connections and sets the
 // time at which their flows are released.
-func (t *Target) retireBackends(want *desired) error {
+func (t *Target) retireBackends(d *delta, replaced []uint32) error {
+	k := &t.kernel
 	var errs []error
-	for id, e := range t.kernel.backends {
-		if _, wanted := want.backends[e.name]; wanted && e.name != (replica{}) {
-			continue
+	retire := func(id uint32) {
+		e, ok := k.backends[id]
+		if !ok || e.pass == k.pass && e.owner != 0 {
+			return
 		}
 		if e.release.IsZero() {
-			e.release = t.cfg.Now().Add(t.drainOf(want, e))
+			e.release = t.cfg.Now().Add(t.drainOf(d.state, e))
 			t.alarm()
 		}
 		e.Flags &^= bpf.BackendOpen
 		e.Backend = withHop(e.Backend, t.cfg.Hops.Lookup(e.Addr))
-		if err := t.putBackend(id, e); err != nil {
-			errs = append(errs, err)
-		}
+		errs = append(errs, t.putBackend(id, e))
+	}
+	for _, id := range replaced {
+		retire(id)
+	}
+	for _, id := range d.candidates(k) {
+		retire(id)
 	}
 	return errors.Join(errs...)
+}
+
+// drainOf is how long a backend that nobody wants keeps its flows. After a
+// restart only its service's id tells whose it was.
+func (t *Target) drainOf(s *model.State, e entry) time.Duration {
+	if svc, ok := s.Service(t.kernel.names[e.service()].service); ok {
+		return svc.Drain
+	}
+	return defaultDrain
+}
+
+// defaultDrain is for backends whose service is gone from the state.
+const defaultDrain = 30 * time.Second
+
+// forget drops the ids of service ports that are gone without a trace.
+func (t *Target) forget(d *delta) {
+	k := &t.kernel
+	if d.full {
+		for name := range k.ids {
+			k.forget(name)
+		}
+		return
+	}
+	for p := range eachPort(d.was) {
+		k.forget(p.owner)
+	}
 }
 
 func (t *Target) alarm() {

@@ -29,7 +29,7 @@ func (c *Checker) Apply(_ context.Context, s *model.State) error {
 	var fresh []*check
 	present := 0
 	for i := range s.Services {
-		m := &s.Services[i]
+		m := s.Services[i]
 		if m.Health.Type == "" || m.Health.Type == "none" {
 			continue
 		}
@@ -60,6 +60,7 @@ func (c *Checker) forgetOthers() {
 		}
 		c.stale = c.stale || c.unfit[name] != nil
 		delete(c.unfit, name)
+		delete(c.rising, name)
 		delete(c.services, name)
 	}
 	c.notify()
@@ -159,16 +160,21 @@ func (c *Checker) forget(k *check) {
 
 // suspect has a service judged again.
 func (c *Checker) suspect(svc *service) {
+	c.mark(svc)
+	c.notify()
+}
+
+// mark is suspect from within Run's loop.
+func (c *Checker) mark(svc *service) {
 	if !svc.dirty {
 		svc.dirty = true
 		c.dirty = append(c.dirty, svc)
 	}
-	c.notify()
 }
 
 func sameHealth(a, b model.HealthCheck) bool {
 	return a.Type == b.Type && a.Path == b.Path && slices.Equal(a.Status, b.Status) &&
-		a.Interval == b.Interval && a.Timeout == b.Timeout && a.Rise == b.Rise && a.Fall == b.Fall
+		a.Interval == b.Interval && a.Timeout == b.Timeout && a.Rise == b.Rise && a.Fall == b.Fall && a.SlowStart == b.SlowStart
 }
 
 // noteOn says why no replica of the service can be checked; empty: they can.

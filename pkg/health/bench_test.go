@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -168,8 +169,10 @@ func BenchmarkApply(b *testing.B) {
 	_ = c.Apply(b.Context(), s)
 	runtime.GC()
 	runtime.ReadMemStats(&after)
-	two := [2]*model.State{s, {Services: append([]model.Service(nil), services...)}}
-	two[1].Services[5000].Backends = manyBackends(11)
+	changed := *s.Services[5000]
+	changed.Backends = manyBackends(11)
+	two := [2]*model.State{s, {Services: slices.Clone(s.Services)}}
+	two[1].Services[5000] = &changed
 	i := 0
 	for b.Loop() {
 		i++

@@ -30,6 +30,8 @@ type Config struct {
 	// goroutines and file descriptors. Default 1024: that many replicas may
 	// hang for a timeout before others wait.
 	Parallel int
+	// Signals are what the data plane saw of clients' own connections. Optional.
+	Signals Signals
 	// Rand spreads the checks over time: a number in [0, 1). Its calls never
 	// overlap. Default math/rand/v2.
 	Rand func() float64
@@ -45,7 +47,8 @@ type Checker struct {
 	state    *model.State // last applied
 	pass     uint64       // counts the states
 	services map[model.ServiceName]*service
-	unfit    map[model.ServiceName]*service // those that publish something as down
+	unfit    map[model.ServiceName]*service // those that publish something
+	rising   map[model.ServiceName]*service // those with replicas that start slowly
 	queue    queue                          // checks that wait for their time
 	busy     int                            // checks under way
 	alarm    time.Time                      // when Run's loop wakes by itself; zero: it does not
@@ -53,6 +56,7 @@ type Checker struct {
 	stale    bool   // the published conditions hold some of a service that is gone
 	news     []news // not logged yet
 	strain   strain
+	deaf     error // why the signals could not be read the last time
 	stats    Stats
 }
 
@@ -62,6 +66,7 @@ type Stats struct {
 	Failures     uint64 // of these, those the replica failed
 	Inconclusive uint64 // this host could not ask: no descriptors, ports or memory left
 	Late         uint64 // began more than an interval after their time: Config.Parallel held them up
+	Signals      uint64 // of replicas that do not take clients' connections
 	LastResorts  uint64 // times a service entered the last resort
 	Busy         int    // under way now
 	Waiting      int    // waiting for their time now
@@ -84,6 +89,7 @@ func New(cfg Config) *Checker {
 	return &Checker{
 		cfg: cfg, wake: make(chan struct{}, 1),
 		services: map[model.ServiceName]*service{}, unfit: map[model.ServiceName]*service{},
+		rising: map[model.ServiceName]*service{},
 	}
 }
 

@@ -298,7 +298,7 @@ func TestMassFailureIsFewParts(t *testing.T) {
 		pass(time.Minute)
 		w.fail(bad...)
 		pass(10 * time.Second)
-		if n := strings.Count(w.last(), "down"); n != 1000 || w.published() > 2+2*20 { // two seconds of changes
+		if n := strings.Count(w.last(), "down"); n != 1000 || w.published() > 2+3*20 { // two seconds of changes, and those at their ends
 			t.Errorf("%d are down after %d parts", n, w.published())
 		}
 	})

@@ -222,7 +222,7 @@ type fixed []model.Service
 func (fixed) Name() string { return "fixed" }
 
 func (f fixed) Run(ctx context.Context, publish func(source.Part)) error {
-	publish(source.Part{Services: f})
+	publish(source.Part{Services: state(f...).Services})
 	<-ctx.Done()
 	return nil
 }

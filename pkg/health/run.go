@@ -30,6 +30,9 @@ const (
 func (c *Checker) Run(ctx context.Context, publish func(source.Part)) error {
 	var workers sync.WaitGroup
 	defer workers.Wait()
+	if c.cfg.Signals != nil {
+		workers.Go(func() { c.listen(ctx) })
+	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var published time.Time
@@ -137,9 +140,10 @@ func (c *Checker) sleep(checks, parts time.Time) time.Time {
 		c.alarm = later(c.queue[0].due, checks)
 	}
 	if len(c.dirty) > 0 || c.stale || len(c.news) > 0 {
-		if c.alarm.IsZero() || parts.Before(c.alarm) {
-			c.alarm = parts
-		}
+		c.alarm = sooner(c.alarm, parts)
+	}
+	for _, svc := range c.rising {
+		c.alarm = sooner(c.alarm, later(svc.ramp.next, parts))
 	}
 	return c.alarm
 }
@@ -178,6 +182,12 @@ func (c *Checker) part(force bool) (p source.Part, told []news, changed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	changed, c.stale = c.stale || force, false
+	now := time.Now()
+	for _, svc := range c.rising {
+		if !svc.ramp.next.After(now) {
+			c.mark(svc)
+		}
+	}
 	for _, svc := range c.dirty {
 		svc.dirty = false
 		if c.services[svc.model.Name] != svc {
@@ -185,8 +195,14 @@ func (c *Checker) part(force bool) (p source.Part, told []news, changed bool) {
 		}
 		before := svc.lastResort
 		changed = svc.judge() || changed
+		changed = svc.rise(now) || changed
 		c.tellLastResort(svc, before)
-		if len(svc.down) > 0 {
+		if svc.ramp.next.IsZero() {
+			delete(c.rising, svc.model.Name)
+		} else {
+			c.rising[svc.model.Name] = svc
+		}
+		if len(svc.down)+len(svc.ramp.shares) > 0 {
 			c.unfit[svc.model.Name] = svc
 		} else {
 			delete(c.unfit, svc.model.Name)
@@ -199,13 +215,22 @@ func (c *Checker) part(force bool) (p source.Part, told []news, changed bool) {
 		return p, told, false
 	}
 	for _, name := range slices.SortedFunc(maps.Keys(c.unfit), compare) {
-		p.Conditions = append(p.Conditions, c.unfit[name].down...)
+		svc := c.unfit[name]
+		p.Conditions = append(append(p.Conditions, svc.down...), svc.ramp.shares...)
 	}
 	return p, told, true
 }
 
 func compare(a, b model.ServiceName) int {
 	return cmp.Or(cmp.Compare(a.Project, b.Project), cmp.Compare(a.User, b.User))
+}
+
+// sooner is the earlier one; a may be zero, which is never.
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
 }
 
 func later(a, b time.Time) time.Time {

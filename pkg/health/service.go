@@ -28,6 +28,8 @@ type service struct {
 	published  []*check           // as down
 	down       []source.Condition // the same, as last published; nothing writes to it
 	lastResort string             // why failing checks are passed over; empty: they are not
+	returned   []*check           // published until now, and up again
+	ramp       ramp               // replicas that start slowly
 }
 
 // check is the repeated check of one address and port.
@@ -153,6 +155,11 @@ func (s *service) publish(ks []*check) (changed bool) {
 	}
 	for _, k := range ks {
 		k.published = true
+	}
+	for _, k := range s.published {
+		if k.up && !k.published {
+			s.returned = append(s.returned, k)
+		}
 	}
 	s.published = ks
 	changed = !slices.Equal(down, s.down)

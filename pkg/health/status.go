@@ -45,7 +45,7 @@ type Service struct {
 type Backend struct {
 	Checked bool   // it has checks; without, Healthy is true
 	Healthy bool   // every check says so
-	Reason  string // of the worst check; empty: all pass
+	Reason  string // of the worst check; or that it starts slowly; empty: all pass
 }
 
 // Checks lists every check, by service, address and port.
@@ -111,6 +111,9 @@ func (c *Checker) Backend(name model.ServiceName, b model.Backend) Backend {
 			v.Reason = r
 		}
 		v.Healthy = v.Healthy && k.up
+	}
+	if share := svc.ramp.shareOf(b); share > 0 && v.Reason == "" {
+		v.Reason = fmt.Sprintf("starts slowly: %d %% of its weight", share)
 	}
 	return v
 }

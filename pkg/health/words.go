@@ -19,6 +19,10 @@ import (
 
 // words tells a person why a check failed.
 func words(err error, to netip.AddrPort, q *question) string {
+	var heard sign
+	if errors.As(err, &heard) {
+		return fmt.Sprintf("%s: %s", to, heard)
+	}
 	var s *stage
 	if !errors.As(err, &s) {
 		return fmt.Sprintf("check of %s: %s", to, cause(err))

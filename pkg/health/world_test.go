@@ -119,6 +119,10 @@ func (w *world) take(p source.Part) {
 func describe(p source.Part) string {
 	var out []string
 	for _, c := range p.Conditions {
+		if c.Share > 0 {
+			out = append(out, fmt.Sprintf("%s %s %d%%", c.Service, c.Addr, c.Share))
+			continue
+		}
 		out = append(out, fmt.Sprintf("%s %s %s", c.Service, netip.AddrPortFrom(c.Addr, c.Port), c.Condition))
 	}
 	return strings.Join(out, ", ")
@@ -235,8 +239,12 @@ func (w *world) service(user string) Service {
 func name(user string) model.ServiceName { return model.ServiceName{Project: "p", User: user} }
 
 func state(services ...model.Service) *model.State {
-	slices.SortFunc(services, func(a, b model.Service) int { return a.Name.Compare(b.Name) })
-	return &model.State{Services: services}
+	s := &model.State{}
+	for _, svc := range services {
+		s.Services = append(s.Services, &svc)
+	}
+	slices.SortFunc(s.Services, func(a, b *model.Service) int { return a.Name.Compare(b.Name) })
+	return s
 }
 
 // tcpCheck is every 2 s, out after 3 failures, in after 2 passes.

@@ -39,6 +39,7 @@ type Pool struct {
 	owners  map[ownerKey]netip.Addr
 	cursors map[netip.Prefix]netip.Addr // where the search for a free address goes on
 	local   map[netip.Addr]string       // as last listed
+	last    completion                  // of the last Complete without an error
 	dirty   bool                        // the file is older than the entries
 	saveErr error
 }

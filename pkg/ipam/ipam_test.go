@@ -159,7 +159,7 @@ func state(v4, v6 string, services ...string) *model.State {
 	}
 	for _, text := range services {
 		name, vip, explicit := strings.Cut(text, "=")
-		svc := model.Service{Name: model.ServiceName{Project: "p", User: name}}
+		svc := &model.Service{Name: model.ServiceName{Project: "p", User: name}}
 		if explicit {
 			svc.VIP4 = netip.MustParseAddr(vip)
 		}
@@ -171,7 +171,7 @@ func state(v4, v6 string, services ...string) *model.State {
 func vips(s *model.State) string {
 	var out []string
 	for i := range s.Services {
-		svc := &s.Services[i]
+		svc := s.Services[i]
 		out = append(out, fmt.Sprint(svc.Name.User, svc.VIPs()))
 	}
 	return strings.Join(out, " ")
@@ -267,7 +267,7 @@ func TestManyServicesAreFast(t *testing.T) {
 	p := open("")
 	s := state("198.18.0.0/16", "fd00::/112")
 	for i := range 20000 {
-		s.Services = append(s.Services, model.Service{Name: model.ServiceName{Project: "p", User: fmt.Sprint(i)}})
+		s.Services = append(s.Services, &model.Service{Name: model.ServiceName{Project: "p", User: fmt.Sprint(i)}})
 	}
 	begin := time.Now()
 	if err := p.Complete(s); err != nil {
@@ -281,4 +281,38 @@ func TestManyServicesAreFast(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"version":1,"addresses":[{"addr":"10.0.0.2","owner":"a","gone":"2026-01-01T00:00:00Z"}]}`))
 	f.Fuzz(func(_ *testing.T, b []byte) { _ = open("").decode(b) })
+}
+
+// What did not change is the same value as before, and what was published
+// stays as it was.
+func TestCompleteKeepsWhatDidNotChange(t *testing.T) {
+	p := open("")
+	raw := state("10.0.0.0/24", "fd00::/112", "a", "b=10.0.0.9", "c")
+	next := func(services ...*model.Service) *model.State {
+		s := &model.State{Settings: raw.Settings, Services: services}
+		if err := p.Complete(s); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	a, b, c := raw.Services[0], raw.Services[1], raw.Services[2]
+	first := next(a, b, c)
+	if a.VIP4.IsValid() {
+		t.Fatal("the source's own value was changed")
+	}
+	changed := *b
+	changed.Drain = 1
+	second := next(a, &changed, c)
+	third := next(a, c)
+	if second.Services[0] != first.Services[0] || second.Services[2] != first.Services[2] || third.Services[0] != first.Services[0] || third.Services[1] != first.Services[2] {
+		t.Error("a service that did not change is another value")
+	}
+	if got := second.Services[1]; got.Drain != 1 || got.VIP4 != first.Services[1].VIP4 || got.VIP6 != first.Services[1].VIP6 || first.Services[1].Drain != 0 {
+		t.Errorf("changed to %+v", got)
+	}
+	moved := *b
+	moved.VIP4 = netip.MustParseAddr("10.0.0.77")
+	if got := next(a, &moved, c); got.Services[1].VIP4 != moved.VIP4 || got.Services[0] != first.Services[0] {
+		t.Errorf("moved to %v", got.Services[1].VIPs())
+	}
 }

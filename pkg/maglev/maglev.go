@@ -16,6 +16,11 @@ import (
 type Backend struct {
 	Key    string
 	Weight uint16 // 1 … 65535
+	// Share is how much of its slots it gets, in per cent, 1 … 99; 0: all. What
+	// it does not get goes where it would without this backend. A larger share
+	// takes slots from others and moves no other slot, so that a backend can
+	// grow in steps and disturbs nobody more than it has to.
+	Share uint8
 }
 
 // primes are table sizes, each near 1.2 times the one before.
@@ -57,8 +62,52 @@ func Table(backends []Backend, size int) []uint32 {
 		return nil
 	}
 	table := make([]uint32, size)
-	if len(backends) == 1 {
+	whole, index := wholes(backends)
+	if len(whole) == len(backends) || len(whole) == 0 {
+		fill(table, backends, nil)
 		return table
+	}
+	rank, others := make([]uint32, size), make([]uint32, size)
+	fill(table, backends, rank)
+	fill(others, whole, nil)
+	yield(table, rank, backends, func(slot int) uint32 { return index[others[slot]] })
+	return table
+}
+
+// wholes lists the backends that get all their slots, and their indices.
+func wholes(backends []Backend) (whole []Backend, index []uint32) {
+	for i, b := range backends {
+		if b.Share == 0 {
+			whole, index = append(whole, b), append(index, uint32(i))
+		}
+	}
+	return whole, index
+}
+
+// yield gives the slots beyond a backend's share to others: the last ones that
+// it took.
+func yield(table, rank []uint32, backends []Backend, other func(slot int) uint32) {
+	slots := make([]uint32, len(backends))
+	for _, i := range table {
+		slots[i]++
+	}
+	for slot, i := range table {
+		share := uint32(backends[i].Share)
+		if share > 0 && rank[slot] >= max(slots[i]*share/100, 1) {
+			table[slot] = other(slot)
+		}
+	}
+}
+
+// fill writes the owner of every slot, and to rank, if it is not nil, how many
+// slots the owner had before.
+func fill(table []uint32, backends []Backend, rank []uint32) {
+	if len(backends) == 1 {
+		clear(table)
+		for slot := range rank {
+			rank[slot] = uint32(slot)
+		}
+		return
 	}
 	const free = math.MaxUint32
 	for i := range table {
@@ -67,13 +116,13 @@ func Table(backends []Backend, size int) []uint32 {
 	turns := make([]turn, len(backends))
 	most := uint32(0)
 	for i, b := range backends {
-		turns[i] = newTurn(b, uint64(size))
+		turns[i] = newTurn(b, uint64(len(table)))
 		most = max(most, uint32(b.Weight))
 	}
 	for i := range turns {
 		turns[i].credit = most // the first round is everybody's
 	}
-	for left := size; ; {
+	for left := len(table); ; {
 		for i := range turns {
 			t := &turns[i]
 			if t.credit += uint32(backends[i].Weight); t.credit < most {
@@ -85,8 +134,12 @@ func Table(backends []Backend, size int) []uint32 {
 				slot = t.next()
 			}
 			table[slot] = uint32(i)
+			if rank != nil {
+				rank[slot] = t.taken
+				t.taken++
+			}
 			if left--; left == 0 {
-				return table
+				return
 			}
 		}
 	}
@@ -95,7 +148,7 @@ func Table(backends []Backend, size int) []uint32 {
 // turn walks a backend's permutation: offset, offset+skip, … modulo the size.
 type turn struct {
 	at, skip, size uint64
-	credit         uint32
+	credit, taken  uint32
 }
 
 func newTurn(b Backend, size uint64) turn {

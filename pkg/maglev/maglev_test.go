@@ -117,3 +117,59 @@ func BenchmarkTable(b *testing.B) {
 		Table(backends, size)
 	}
 }
+
+// A backend that grows from a small share to all of its slots takes them from
+// the others and moves nothing among them.
+func TestSharesGrowWithoutMovingOthers(t *testing.T) {
+	for _, n := range []int{2, 3, 10, 100} {
+		for _, weight := range []uint16{1, 5} {
+			b := equal(n)
+			b[n/2].Weight = weight
+			size := Size(b)
+			whole := Table(b, size)
+			final := shares(whole, n)[n/2]
+			var before []uint32
+			for _, share := range []uint8{10, 20, 30, 50, 90, 99, 0} {
+				b[n/2].Share = share
+				table := Table(b, size)
+				if share == 0 && !slices.Equal(table, whole) {
+					t.Errorf("%d backends: another table after the slow start", n)
+				}
+				want := final * int(share) / 100
+				if share == 0 {
+					want = final
+				}
+				if got := shares(table, n)[n/2]; got != want {
+					t.Errorf("%d backends, %d %%: %d slots, wanted %d of %d", n, share, got, want, final)
+				}
+				for slot := range before {
+					if table[slot] != before[slot] && table[slot] != uint32(n/2) {
+						t.Fatalf("%d backends, %d %%: slot %d moved from %d to %d", n, share, slot, before[slot], table[slot])
+					}
+				}
+				before = table
+			}
+		}
+	}
+}
+
+// Shares count among others only: where all backends start slowly, none does.
+func TestSharesOfAll(t *testing.T) {
+	b := equal(3)
+	want := Table(b, Size(b))
+	for i := range b {
+		b[i].Share = 10
+	}
+	if got := Table(b, Size(b)); !slices.Equal(got, want) {
+		t.Error("another table than without shares")
+	}
+	b[0].Share = 0
+	if got := shares(Table(b, Size(b)), 3); got[1] != got[0]/28 && (got[1] > 12 || got[1] < 9) || got[1]+got[2] > 25 {
+		t.Errorf("two of three at 10 %%: %v", got)
+	}
+	one := equal(1)
+	one[0].Share = 10
+	if got := Table(one, 1); !slices.Equal(got, []uint32{0}) {
+		t.Errorf("a single one: %v", got)
+	}
+}

@@ -5,6 +5,7 @@ package metrics
 import (
 	"runtime"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -40,12 +41,18 @@ var (
 	healthyDesc      = desc("backend_healthy", "1 while the replica passes its checks, or has none, and nothing else holds it down.", "service", "backend")
 	flowsDesc        = desc("flow_table_entries", "Entries of the flow table at the last sweep, two per connection.")
 	flowLimitDesc    = desc("flow_table_limit", "Confirmed entries the flow table can hold, two per connection.")
+	sourcePortsDesc  = desc("source_ports", "Source ports that mode full-nat has, over protocols and addresses.")
+	sourcesUsedDesc  = desc("source_ports_used", "Source ports that flows of mode full-nat held at the last sweep.")
 	evictionsDesc    = desc("flow_table_evictions_total", "Flows begun by a TCP segment in mid-connection: their entries had been evicted, or there never were any.")
 	generationDesc   = desc("config_generation", "Generation of the newest desired state; 0 before the first.")
 	routerDesc       = desc("tcp_router_connections_total", "Connections to the fronts by TLS server name, by what became of them.", "kind", "result")
 	routerActiveDesc = desc("tcp_router_active_connections", "Connections by TLS server name that are open.", "kind")
 	configErrorsDesc = desc("config_errors_total", "Invalid configs that were refused.")
 	readyDesc        = desc("ready", "1 once every target has applied the newest desired state.")
+	expiryDesc       = desc("certificate_expiry_seconds", "Time left to the certificate of a host; negative once it has ended.", "host")
+	questionsDesc    = desc("dns_questions_total", "Questions to the name server, by what became of them.", "result")
+	requestsDesc     = desc("http_requests_total", "Requests the HTTP front answered, by service and status; 499: the client went away before the answer.", "service", "code")
+	durationDesc     = desc("http_request_duration_seconds", "From the head of a request to the end of its answer.", "service")
 	readErrorDesc    = desc("dataplane_read_error", "1 when the data plane's counters cannot be read.")
 )
 
@@ -55,8 +62,8 @@ type collector struct{ r Reader }
 // Describe sends the metrics that can occur.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc,
-		evictionsDesc, generationDesc, configErrorsDesc, routerDesc, routerActiveDesc, readyDesc, readErrorDesc,
+		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc, sourcePortsDesc, sourcesUsedDesc,
+		evictionsDesc, generationDesc, configErrorsDesc, routerDesc, routerActiveDesc, readyDesc, readErrorDesc, expiryDesc, questionsDesc, requestsDesc, durationDesc,
 	} {
 		ch <- d
 	}
@@ -83,12 +90,21 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(healthyDesc, one(b.Healthy), b.Service, b.Address)
 		}
 	}
+	for _, x := range c.r.Certificates() {
+		ch <- prometheus.MustNewConstMetric(expiryDesc, prometheus.GaugeValue, time.Until(x.Expires).Seconds(), x.Host)
+	}
+	for result, n := range c.r.Questions() {
+		counter(questionsDesc, n, result)
+	}
 	router := c.r.Router()
 	for _, n := range router.Results {
 		counter(routerDesc, n.Count, n.Kind, n.Result)
 	}
 	for kind, n := range router.Active {
 		gauge(routerActiveDesc, n, kind)
+	}
+	for _, r := range c.r.Requests() {
+		collectRequests(ch, r)
 	}
 	t, err := c.r.Traffic()
 	gauge(readErrorDesc, one(err != nil))
@@ -113,7 +129,26 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(flowsDesc, t.Flows)
 	gauge(flowLimitDesc, t.FlowLimit)
+	gauge(sourcePortsDesc, t.SourcePorts)
+	gauge(sourcesUsedDesc, t.SourcePortsUsed)
 	counter(evictionsDesc, t.Evictions)
+}
+
+// collectRequests sends one service's counters of the HTTP front.
+func collectRequests(ch chan<- prometheus.Metric, r Requests) {
+	for code, n := range r.Codes {
+		ch <- prometheus.MustNewConstMetric(requestsDesc, prometheus.CounterValue, float64(n), r.Service, strconv.Itoa(code))
+	}
+	var total uint64
+	buckets := make(map[float64]uint64, len(r.Bounds))
+	for i, n := range r.Durations {
+		if total += n; i < len(r.Bounds) {
+			buckets[r.Bounds[i]] = total
+		}
+	}
+	if total > 0 {
+		ch <- prometheus.MustNewConstHistogram(durationDesc, total, r.Seconds, buckets, r.Service)
+	}
 }
 
 type servicePort struct {

@@ -6,6 +6,8 @@
 // the config and an address in use is reported and tried again.
 package metrics
 
+import "time"
+
 // Reader is what a scrape reads. Every field must be set; they are called from
 // many goroutines at once and must not block for long.
 type Reader struct {
@@ -13,9 +15,20 @@ type Reader struct {
 	Traffic  func() (Traffic, error)
 	Backends func() []Backend
 	Router   func() Router
+	Requests func() []Requests
 	// Behind names each target that has not applied the newest desired state,
 	// and why; empty: the agent is ready.
 	Behind func() []string
+	// Certificates are those that are served.
+	Certificates func() []Certificate
+	// Questions are those to the name server, by what became of them.
+	Questions func() map[string]uint64
+}
+
+// Certificate is one host's.
+type Certificate struct {
+	Host    string
+	Expires time.Time
 }
 
 // Agent is what the agent knows of itself.
@@ -31,6 +44,9 @@ type Traffic struct {
 	Flows     uint64
 	FlowLimit uint64
 	Evictions uint64
+
+	SourcePorts     uint64
+	SourcePortsUsed uint64
 }
 
 // Packets is one cell of packets_total; cells with equal labels are summed.
@@ -71,4 +87,13 @@ type Backend struct {
 	Service string
 	Address string
 	Healthy bool
+}
+
+// Requests is what the HTTP front has answered for a service.
+type Requests struct {
+	Service   string         // PROJECT/USER, or "none"
+	Codes     map[int]uint64 // by status
+	Bounds    []float64      // of the durations, in seconds
+	Durations []uint64       // requests up to each bound and beyond the one before; the last: beyond all
+	Seconds   float64        // of all requests together
 }

@@ -11,7 +11,9 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
@@ -34,11 +36,14 @@ func testReader() Reader {
 					{Name: "test/user", Port: 90, Connections: 5, Active: 1, BytesIn: 100, BytesOut: 200},
 					{Name: "test/user", Port: 90, Connections: 2, Active: 1, BytesIn: 10, BytesOut: 20}, // UDP
 				},
-				Flows: 7, FlowLimit: 1000, Evictions: 1,
+				Flows: 7, FlowLimit: 1000, Evictions: 1, SourcePorts: 100, SourcePortsUsed: 3,
 			}, nil
 		},
 		Backends: func() []Backend {
 			return []Backend{{"test/user", "10.1.0.2", true}, {"test/user", "10.1.0.3", false}, {"test/user", "10.1.0.2", true}}
+		},
+		Requests: func() []Requests {
+			return []Requests{{Service: "a/u", Codes: map[int]uint64{200: 2, 502: 1}, Bounds: []float64{.1, 1}, Durations: []uint64{1, 1, 1}, Seconds: 3}, {Service: "none"}}
 		},
 		Router: func() Router {
 			return Router{
@@ -46,7 +51,33 @@ func testReader() Reader {
 				Active:  map[string]uint64{"redis": 2},
 			}
 		},
-		Behind: func() []string { return nil },
+		Behind:       func() []string { return nil },
+		Certificates: func() []Certificate { return nil },
+		Questions:    func() map[string]uint64 { return map[string]uint64{"internal": 3} },
+	}
+}
+
+func TestTimeLeftToCertificates(t *testing.T) {
+	r := testReader()
+	r.Certificates = func() []Certificate {
+		return []Certificate{{"a.example", time.Now().Add(time.Hour)}, {"b.example", time.Now().Add(-time.Hour)}}
+	}
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(&collector{r})
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "fairlead_certificate_expiry_seconds" {
+				got[m.GetLabel()[0].GetValue()] = m.GetGauge().GetValue()
+			}
+		}
+	}
+	if a, b := got["a.example"], got["b.example"]; len(got) != 2 || a < 3500 || a > 3600 || b > -3600 || b < -3700 {
+		t.Errorf("got %v, want an hour left and an hour gone", got)
 	}
 }
 
@@ -65,6 +96,9 @@ fairlead_config_generation 4
 # HELP fairlead_dataplane_read_error 1 when the data plane's counters cannot be read.
 # TYPE fairlead_dataplane_read_error gauge
 fairlead_dataplane_read_error 0
+# HELP fairlead_dns_questions_total Questions to the name server, by what became of them.
+# TYPE fairlead_dns_questions_total counter
+fairlead_dns_questions_total{result="internal"} 3
 # HELP fairlead_flow_table_entries Entries of the flow table at the last sweep, two per connection.
 # TYPE fairlead_flow_table_entries gauge
 fairlead_flow_table_entries 7
@@ -74,6 +108,17 @@ fairlead_flow_table_evictions_total 1
 # HELP fairlead_flow_table_limit Confirmed entries the flow table can hold, two per connection.
 # TYPE fairlead_flow_table_limit gauge
 fairlead_flow_table_limit 1000
+# HELP fairlead_http_request_duration_seconds From the head of a request to the end of its answer.
+# TYPE fairlead_http_request_duration_seconds histogram
+fairlead_http_request_duration_seconds_bucket{service="a/u",le="0.1"} 1
+fairlead_http_request_duration_seconds_bucket{service="a/u",le="1"} 2
+fairlead_http_request_duration_seconds_bucket{service="a/u",le="+Inf"} 3
+fairlead_http_request_duration_seconds_sum{service="a/u"} 3
+fairlead_http_request_duration_seconds_count{service="a/u"} 3
+# HELP fairlead_http_requests_total Requests the HTTP front answered, by service and status; 499: the client went away before the answer.
+# TYPE fairlead_http_requests_total counter
+fairlead_http_requests_total{code="200",service="a/u"} 2
+fairlead_http_requests_total{code="502",service="a/u"} 1
 # HELP fairlead_packets_total Packets the data plane saw, by what became of them and why.
 # TYPE fairlead_packets_total counter
 fairlead_packets_total{direction="in",interface="eth0",reason="truncated",verdict="drop"} 3
@@ -91,6 +136,12 @@ fairlead_service_bytes_total{direction="out",port="90",service="test/user"} 220
 # HELP fairlead_service_connections_total Connections begun, by service port.
 # TYPE fairlead_service_connections_total counter
 fairlead_service_connections_total{port="90",service="test/user"} 7
+# HELP fairlead_source_ports Source ports that mode full-nat has, over protocols and addresses.
+# TYPE fairlead_source_ports gauge
+fairlead_source_ports 100
+# HELP fairlead_source_ports_used Source ports that flows of mode full-nat held at the last sweep.
+# TYPE fairlead_source_ports_used gauge
+fairlead_source_ports_used 3
 # HELP fairlead_tcp_router_active_connections Connections by TLS server name that are open.
 # TYPE fairlead_tcp_router_active_connections gauge
 fairlead_tcp_router_active_connections{kind="redis"} 2

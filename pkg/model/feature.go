@@ -44,7 +44,7 @@ func (s *State) Uses() []Use {
 		uses = append(uses, Use{Feature: FeatureDNS})
 	}
 	for i := range s.Services {
-		svc := &s.Services[i]
+		svc := s.Services[i]
 		for _, f := range svc.features() {
 			uses = append(uses, Use{Feature: f, Service: svc.Name})
 		}

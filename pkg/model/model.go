@@ -49,30 +49,48 @@ func ParseServiceName(s string) (ServiceName, error) {
 }
 
 // Compare orders names by user-visible text.
-func (n ServiceName) Compare(o ServiceName) int { return strings.Compare(n.String(), o.String()) }
+func (n ServiceName) Compare(o ServiceName) int {
+	if n.Project == o.Project {
+		return strings.Compare(n.User, o.User)
+	}
+	p, q := n.Project, o.Project
+	switch m := min(len(p), len(q)); {
+	case p[:m] != q[:m]:
+		return strings.Compare(p, q)
+	case len(p) < len(q):
+		return strings.Compare("/"+n.User, q[m:]+"/"+o.User)
+	default:
+		return strings.Compare(p[m:]+"/"+n.User, "/"+o.User)
+	}
+}
 
 // State is the whole desired state. Generation grows by one with every
-// published change; equal states share a generation.
+// published change; equal states share a generation. A service that is the
+// same in two states of one Merge is the same value at the same place in
+// memory: comparing pointers finds what may have changed.
 type State struct {
 	Generation uint64
 	Settings   Settings
-	Services   []Service // sorted by Name, unique
+	Services   []*Service // sorted by Name, unique
 }
 
 // Equal tells whether both states ask for the same, whatever their generation.
 func (s *State) Equal(o *State) bool {
-	return reflect.DeepEqual(s.Settings, o.Settings) && reflect.DeepEqual(s.Services, o.Services)
+	return reflect.DeepEqual(s.Settings, o.Settings) && slices.EqualFunc(s.Services, o.Services, (*Service).Equal)
 }
+
+// Equal tells whether both ask for the same.
+func (s *Service) Equal(o *Service) bool { return s == o || reflect.DeepEqual(s, o) }
 
 // Service finds a service by name.
 func (s *State) Service(name ServiceName) (*Service, bool) {
-	i, ok := slices.BinarySearchFunc(s.Services, name, func(svc Service, n ServiceName) int {
+	i, ok := slices.BinarySearchFunc(s.Services, name, func(svc *Service, n ServiceName) int {
 		return svc.Name.Compare(n)
 	})
 	if !ok {
 		return nil, false
 	}
-	return &s.Services[i], true
+	return s.Services[i], true
 }
 
 // VIPs lists the service's virtual IPs, IPv4 first; none allocated: empty.

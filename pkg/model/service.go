@@ -86,7 +86,10 @@ type Backend struct {
 	Weight    uint16     `json:"weight"` // 1 … 65535, relative share of new connections
 	Backup    bool       `json:"backup,omitempty"`
 	Condition Condition  `json:"condition"`
-	Replica   string     `json:"replica,omitempty"` // the workload replica's id, empty for a fixed address
+	// Share is how much of its weight new connections follow while it starts
+	// slowly, in per cent, 1 … 99; 0: all of it.
+	Share   uint8  `json:"share,omitempty"`
+	Replica string `json:"replica,omitempty"` // the workload replica's id, empty for a fixed address
 }
 
 // Addrs lists the addresses the backend has, IPv4 first.
@@ -132,6 +135,9 @@ type HealthCheck struct {
 	Timeout  time.Duration `json:"timeout"`
 	Rise     int           `json:"rise"`
 	Fall     int           `json:"fall"`
+	// SlowStart is how long a replica that passes again takes to get its whole
+	// share of new connections; 0: none.
+	SlowStart time.Duration `json:"slowStart,omitzero"`
 }
 
 // RateLimit bounds new connections per client address; PerSecond 0 is off.

@@ -23,6 +23,9 @@ type Node struct {
 	Interfaces []string
 	// Addresses are the node's public ones; nil: the interfaces' global ones.
 	Addresses []netip.Addr
+	// Sources are the addresses that backends see in mode full-nat, fairlead's
+	// alone; nil: the node's first of each family, shared with local programs.
+	Sources []netip.Addr
 	// Cgroup is the cgroup2 subtree whose processes get connect-time
 	// balancing. nil: the cgroup2 root, found; pointing to "": off.
 	Cgroup *string

@@ -2,7 +2,8 @@
 
 // Package nexthop answers where an address leads: the interface, the MAC
 // addresses and what the way out can do. It follows the kernel's routes,
-// neighbours and links by netlink. It changes none of them.
+// neighbours and links by netlink. It changes none of them, but for addresses
+// that are made local (Own).
 package nexthop
 
 import "net/netip"

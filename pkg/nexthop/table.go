@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,7 +24,8 @@ type Config struct {
 // The rhythm of a Table.
 const (
 	settle  = 20 * time.Millisecond // how long a burst of changes is collected
-	full    = 30 * time.Second      // everything is looked at anew this often
+	full    = 30 * time.Second      // everything is looked at anew this often, but for at most an eighth of the time
+	most    = 256                   // addresses that a pass resolves before Follow may come between
 	retry   = 5 * time.Second       // unresolved neighbours are looked at this often
 	askWait = 4 * time.Second       // the kernel needs 3 s to give a neighbour up
 )
@@ -38,8 +40,9 @@ type Table struct {
 	retracked chan struct{} // Track changed which interfaces are led to; holds one notice
 
 	mu    sync.Mutex
-	told  bool // Track has been called
+	told  bool // Track or Follow has been called
 	hops  map[netip.Addr]Hop
+	leads map[uint32]int // tracked addresses by the interface they lead to through the network
 	asked map[neighKey]time.Time
 }
 
@@ -55,7 +58,7 @@ func New(cfg Config) (*Table, error) {
 	}
 	return &Table{
 		log: cfg.Log, links: links, retracked: make(chan struct{}, 1),
-		hops: map[netip.Addr]Hop{}, asked: map[neighKey]time.Time{},
+		hops: map[netip.Addr]Hop{}, leads: map[uint32]int{}, asked: map[neighKey]time.Time{},
 	}, nil
 }
 
@@ -69,22 +72,38 @@ func (t *Table) Links() *Links { return t.links }
 // Track replaces the set of tracked addresses. New ones are resolved before it
 // returns. Run tells if they lead to other interfaces than the ones before.
 func (t *Table) Track(addrs []netip.Addr) {
-	t.passing.Lock()
-	defer t.passing.Unlock()
 	want := make(map[netip.Addr]bool, len(addrs))
-	var fresh []netip.Addr
-	t.mu.Lock()
-	before := t.interfaces()
 	for _, a := range addrs {
-		a = a.Unmap()
-		if _, ok := t.hops[a]; !ok && !want[a] {
-			fresh = append(fresh, a)
-		}
-		want[a] = true
+		want[a.Unmap()] = true
 	}
+	var gone []netip.Addr
+	t.mu.Lock()
 	for a := range t.hops {
 		if !want[a] {
-			delete(t.hops, a)
+			gone = append(gone, a)
+		}
+	}
+	t.mu.Unlock()
+	t.Follow(addrs, gone)
+}
+
+// Follow adds to the tracked addresses and takes from them. New ones are
+// resolved before it returns.
+func (t *Table) Follow(add, drop []netip.Addr) {
+	t.passing.Lock()
+	defer t.passing.Unlock()
+	var fresh []netip.Addr
+	t.mu.Lock()
+	before := maps.Clone(t.leads)
+	for _, a := range drop {
+		t.drop(a.Unmap())
+	}
+	seen := make(map[netip.Addr]bool, len(add))
+	for _, a := range add {
+		a = a.Unmap()
+		if _, ok := t.hops[a]; !ok && !seen[a] {
+			fresh = append(fresh, a)
+			seen[a] = true
 		}
 	}
 	t.mu.Unlock()
@@ -92,9 +111,10 @@ func (t *Table) Track(addrs []netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, h := range found {
-		t.hops[h.Addr] = h
+		t.put(h)
 	}
-	if t.told && maps.Equal(before, t.interfaces()) {
+	same := func(int, int) bool { return true }
+	if t.told && maps.EqualFunc(before, t.leads, same) {
 		return
 	}
 	t.told = true
@@ -109,18 +129,35 @@ func (t *Table) Track(addrs []netip.Addr) {
 func (t *Table) Tracked() (interfaces map[uint32]bool, told bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.interfaces(), t.told
+	interfaces = make(map[uint32]bool, len(t.leads))
+	for i := range t.leads {
+		interfaces[i] = true
+	}
+	return interfaces, t.told
 }
 
-// interfaces is Tracked's list; t.mu is held.
-func (t *Table) interfaces() map[uint32]bool {
-	found := map[uint32]bool{}
-	for _, h := range t.hops {
-		if h.IfIndex != 0 && !h.Local {
-			found[h.IfIndex] = true
-		}
+// put notes where a tracked address leads; t.mu is held.
+func (t *Table) put(h Hop) {
+	t.drop(h.Addr)
+	t.hops[h.Addr] = h
+	if h.IfIndex != 0 && !h.Local {
+		t.leads[h.IfIndex]++
 	}
-	return found
+}
+
+// drop forgets an address; t.mu is held.
+func (t *Table) drop(a netip.Addr) {
+	h, ok := t.hops[a]
+	if !ok {
+		return
+	}
+	delete(t.hops, a)
+	if h.IfIndex == 0 || h.Local {
+		return
+	}
+	if t.leads[h.IfIndex]--; t.leads[h.IfIndex] == 0 {
+		delete(t.leads, h.IfIndex)
+	}
 }
 
 // Known tells where a tracked address leads, as last heard of; ok is false for
@@ -209,7 +246,7 @@ func (t *Table) Run(ctx context.Context, changed func(Change)) error {
 
 // follow refreshes what the queue says has changed.
 func (t *Table) follow(ctx context.Context, q *queue, changed func(Change)) {
-	all, unresolved := time.NewTicker(full), time.NewTicker(retry)
+	all, unresolved := time.NewTimer(full), time.NewTicker(retry)
 	defer all.Stop()
 	defer unresolved.Stop()
 	pause := settle
@@ -221,7 +258,9 @@ func (t *Table) follow(ctx context.Context, q *queue, changed func(Change)) {
 		case <-t.retracked:
 			c.Tracked = true
 		case <-all.C:
+			start := time.Now()
 			c.Hops = t.refresh(func(Hop) bool { return true }, true)
+			all.Reset(max(full, 8*time.Since(start)))
 		case <-unresolved.C:
 			c.Hops = t.refresh(func(h Hop) bool { return h.IfIndex != 0 && !h.Local && !h.Resolved() }, false)
 		case <-q.ready:
@@ -246,8 +285,6 @@ func (t *Table) follow(ctx context.Context, q *queue, changed func(Change)) {
 // refresh resolves the tracked addresses whose hop is concerned and tells
 // whether any answer changed.
 func (t *Table) refresh(concerned func(Hop) bool, confirm bool) bool {
-	t.passing.Lock()
-	defer t.passing.Unlock()
 	var addrs []netip.Addr
 	t.mu.Lock()
 	for a, h := range t.hops {
@@ -257,13 +294,24 @@ func (t *Table) refresh(concerned func(Hop) bool, confirm bool) bool {
 	}
 	t.forget()
 	t.mu.Unlock()
+	diff := false
+	for some := range slices.Chunk(addrs, most) {
+		diff = t.renew(some, confirm) || diff
+	}
+	return diff
+}
+
+// renew is refresh of a few addresses.
+func (t *Table) renew(addrs []netip.Addr, confirm bool) bool {
+	t.passing.Lock()
+	defer t.passing.Unlock()
 	found := t.resolve(addrs, confirm)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	diff := false
 	for _, h := range found {
-		if t.hops[h.Addr] != h {
-			t.hops[h.Addr] = h
+		if had, tracked := t.hops[h.Addr]; tracked && had != h {
+			t.put(h)
 			diff = true
 		}
 	}

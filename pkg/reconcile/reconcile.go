@@ -31,7 +31,7 @@ type Target interface {
 type Config struct {
 	RetryMin time.Duration // first retry after an error; default 50 ms, doubled up to RetryMax
 	RetryMax time.Duration // default 10 s
-	Full     time.Duration // time between full passes; default 1 min
+	Full     time.Duration // time between full passes, or 20 times what one takes; default 1 min
 	Log      *slog.Logger  // default slog.Default()
 }
 
@@ -161,12 +161,13 @@ func (l *Loop) Run(ctx context.Context) {
 		if s == nil || !due {
 			continue
 		}
+		begun := time.Now()
 		err := l.target.Apply(ctx, s)
 		if ctx.Err() != nil {
 			return
 		}
 		l.record(s, err)
-		next := l.cfg.Full
+		next := max(l.cfg.Full, 20*time.Since(begun))
 		if err != nil {
 			retry = min(max(2*retry, l.cfg.RetryMin), l.cfg.RetryMax)
 			next = retry

@@ -21,7 +21,8 @@ type Config struct {
 	Grace time.Duration
 	// Complete fills in what no source can know alone (virtual IPs), before
 	// the state is published. Its error is reported and does not stop the
-	// publication. Optional.
+	// publication. It replaces the services it changes by others of its own
+	// (and replaces equal ones by the same): the list is its own, they are not. Optional.
 	Complete func(*model.State) error
 }
 
@@ -34,7 +35,8 @@ type Status struct {
 
 // Merge joins Parts into States. Create it with New, run it once.
 type Merge struct {
-	cfg Config
+	cfg    Config
+	joiner joiner // of Run alone
 
 	mu       sync.Mutex
 	parts    []*Part // by source; nil: not synced
@@ -51,7 +53,7 @@ func New(cfg Config) *Merge {
 	if cfg.Complete == nil {
 		cfg.Complete = func(*model.State) error { return nil }
 	}
-	return &Merge{cfg: cfg, parts: make([]*Part, len(cfg.Sources)), errs: make([]error, len(cfg.Sources))}
+	return &Merge{cfg: cfg, joiner: joiner{sources: cfg.Sources}, parts: make([]*Part, len(cfg.Sources)), errs: make([]error, len(cfg.Sources))}
 }
 
 // Run starts every source and calls emit, from one goroutine, with each new
@@ -146,7 +148,8 @@ func (m *Merge) build() (s *model.State, ok bool) {
 	parts := slices.Clone(m.parts)
 	m.mu.Unlock()
 
-	s, problems := join(m.cfg.Sources, parts)
+	s, problems := m.joiner.join(parts)
+	s.Services = slices.Clone(s.Services)
 	if err := m.cfg.Complete(s); err != nil {
 		problems = append(problems, err.Error())
 	}

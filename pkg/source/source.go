@@ -20,10 +20,14 @@ type Part struct {
 	Settings *model.Settings
 	// Services this source defines. A name that an earlier source of the
 	// Merge defines already is refused there and reported.
-	Services []model.Service
+	Services []*model.Service
 	// Replicas adds backends to services, whoever defined them. Names without
 	// a service are passed over: the service may come later or be gone.
 	Replicas map[model.ServiceName][]model.Backend
+	// Hosts adds HTTP hosts to services, whoever defined them. A host without
+	// paths gets those of its service. One that the state has already, from an
+	// earlier source or for another service, is refused and reported.
+	Hosts map[model.ServiceName][]model.HTTPHost
 	// Conditions judge backends, whoever defined them; the worst one holds.
 	Conditions []Condition
 }
@@ -34,6 +38,7 @@ type Condition struct {
 	Addr    netip.Addr
 	Port    uint16 // container port; 0: every port
 	model.Condition
+	Share uint8 // of its weight, in per cent, 1 … 99; 0: all. The least one holds.
 }
 
 func (c Condition) matches(svc *model.Service, b model.Backend) bool {

@@ -487,7 +487,7 @@ func TestListenAddressTaken(t *testing.T) {
 	s := serve(t, "127.0.0.1", "one", 0, overTLS(w.ca.issue(t, "a.b"), false))
 	a, b := service(Redis, "a.b", "passthrough", backend(s)), service(Mongo, "a.b", "passthrough", backend(s))
 	b.Name.User = "v"
-	state := &model.State{Generation: 1, Services: []model.Service{a, b}}
+	state := &model.State{Generation: 1, Services: []*model.Service{&a, &b}}
 	for i := range state.Services {
 		state.Services[i].Ports[0].Container = s.addr.Port()
 	}

@@ -52,7 +52,7 @@ type candidate struct {
 func compile(s *model.State, old *table) *table {
 	t := &table{routes: map[Kind]map[string]*route{}, trusted: s.Settings.TrustedProxies}
 	for i := range s.Services {
-		svc := &s.Services[i]
+		svc := s.Services[i]
 		for _, n := range svc.TCPNames {
 			k := Kind(n.Kind)
 			port, ok := svc.FindPort(model.TCP, n.ServicePort())
@@ -172,7 +172,7 @@ func (t *table) find(k Kind, sent string) (*route, *refusal) {
 func live(s *model.State) map[replicaKey]bool {
 	out := map[replicaKey]bool{}
 	for i := range s.Services {
-		svc := &s.Services[i]
+		svc := s.Services[i]
 		for _, n := range svc.TCPNames {
 			port, ok := svc.FindPort(model.TCP, n.ServicePort())
 			if !ok {

@@ -216,13 +216,13 @@ func (w *world) apply(port uint16, services ...model.Service) {
 	if s.Settings.Listen.Postgres == "" {
 		s.Settings.Listen = model.Listen{Postgres: "127.0.0.1:0", Mongo: "127.0.0.1:0", Redis: "127.0.0.1:0"}
 	}
-	for i := range services {
-		services[i].Ports = slices.Clone(services[i].Ports)
-		for j := range services[i].Ports {
-			services[i].Ports[j].Container = port
+	for _, svc := range services {
+		svc.Ports = slices.Clone(svc.Ports)
+		for j := range svc.Ports {
+			svc.Ports[j].Container = port
 		}
+		s.Services = append(s.Services, &svc)
 	}
-	s.Services = services
 	w.state = s
 	must(w.t, w.Apply(w.t.Context(), s))
 }

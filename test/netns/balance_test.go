@@ -86,10 +86,10 @@ func reaches(t *testing.T, l *lab.Lab, remote netip.AddrPort, want ...string) {
 // port at the same time. The replica sees one address and port for both, so
 // the replies must be told apart.
 func TestSharedBackends(t *testing.T) {
-	lab.Each(t, func(t *testing.T, l *lab.Lab) {
+	lab.Beside(t, append(wires, "xdp-generic"), func(t *testing.T, l *lab.Lab) {
 		l.Serve(t)
 		two := stream(l, 14)
-		l.Start(t, lab.Config{Services: []lab.Service{
+		l.Balance(t, lab.Config{Services: []lab.Service{
 			stream(l, 13), two, stream(l, 15, l.Replicas[0]), stream(l, 16, l.Replicas[0]),
 		}})
 		families(t, func(t *testing.T, f lab.Family) {

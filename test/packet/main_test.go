@@ -59,6 +59,9 @@ func inNamespace() int {
 	return 0
 }
 
+// wireMTU is above what tests send that are not about it.
+const wireMTU = 9000
+
 // The node has one wire, wire0. Clients are behind a router on it; backends
 // are on it too, so that nothing but the programs decides.
 var (
@@ -70,7 +73,7 @@ var (
 
 func topology() error {
 	veth := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: "wire0", HardwareAddr: nodeMAC},
+		LinkAttrs: netlink.LinkAttrs{Name: "wire0", HardwareAddr: nodeMAC, MTU: wireMTU},
 		PeerName:  "wire1",
 	}
 	if err := netlink.LinkAdd(veth); err != nil {

@@ -34,13 +34,18 @@ type plane struct {
 	target  *dataplane.Target
 	gen     uint64
 	now     time.Time // of the data plane's clock
-	counts  map[string]uint64
+	// What the data plane is told of the node.
+	settings   model.Settings
+	nodeAddrs  []netip.Addr
+	localPorts [2]uint16
+	counts     map[string]uint64
 }
 
 // onWire leads every address to a backend's MAC on the one wire.
 type onWire struct{}
 
-func (onWire) Track([]netip.Addr) {}
+func (onWire) Track([]netip.Addr)       {}
+func (onWire) Follow(_, _ []netip.Addr) {}
 
 func (onWire) Lookup(a netip.Addr) nexthop.Hop {
 	return nexthop.Hop{
@@ -73,7 +78,11 @@ func newSizedPlane(t *testing.T, cfg bpf.Config) *plane {
 // restart makes a new agent's data plane over the same maps.
 func (p *plane) restart() {
 	p.Helper()
-	target, err := dataplane.New(dataplane.Config{Maps: p.objects, Hops: onWire{}, Now: func() time.Time { return p.now }})
+	target, err := dataplane.New(dataplane.Config{
+		Maps: p.objects, Hops: onWire{}, Now: func() time.Time { return p.now },
+		NodeAddrs:  func([]string) ([]netip.Addr, error) { return p.nodeAddrs, nil },
+		LocalPorts: func() (uint16, uint16, error) { return p.localPorts[0], p.localPorts[1], nil },
+	})
 	if err != nil {
 		p.Fatal(err)
 	}
@@ -83,8 +92,12 @@ func (p *plane) restart() {
 func (p *plane) apply(services ...model.Service) {
 	p.Helper()
 	p.gen++
-	slices.SortFunc(services, func(a, b model.Service) int { return a.Name.Compare(b.Name) })
-	if err := p.target.Apply(context.Background(), &model.State{Generation: p.gen, Services: services}); err != nil {
+	s := &model.State{Generation: p.gen, Settings: p.settings}
+	for _, svc := range services {
+		s.Services = append(s.Services, &svc)
+	}
+	slices.SortFunc(s.Services, func(a, b *model.Service) int { return a.Name.Compare(b.Name) })
+	if err := p.target.Apply(context.Background(), s); err != nil {
 		p.Fatal(err)
 	}
 }

@@ -161,12 +161,12 @@ func has(t *testing.T, what, out, want string) {
 }
 
 // services are three of a kind, at replicas with TLS and plain ones.
-func services(k tcproute.Kind, overTLS, plain netip.AddrPort) []model.Service {
+func services(k tcproute.Kind, overTLS, plain netip.AddrPort) []*model.Service {
 	name := model.TCPName{Kind: string(k)}
-	make1 := func(project, host, mode string, to netip.AddrPort) model.Service {
+	make1 := func(project, host, mode string, to netip.AddrPort) *model.Service {
 		n := name
 		n.Host, n.TLS = host, mode
-		return model.Service{
+		return &model.Service{
 			Name:     model.ServiceName{Project: project, User: k.Label()},
 			Ports:    []model.Port{{Service: n.ServicePort(), Container: to.Port(), Protocol: model.TCP}},
 			Backends: []model.Backend{{Addr4: to.Addr(), Weight: 1}}, TCPNames: []model.TCPName{n}, Drain: time.Second,
@@ -174,16 +174,16 @@ func services(k tcproute.Kind, overTLS, plain netip.AddrPort) []model.Service {
 	}
 	verified := make1("tls", tlsHost, "terminate", overTLS)
 	verified.TCPNames[0].BackendTLS = model.BackendTLS{Mode: "verify", ServerName: replicaHost, CAFile: caFile()}
-	return []model.Service{make1("pass", passHost, "passthrough", overTLS), make1("term", termHost, "terminate", plain), verified}
+	return []*model.Service{make1("pass", passHost, "passthrough", overTLS), make1("term", termHost, "terminate", plain), verified}
 }
 
 var (
 	stateMu sync.Mutex
-	served  []model.Service
+	served  []*model.Service
 )
 
 // serve has the router serve more services.
-func serve(t *testing.T, more ...model.Service) {
+func serve(t *testing.T, more ...*model.Service) {
 	t.Helper()
 	stateMu.Lock()
 	defer stateMu.Unlock()

@@ -144,7 +144,7 @@ func (r *Runner) launch(rep *replica, rec *record) (*proc, error) {
 		Dir: rep.paths.work, Stdout: log, Stderr: log,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(cgroup.Fd()), PidFD: &fd},
 	}
-	if err := within(rep.paths.netns, cmd.Start); err != nil {
+	if err := r.launchIn(rep.paths.netns, cmd); err != nil {
 		return nil, explain(fmt.Errorf("start %s: %w", program, err))
 	}
 	pid := cmd.Process.Pid
@@ -155,6 +155,19 @@ func (r *Runner) launch(rep *replica, rec *record) (*proc, error) {
 		}
 	}
 	return newProc(pid, fd)
+}
+
+// launchIn starts the command in a network namespace, and with fairlead's name
+// server in its resolv.conf if there is one. A host without that file has
+// nothing to mount over.
+func (r *Runner) launchIn(netns string, cmd *exec.Cmd) error {
+	if r.cfg.Resolver() != "" {
+		if _, err := os.Stat(hostResolvConf); err == nil {
+			return withFile(r.resolvConf(), hostResolvConf, netns, cmd.Start)
+		}
+		r.cfg.Log.Warn("a replica cannot resolve internal names: the host has no "+hostResolvConf+", an empty one suffices", "program", cmd.Path)
+	}
+	return within(netns, cmd.Start)
 }
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -48,6 +48,7 @@ func Cleanup(runDir, cgroupParent string) (removed []string, err error) {
 		removed = append(removed, done...)
 		errs = append(errs, err)
 	}
+	errs = append(errs, removeFile(filepath.Join(runDir, "resolv.conf")))
 	removeEmpty(append(runDirs(runDir), cgroupsIn(cgroupParent, runDir)))
 	return removed, errors.Join(errs...)
 }

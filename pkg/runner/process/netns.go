@@ -44,17 +44,20 @@ func inNetns(enter func() error, fn func() error) error {
 
 // within calls fn on a thread in the namespace of path; see inNetns.
 func within(path string, fn func() error) error {
-	return inNetns(func() error {
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("open network namespace %s: %w", path, err)
-		}
-		defer func() { _ = unix.Close(fd) }()
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter network namespace %s: %w", path, err)
-		}
-		return nil
-	}, fn)
+	return inNetns(func() error { return enterNetns(path) }, fn)
+}
+
+// enterNetns moves the calling thread.
+func enterNetns(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open network namespace %s: %w", path, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter network namespace %s: %w", path, err)
+	}
+	return nil
 }
 
 // makeNetns makes a network namespace that lives, without a process in it, as

@@ -42,6 +42,10 @@ type Config struct {
 	// zero prefix turns a family off. A replica outside of them is replaced, but
 	// not while both are zero.
 	Network func() (v4, v6 netip.Prefix)
+	// Resolver is what replicas see as /etc/resolv.conf; empty: the host's.
+	// Running ones see a change; those that have seen the host's from the start
+	// are replaced when it is no longer empty. Default: empty.
+	Resolver func() string
 	// IPAM keeps the addresses; the Runner must be its only user. Default: a
 	// Pool over StateDir/replicas.json.
 	IPAM *ipam.Pool
@@ -99,6 +103,9 @@ func New(cfg Config) (*Runner, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Resolver == nil {
+		cfg.Resolver = func() string { return "" }
+	}
 	if cfg.IPAM == nil {
 		cfg.IPAM = ipam.New(ipam.Config{Path: filepath.Join(cfg.StateDir, "replicas.json"), Log: cfg.Log, Now: cfg.Now})
 	}
@@ -119,9 +126,13 @@ func (r *Runner) Driver() string { return "process" }
 // Apply replaces the wanted workloads. A workload that cannot be run is named
 // in the error; what ran of it goes on.
 func (r *Runner) Apply(_ context.Context, specs []activator.Spec) error {
+	resolver := r.cfg.Resolver() // not under the lock: it is somebody else's code
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var errs []error
+	if err := r.writeResolver(resolver); err != nil {
+		errs = append(errs, fmt.Errorf("write the replicas' resolv.conf: %w", err))
+	}
 	wanted := make(map[model.ServiceName]want, len(specs))
 	for _, s := range specs {
 		if err := validate(s); err != nil {
@@ -131,7 +142,7 @@ func (r *Runner) Apply(_ context.Context, specs []activator.Spec) error {
 			}
 			continue
 		}
-		wanted[s.Service] = want{spec: s, hash: hashOf(s)}
+		wanted[s.Service] = want{spec: s, hash: hashOf(s, resolver != "")}
 	}
 	r.wanted, r.applied = wanted, true
 	r.poke()
@@ -180,12 +191,13 @@ func (r *Runner) update(f func()) {
 
 // hashOf covers what a running process cannot be told: a change of it needs a
 // new process.
-func hashOf(s activator.Spec) string {
+func hashOf(s activator.Spec, resolver bool) string {
 	b, err := json.Marshal(struct {
-		Command []string
-		Env     map[string]string
-		Ports   []port
-	}{s.Workload.Command, s.Workload.Env, portsOf(s)})
+		Command  []string
+		Env      map[string]string
+		Ports    []port
+		Resolver bool `json:",omitempty"`
+	}{s.Workload.Command, s.Workload.Env, portsOf(s), resolver})
 	if err != nil {
 		panic(err) // strings and numbers only
 	}

@@ -89,17 +89,19 @@ func checkHostSide(t *testing.T, cfg Config, rep activator.Replica) {
 // threadsAtHome fails when a thread is in another namespace than the process.
 func threadsAtHome(t *testing.T) {
 	t.Helper()
-	tasks, err := filepath.Glob("/proc/self/task/*/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
-	home, err := os.Readlink("/proc/self/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, task := range tasks {
-		if ns, err := os.Readlink(task); err == nil && ns != home {
-			t.Errorf("%s is %s, want %s", task, ns, home)
+	for _, kind := range []string{"net", "mnt"} {
+		tasks, err := filepath.Glob("/proc/self/task/*/ns/" + kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		home, err := os.Readlink("/proc/self/ns/" + kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, task := range tasks {
+			if ns, err := os.Readlink(task); err == nil && ns != home {
+				t.Errorf("%s is %s, want %s", task, ns, home)
+			}
 		}
 	}
 }

@@ -146,6 +146,7 @@ func (r *Runner) Shutdown(ctx context.Context) error {
 	r.mu.Unlock()
 	wg.Wait()
 	if len(errs) == 0 {
+		errs = append(errs, removeFile(r.resolvConf()))
 		removeEmpty(append(runDirs(r.cfg.RunDir), cgroupsIn(r.cfg.Cgroup, r.cfg.RunDir)))
 	}
 	return errors.Join(errs...)

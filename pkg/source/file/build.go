@@ -19,20 +19,20 @@ func (c *config) build(d *decoder) source.Part {
 	c.checkNetwork(d)
 	c.checkListen(d)
 	b := builder{d: d, c: c, names: &names.Registry{}, hosts: map[string]hostUse{}}
-	services := make([]model.Service, 0, len(c.services))
+	services := make([]*model.Service, 0, len(c.services))
 	for i := range c.services {
 		services = append(services, b.service(&c.services[i]))
 	}
 	b.checkReplicaAddresses()
 	b.checkNodePorts()
-	slices.SortFunc(services, func(a, b model.Service) int { return a.Name.Compare(b.Name) })
+	slices.SortFunc(services, func(a, b *model.Service) int { return a.Name.Compare(b.Name) })
 	return source.Part{Settings: &settings, Services: services}
 }
 
 func (c *config) settings() model.Settings {
 	return model.Settings{
 		Node: model.Node{
-			Interfaces: c.node.interfaces, Addresses: c.node.addresses,
+			Interfaces: c.node.interfaces, Addresses: c.node.addresses, Sources: c.node.sources,
 			Cgroup: c.node.cgroup, Attach: c.node.attach, TC: c.node.tc,
 		},
 		Network: model.Network{
@@ -66,9 +66,9 @@ type hostUse struct {
 }
 
 // service makes the model's service of s and claims its names.
-func (b *builder) service(s *rawService) model.Service {
+func (b *builder) service(s *rawService) *model.Service {
 	d := b.d
-	svc := model.Service{
+	svc := &model.Service{
 		Name:   model.ServiceName{Project: b.label(s.project), User: b.label(s.user)},
 		Title:  s.project.v + "/" + s.user.v,
 		Mode:   s.mode,
@@ -102,7 +102,7 @@ func (b *builder) service(s *rawService) model.Service {
 	svc.VIP4 = b.vip(s.vip, svc.Name, b.c.network.services.v)
 	svc.VIP6 = b.vip(s.vip6, svc.Name, b.c.network.services6.v)
 	if portsKnown {
-		b.expose(s, &svc, named)
+		b.expose(s, svc, named)
 	}
 	return svc
 }

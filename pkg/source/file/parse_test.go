@@ -69,7 +69,7 @@ func answer(data []byte) string {
 		dumpSettings(&b, part.Settings)
 	}
 	for i := range part.Services {
-		dumpService(&b, &part.Services[i])
+		dumpService(&b, part.Services[i])
 	}
 	if b.Len() == 0 {
 		return "nothing\n"
@@ -366,11 +366,11 @@ func checkPart(t *testing.T, part source.Part) {
 	if part.Settings == nil {
 		t.Fatal("no settings")
 	}
-	if !slices.IsSortedFunc(part.Services, func(a, b model.Service) int { return a.Name.Compare(b.Name) }) {
+	if !slices.IsSortedFunc(part.Services, func(a, b *model.Service) int { return a.Name.Compare(b.Name) }) {
 		t.Error("services are not sorted")
 	}
 	for i := range part.Services {
-		s := &part.Services[i]
+		s := part.Services[i]
 		if len(s.Ports) == 0 || s.Internal == "" {
 			t.Errorf("service %s: %d ports, internal name %q", s.Name, len(s.Ports), s.Internal)
 		}

@@ -89,6 +89,7 @@ type rawHealth struct {
 	status            located[[]int]
 	interval, timeout located[time.Duration]
 	rise, fall        int
+	slowStart         time.Duration
 }
 
 func healthCodec() codec[rawHealth] {
@@ -101,6 +102,7 @@ func healthCodec() codec[rawHealth] {
 		opt("timeout", "How long a check may take; at most interval.", period, func(h *rawHealth) *located[time.Duration] { return &h.timeout }),
 		opt("rise", "Checks in a row that make a replica fit.", integer(1, 100), func(h *rawHealth) *int { return &h.rise }),
 		opt("fall", "Failed checks in a row that make it unfit.", integer(1, 100), func(h *rawHealth) *int { return &h.fall }),
+		opt("slowStart", "How long a replica that is fit again takes to get its whole share; 0: none.", duration(0, time.Hour), func(h *rawHealth) *time.Duration { return &h.slowStart }),
 	), func(h *rawHealth) *place { return &h.place })
 }
 
@@ -142,6 +144,7 @@ func (h *rawHealth) check(d *decoder) model.HealthCheck {
 		return c
 	}
 	c.Interval, c.Timeout, c.Rise, c.Fall = h.interval.v, h.timeout.v, h.rise, h.fall
+	c.SlowStart = h.slowStart
 	switch {
 	case h.interval.broken || h.timeout.broken || c.Timeout <= c.Interval:
 	case h.timeout.given():

@@ -58,6 +58,7 @@ func newConfig() config {
 type rawNode struct {
 	interfaces []string
 	addresses  []netip.Addr
+	sources    []netip.Addr
 	cgroup     *string
 	attach, tc string
 }
@@ -70,6 +71,8 @@ func nodeCodec() codec[rawNode] {
 			list(interfaceName(), 256), func(n *rawNode) *[]string { return &n.interfaces }),
 		opt("addresses", "Public addresses of the node. Default: the interfaces' global ones.",
 			list(address("an IP address such as 203.0.113.10", unicast), 1024), func(n *rawNode) *[]netip.Addr { return &n.addresses }),
+		opt("sources", "Addresses that replicas of mode full-nat see in place of the client's; no other program may connect from them. Default: the node's first address of each family.",
+			list(address("an IP address such as 10.0.0.5", unicast), 256), func(n *rawNode) *[]netip.Addr { return &n.sources }),
 		opt("cgroup", `cgroup2 subtree whose processes get connect-time balancing. Default: the cgroup2 root. "" turns it off.`,
 			pointer(absolutePath()), func(n *rawNode) **string { return &n.cgroup }),
 		opt("attach", "How programs are attached to interfaces.",

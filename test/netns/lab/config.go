@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -14,6 +15,7 @@ type Config struct {
 	Interfaces []string // nil: up0
 	NoCgroup   bool     // no connect-time balancing
 	Services   []Service
+	Settings   string // more YAML lines, before the services
 }
 
 // Service is one service of a Config.
@@ -27,6 +29,9 @@ type Service struct {
 	Backends  []Backend
 	Expose    map[int]int // node port → service port
 	Workload  string      // YAML lines instead of backends
+	Health    string      // YAML in braces; empty: {type: none}
+	Mode      string      // empty: nat
+	Policy    string      // balance.policy; empty: maglev
 }
 
 // Backend is one replica of a Service.
@@ -53,6 +58,7 @@ func (c Config) yaml(m Mode, cgroup string) string {
 		interfaces = "[" + strings.Join(c.Interfaces, ", ") + "]"
 	}
 	fmt.Fprintf(&b, "node:\n  interfaces: %s\n  attach: %s\n  tc: %s\n  cgroup: %q\n", interfaces, m.Attach, m.TC, cgroup)
+	b.WriteString(c.Settings)
 	b.WriteString("services:\n")
 	for _, s := range c.Services {
 		s.yaml(&b)
@@ -74,7 +80,9 @@ func (s Service) yaml(b *strings.Builder) {
 	if s.Drain > 0 {
 		fmt.Fprintf(b, "  drain: %s\n", s.Drain)
 	}
-	b.WriteString("  health: {type: none}\n")
+	optional("  mode: %s\n", s.Mode)
+	optional("  balance: {policy: %s}\n", s.Policy)
+	fmt.Fprintf(b, "  health: %s\n", cmp.Or(s.Health, "{type: none}"))
 	if len(s.Expose) > 0 {
 		b.WriteString("  expose:\n")
 		for port, target := range s.Expose {

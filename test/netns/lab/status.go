@@ -55,6 +55,8 @@ type ServiceView struct {
 		Addr4     netip.Addr `json:"addr4"`
 		Addr6     netip.Addr `json:"addr6"`
 		Condition string     `json:"condition"`
+		Check     string     `json:"check"`
+		Reason    string     `json:"reason"`
 	} `json:"replicas"`
 }
 

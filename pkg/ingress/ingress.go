@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package ingress is the HTTP front: a reconcile.Target that routes requests by
+// host and path to service ports and forwards them to replicas.
+//
+// Every change of state compiles a new route table, which never changes and is
+// swapped in by one pointer; requests under way keep theirs. HTTP/1.1 has a path
+// of its own: one goroutine for a connection, heads parsed and rewritten in
+// place (package http1), no allocation for a request, pooled connections to
+// replicas, buffers only while bytes are pending. HTTP/2 goes through net/http
+// and its httputil.ReverseProxy. Routing, limits, errors and what
+// is told to replicas are decided in one place for both (decide.go, fault.go).
+//
+// It obtains no certificates and checks no domains: see Certificates.
+package ingress
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/model"
+)
+
+// Certificates is what the front asks about TLS names. It must be safe for
+// concurrent use.
+type Certificates interface {
+	// GetCertificate is that of tls.Config. nil, nil: there is none.
+	GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	// Holds tells whether there is a valid certificate for a host, so that
+	// clients may be sent to TLS (row A15).
+	Holds(host string) bool
+	// HTTPChallenge answers an ACME http-01 challenge, or returns false.
+	HTTPChallenge(http.ResponseWriter, *http.Request) bool
+}
+
+// Config is what a Target needs.
+type Config struct {
+	Certificates Certificates // nil: no TLS, everything is served in plain HTTP
+	Limits       Limits
+	Access       AccessLog
+	Log          *slog.Logger // default slog.Default()
+}
+
+// Target is the front. Create it with New, end it with Shutdown or Close.
+type Target struct {
+	cfg       Config
+	clock     *clock
+	dialer    net.Dialer
+	tlsConfig *tls.Config
+	acme      *tls.Config // of tls-alpn-01
+	refusing  *tls.Config // of names that are not served
+	h2        *http.Server
+	handed    *handed // connections for h2
+	proxy     http.Handler
+
+	table    atomic.Pointer[table]
+	draining atomic.Bool
+	nobody   *service // of requests that have no route
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // accept loops, the clock and sessions
+
+	mu        sync.Mutex
+	state     *model.State // that was applied
+	services  map[model.ServiceName]*service
+	endpoints map[endpointKey]*endpoint
+	listeners map[bool]*listener // by whether it is of TLS
+	sessions  map[*session]struct{}
+	closed    bool
+	ticked    int64
+	clients   clients
+}
+
+// New makes a front that listens nowhere yet.
+func New(cfg Config) *Target {
+	cfg.Limits.defaults()
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	t := &Target{
+		cfg: cfg, clock: newClock(cfg.Limits.Tick), services: map[model.ServiceName]*service{}, endpoints: map[endpointKey]*endpoint{},
+		listeners: map[bool]*listener{}, sessions: map[*session]struct{}{}, nobody: &service{text: "none"},
+		handed: newHanded(),
+		dialer: net.Dialer{Timeout: cfg.Limits.Connect, KeepAlive: 15 * time.Second},
+	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.table.Store(&table{})
+	t.setTLS()
+	t.setH2()
+	t.wg.Go(func() { t.clock.run(t.ctx, t.tick) })
+	return t
+}
+
+// Name is "ingress".
+func (t *Target) Name() string { return "ingress" }
+
+// Serves lists what the front makes real.
+func (t *Target) Serves() []model.Feature {
+	return []model.Feature{model.FeatureHTTP, model.FeaturePlaceholder}
+}
+
+// Apply routes by the state. It listens only if a service asks for HTTP; an
+// address that cannot be had is an error, and what else there is works.
+func (t *Target) Apply(_ context.Context, s *model.State) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || t.draining.Load() {
+		return nil
+	}
+	c, err := t.compile(s)
+	t.table.Store(c.table)
+	for k, e := range t.endpoints {
+		if c.endpoints[k] == nil {
+			e.prune(0, true)
+		}
+	}
+	for _, e := range c.endpoints {
+		e.revive()
+	}
+	t.services, t.endpoints, t.state = c.services, c.endpoints, s
+	return errors.Join(err, t.listen(s))
+}
+
+// tick is called by the clock.
+func (t *Target) tick(now int64) {
+	t.mu.Lock()
+	if now-t.ticked < int64(time.Second) {
+		t.mu.Unlock()
+		return
+	}
+	t.ticked = now
+	all := make([]*endpoint, 0, len(t.endpoints))
+	for _, e := range t.endpoints {
+		all = append(all, e)
+	}
+	t.mu.Unlock()
+	for _, e := range all {
+		e.prune(now, false)
+	}
+	t.tickSessions(now)
+}
+
+// tickSessions looks for clients that have left.
+func (t *Target) tickSessions(now int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for s := range t.sessions {
+		s.look(now)
+	}
+}
+
+// asksForHTTP tells whether any service is exposed by HTTP.
+func asksForHTTP(s *model.State) bool {
+	for i := range s.Services {
+		if len(s.Services[i].HTTP) > 0 {
+			return true
+		}
+	}
+	return false
+}

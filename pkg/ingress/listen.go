@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ingress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/model"
+	"golang.org/x/sys/unix"
+)
+
+// listener is one open port.
+type listener struct {
+	address string // as the state has it
+	secure  bool
+	l       *net.TCPListener
+	done    chan struct{} // closed when nothing is accepted any more
+}
+
+// listen opens and closes what the state asks for. t.mu is held.
+func (t *Target) listen(s *model.State) error {
+	var errs []error
+	for secure, want := range map[bool]string{false: s.Settings.Listen.HTTP, true: s.Settings.Listen.HTTPS} {
+		key := "listen.http"
+		if secure {
+			key = "listen.https"
+		}
+		if !asksForHTTP(s) || secure && t.cfg.Certificates == nil {
+			want = ""
+		}
+		have := t.listeners[secure]
+		if have != nil && have.address == want {
+			continue
+		}
+		if want != "" {
+			l, err := t.open(want, secure)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s %s: %w", key, want, err))
+				continue // the old one, if any, goes on
+			}
+			t.listeners[secure] = l
+		} else {
+			delete(t.listeners, secure)
+		}
+		if have != nil {
+			have.stop()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// open listens on an address. The port may be shared with another agent that
+// is on its way out, or in (SO_REUSEPORT, of the same user only).
+func (t *Target) open(address string, secure bool) (*listener, error) {
+	lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		ctl := c.Control(func(fd uintptr) { err = options(int(fd)) })
+		return errors.Join(ctl, err)
+	}}
+	l, err := lc.Listen(context.Background(), "tcp", address)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, errors.New("the address is in use by another program: stop it, or choose another address")
+	case err != nil:
+		return nil, err
+	}
+	out := &listener{address: address, secure: secure, l: l.(*net.TCPListener), done: make(chan struct{})}
+	t.wg.Go(func() { t.accept(out) })
+	t.cfg.Log.Info("HTTP served", "address", l.Addr().String(), "tls", secure)
+	return out, nil
+}
+
+// options are those that accepted connections inherit.
+func options(fd int) error {
+	for _, o := range []struct{ level, name, value int }{
+		{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 30},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 4},
+	} {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			return fmt.Errorf("set socket option %d: %w", o.name, err)
+		}
+	}
+	return nil
+}
+
+// accept takes connections until the listener is closed. Errors of single
+// connections, and too many open files, do not end it.
+func (t *Target) accept(l *listener) {
+	defer close(l.done)
+	pause := time.Millisecond
+	for {
+		c, err := l.l.AcceptTCP()
+		switch {
+		case err == nil:
+			pause = time.Millisecond
+			t.begin(c, l.secure)
+		case errors.Is(err, net.ErrClosed) || timedOut(err):
+			return
+		default:
+			t.cfg.Log.Warn("accept", "address", l.address, "error", err, "again in", pause)
+			time.Sleep(pause)
+			pause = min(2*pause, time.Second)
+		}
+	}
+}
+
+// begin serves a connection in a goroutine of its own.
+func (t *Target) begin(c *net.TCPConn, secure bool) {
+	peer := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
+	s := &session{t: t, secure: secure, peer: peer, client: peer, first: true}
+	if !t.table.Load().isTrusted(peer) && !t.clients.enter(peer, t.cfg.Limits.PerClient) {
+		_ = c.SetLinger(0)
+		_ = c.Close()
+		return
+	}
+	counted := !t.table.Load().isTrusted(peer)
+	if err := s.sock.init(c); err != nil || !t.admit(s) {
+		_ = c.Close()
+		if counted {
+			t.clients.leave(peer)
+		}
+		return
+	}
+	s.text = peer.AppendTo(nil)
+	s.watch.expire = s.expire
+	s.sock.guard = &guard{clock: t.clock, limit: t.cfg.Limits.Stall}
+	s.sock.guard.watch.expire = func(phase) { s.sock.interrupt() }
+	go func() {
+		defer t.wg.Done()
+		shard, guards := t.clock.add(&s.watch), t.clock.add(&s.sock.guard.watch)
+		s.guarded()
+		s.sock.close()
+		shard.remove(&s.watch)
+		guards.remove(&s.sock.guard.watch)
+		t.mu.Lock()
+		delete(t.sessions, s)
+		t.mu.Unlock()
+		if counted {
+			t.clients.leave(peer)
+		}
+	}()
+}
+
+// guarded serves, and keeps a fault of ours to the one connection.
+func (s *session) guarded() {
+	defer func() {
+		if p := recover(); p != nil {
+			s.t.cfg.Log.Error("connection ended by a fault of fairlead", "client", s.peer, "panic", p, "stack", string(debug.Stack()))
+			if u := s.up.Load(); u != nil {
+				u.close()
+			}
+		}
+	}()
+	s.serve()
+}
+
+// admit notes a session that begins, unless the front is closed.
+func (t *Target) admit(s *session) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	t.wg.Add(1)
+	t.sessions[s] = struct{}{}
+	return true
+}
+
+// Addrs are the addresses listened on, without and with TLS; nil: none.
+func (t *Target) Addrs() (plain, secure net.Addr) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if l := t.listeners[false]; l != nil {
+		plain = l.l.Addr()
+	}
+	if l := t.listeners[true]; l != nil {
+		secure = l.l.Addr()
+	}
+	return plain, secure
+}
+
+// quiet is how long a listener that stops must have had no connection.
+const quiet = 50 * time.Millisecond
+
+// stop closes the listener. New connections go to a successor on the same port
+// from the first moment on; those the kernel has given to this one are accepted
+// before it closes, as they would be reset.
+func (l *listener) stop() {
+	_ = l.handOver()
+	_ = l.l.SetDeadline(time.Now().Add(quiet))
+	<-l.done
+	_ = l.l.Close()
+}
+
+// handOver has a program choose the second socket of the port for every new
+// connection: the successor's. Where there is none, the kernel falls back to
+// the only one.
+func (l *listener) handOver() error {
+	raw, err := l.l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	ctl := raw.Control(func(fd uintptr) {
+		second := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 1}}
+		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &unix.SockFprog{Len: 1, Filter: &second[0]})
+	})
+	return errors.Join(ctl, err)
+}

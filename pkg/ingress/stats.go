@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ingress
+
+import (
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// Buckets are the upper bounds of the durations that are counted apart, in
+// seconds. What takes longer counts in the sum and the number alone.
+var Buckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+
+// bounds are the same in nanoseconds.
+var bounds = func() (b [15]int64) {
+	for i, s := range Buckets {
+		b[i] = int64(s * float64(time.Second))
+	}
+	return b
+}()
+
+// stats are the counters of a service.
+type stats struct {
+	codes   [500]atomic.Uint64 // by status less 100
+	buckets [15]atomic.Uint64
+	slower  atomic.Uint64
+	nanos   atomic.Uint64
+}
+
+func (s *stats) count(code int, took int64) {
+	if code >= 100 && code < 600 {
+		s.codes[code-100].Add(1)
+	}
+	s.nanos.Add(uint64(max(took, 0)))
+	for i := range bounds {
+		if took <= bounds[i] {
+			s.buckets[i].Add(1)
+			return
+		}
+	}
+	s.slower.Add(1)
+}
+
+// Count is what one service has answered since the start.
+type Count struct {
+	Service string         // PROJECT/USER; "none" for hosts and paths nobody has
+	Codes   map[int]uint64 // by status; 499: the client went before the answer
+	// Durations are the requests that took up to each of Buckets, not summed
+	// up; the last one is of those that took longer.
+	Durations []uint64
+	Seconds   float64 // in all
+}
+
+func (s *stats) read(name string) Count {
+	c := Count{Service: name, Codes: map[int]uint64{}, Seconds: float64(s.nanos.Load()) / float64(time.Second)}
+	for i := range s.codes {
+		if n := s.codes[i].Load(); n > 0 {
+			c.Codes[i+100] = n
+		}
+	}
+	for i := range s.buckets {
+		c.Durations = append(c.Durations, s.buckets[i].Load())
+	}
+	c.Durations = append(c.Durations, s.slower.Load())
+	return c
+}
+
+// Counts lists what every service has answered, sorted by name.
+func (t *Target) Counts() []Count {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := []Count{t.nobody.stats.read(t.nobody.text)}
+	for _, s := range t.services {
+		out = append(out, s.stats.read(s.text))
+	}
+	slices.SortFunc(out, func(a, b Count) int {
+		if a.Service < b.Service {
+			return -1
+		}
+		return 1
+	})
+	return out
+}

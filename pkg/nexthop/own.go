@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nexthop
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// routeProtocol marks the routes that Own made (rtm_protocol; the kernel and
+// known daemons use others).
+const routeProtocol = 241
+
+// Own makes exactly these addresses local to this host, and takes away those
+// that an earlier call, or an earlier agent, made and that are not among them.
+// An address becomes local by a route of table local to lo: no interface gets
+// it, so it is not announced, and nothing takes it for the host's own. One that
+// the host has anyway is left alone. It returns what it took away.
+func (l *Links) Own(addrs []netip.Addr) (removed []netip.Addr, err error) {
+	have, err := l.owned()
+	if err != nil {
+		return nil, err
+	}
+	lo, err := l.rt.LinkByName("lo")
+	if err != nil {
+		return nil, fmt.Errorf("find lo: %w", err)
+	}
+	for _, a := range addrs {
+		if slices.Contains(have, a) {
+			continue
+		}
+		if err := l.rt.RouteAdd(localRoute(a, lo.Attrs().Index)); err != nil && !errors.Is(err, unix.EEXIST) {
+			if errors.Is(err, unix.ENETDOWN) {
+				err = errors.New("the interface lo is down")
+			}
+			return nil, fmt.Errorf("make %s an address of this host: %w", a, err)
+		}
+	}
+	for _, a := range have {
+		if slices.Contains(addrs, a) {
+			continue
+		}
+		if err := l.rt.RouteDel(localRoute(a, lo.Attrs().Index)); err != nil && !errors.Is(err, unix.ESRCH) {
+			return removed, fmt.Errorf("take %s from this host: %w", a, err)
+		}
+		removed = append(removed, a)
+	}
+	return removed, nil
+}
+
+// owned lists the addresses that Own made local.
+func (l *Links) owned() ([]netip.Addr, error) {
+	var found []netip.Addr
+	filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Protocol: routeProtocol}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := again(func() ([]netlink.Route, error) {
+			return l.rt.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list local routes: %w", err)
+		}
+		for _, r := range routes {
+			if r.Dst == nil {
+				continue
+			}
+			if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
+				found = append(found, a.Unmap())
+			}
+		}
+	}
+	return found, nil
+}
+
+func localRoute(a netip.Addr, lo int) *netlink.Route {
+	r := &netlink.Route{
+		LinkIndex: lo, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Protocol: routeProtocol,
+		Dst: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())},
+	}
+	if a.Is4() {
+		r.Scope = netlink.SCOPE_HOST
+	}
+	return r
+}

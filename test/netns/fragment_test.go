@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netns_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-lb/fairlead/test/netns/lab"
+)
+
+// hosts gives the client more addresses, as if it were several hosts, and
+// returns those of a family.
+func hosts(t *testing.T, l *lab.Lab, count int) func(f lab.Family, i int) netip.Addr {
+	t.Helper()
+	addr := func(f lab.Family, i int) netip.Addr {
+		if f == lab.V6 {
+			return netip.MustParseAddr(fmt.Sprintf("fd00:c::%x", 0x100+i))
+		}
+		return netip.AddrFrom4([4]byte{198, 51, 100, byte(100 + i)})
+	}
+	for i := range count {
+		l.Client.Run(t, "ip", "addr", "add", addr(lab.V4, i).String()+"/24", "dev", "eth0")
+		l.Client.Run(t, "ip", "addr", "add", addr(lab.V6, i).String()+"/64", "dev", "eth0", "nodad")
+	}
+	return addr
+}
+
+// TestFragments: datagrams of several fragments, from several hosts at once,
+// and their echoes, which are fragments too, arrive whole at their own ends.
+func TestFragments(t *testing.T) {
+	lab.Beside(t, append(wires, "xdp-generic"), func(t *testing.T, l *lab.Lab) {
+		l.Serve(t)
+		host := hosts(t, l, 6)
+		a := l.Balance(t, lab.Config{Services: []lab.Service{service(l, 11, "shop/dgram", "71", fmt.Sprint(lab.UDPPort), "udp")}})
+		families(t, func(t *testing.T, f lab.Family) {
+			var wg sync.WaitGroup
+			for i := range 6 {
+				wg.Go(func() {
+					if err := fragmentedEchoes(l.Client, netip.AddrPortFrom(host(f, i), 0), vip(f, 11, 71), i); err != nil {
+						t.Errorf("host %d: %v", i, err)
+					}
+				})
+			}
+			wg.Wait()
+		})
+		if a != nil {
+			if n := reasonCount(t, l, "fragment"); n != 0 {
+				t.Errorf("%d fragments were dropped", n)
+			}
+		}
+	})
+}
+
+// fragmentedEchoes asks with datagrams of 3 to 7 fragments; all of a socket's
+// reach one replica.
+func fragmentedEchoes(from *lab.Netns, local, to netip.AddrPort, seed int) error {
+	c, err := from.Dial("udp", local, to, time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	replica := ""
+	for k := range 20 {
+		payload := strings.Repeat(fmt.Sprintf("host %d datagram %d;", seed, k), 200+10*k)
+		var a lab.Answer
+		for range 5 { // reassembly may lose one on a busy machine
+			if a, err = lab.AskUDP(c, payload, time.Second); err == nil {
+				break
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("datagram %d of %d bytes: %w", k, len(payload), err)
+		}
+		if a.Rest != payload {
+			return fmt.Errorf("datagram %d: %d bytes came back of %d, or others", k, len(a.Rest), len(payload))
+		}
+		if replica != "" && a.Replica != replica {
+			return fmt.Errorf("datagrams reached %s and %s", replica, a.Replica)
+		}
+		replica = a.Replica
+	}
+	return nil
+}
+
+// reasonCount reads the packets that the node counted by a reason.
+func reasonCount(t *testing.T, l *lab.Lab, reason string) (sum int) {
+	t.Helper()
+	text := l.Node.Run(t, "curl", "-sS", "--noproxy", "*", "--max-time", "5", "http://127.0.0.1:9320/metrics")
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "fairlead_packets_total{") && strings.Contains(line, `reason="`+reason+`"`) {
+			n, err := strconv.ParseFloat(line[strings.LastIndex(line, " ")+1:len(line)-1], 64)
+			must(t, err)
+			sum += int(n)
+		}
+	}
+	return sum
+}
+
+// cut makes two fragments of a UDP packet, after at bytes of its payload.
+func cut(whole []byte, id uint32, at int) [2][]byte {
+	if whole[0]>>4 == 6 {
+		part := func(b []byte, frag uint16) []byte {
+			p := slices.Clone(whole[:40])
+			binary.BigEndian.PutUint16(p[4:], uint16(8+len(b)))
+			p[6] = unix.IPPROTO_FRAGMENT
+			p = binary.BigEndian.AppendUint16(append(p, unix.IPPROTO_UDP, 0), frag)
+			return append(binary.BigEndian.AppendUint32(p, id), b...)
+		}
+		return [2][]byte{part(whole[40:40+at], 1), part(whole[40+at:], uint16(at))}
+	}
+	part := func(b []byte, frag uint16) []byte {
+		p := slices.Clone(whole[:20])
+		binary.BigEndian.PutUint16(p[2:], uint16(20+len(b)))
+		binary.BigEndian.PutUint16(p[4:], uint16(id))
+		binary.BigEndian.PutUint16(p[6:], frag)
+		p[10], p[11] = 0, 0
+		binary.BigEndian.PutUint16(p[10:], ^lab.Sum(p))
+		return append(p, b...)
+	}
+	return [2][]byte{part(whole[20:20+at], 0x2000), part(whole[20+at:], uint16(at/8))}
+}
+
+// host is one of several clients that send packets made by hand.
+type host struct {
+	*net.UDPConn // gets the answers
+	local        netip.AddrPort
+	raw          int
+}
+
+func newHost(t *testing.T, l *lab.Lab, f lab.Family, addr netip.Addr) host {
+	t.Helper()
+	h := host{raw: -1}
+	must(t, l.Client.Do(func() (err error) {
+		if h.UDPConn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0))); err != nil {
+			return err
+		}
+		family := unix.AF_INET
+		if f == lab.V6 {
+			family = unix.AF_INET6
+		}
+		h.raw, err = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		return err
+	}))
+	h.local = h.LocalAddr().(*net.UDPAddr).AddrPort()
+	t.Cleanup(func() {
+		h.Close()
+		unix.Close(h.raw)
+	})
+	return h
+}
+
+// send puts an IP packet on the wire as it is.
+func (h host) send(t *testing.T, packet []byte) {
+	t.Helper()
+	var to unix.Sockaddr
+	if packet[0]>>4 == 6 {
+		to = &unix.SockaddrInet6{Addr: [16]byte(packet[24:40])}
+	} else {
+		to = &unix.SockaddrInet4{Addr: [4]byte(packet[16:20])}
+	}
+	for {
+		err := unix.Sendto(h.raw, packet, 0, to)
+		if err == unix.EINTR {
+			continue
+		}
+		must(t, err)
+		return
+	}
+}
+
+// answer waits for a replica's.
+func (h host) answer(timeout time.Duration) (lab.Answer, error) {
+	_ = h.SetReadDeadline(time.Now().Add(timeout))
+	buf := make([]byte, 65536)
+	n, _, err := h.ReadFromUDPAddrPort(buf)
+	if err != nil {
+		return lab.Answer{}, err
+	}
+	return lab.ParseAnswer(string(buf[:n]))
+}
+
+// TestFragmentsOfOneNumber: several hosts use the same identification, and
+// their fragments come mixed: each datagram is made of its own.
+func TestFragmentsOfOneNumber(t *testing.T) {
+	lab.Beside(t, wires, func(t *testing.T, l *lab.Lab) {
+		l.Serve(t)
+		addr := hosts(t, l, 5)
+		l.Balance(t, lab.Config{Services: []lab.Service{service(l, 11, "shop/dgram", "71", fmt.Sprint(lab.UDPPort), "udp")}})
+		families(t, func(t *testing.T, f lab.Family) {
+			var all []host
+			for i := range 5 {
+				all = append(all, newHost(t, l, f, addr(f, i)))
+			}
+			lab.Poll(t, 10*time.Second, func() error {
+				id := uint32(time.Now().UnixNano()>>10) & 0xffff
+				payload := func(i int) string { return strings.Repeat(fmt.Sprintf("%d-%d ", id, i), 150) }
+				var parts [][2][]byte
+				for i, h := range all {
+					parts = append(parts, cut(lab.UDPPacket(h.local, vip(f, 11, 71), []byte(payload(i))), id, 512))
+				}
+				for k := range 2 {
+					for i, h := range all {
+						h.send(t, parts[i][k])
+					}
+				}
+				for i, h := range all {
+					a, err := h.answer(time.Second)
+					if err != nil {
+						return fmt.Errorf("host %d: %w", i, err)
+					}
+					if !strings.HasSuffix(a.Rest, fmt.Sprintf("-%d ", i)) || len(a.Rest) < 600 {
+						t.Fatalf("host %d got back %q", i, a.Rest)
+					}
+				}
+				return nil
+			})
+		})
+	})
+}
+
+// TestFragmentsOutOfOrder: the last fragment comes first. nftables puts the
+// datagram together; fairlead drops what came too early and counts it. Never
+// does a replica get a part of it that belongs elsewhere.
+func TestFragmentsOutOfOrder(t *testing.T) {
+	lab.Beside(t, wires, func(t *testing.T, l *lab.Lab) {
+		l.Serve(t)
+		a := l.Balance(t, lab.Config{Services: []lab.Service{service(l, 11, "shop/dgram", "71", fmt.Sprint(lab.UDPPort), "udp")}})
+		families(t, func(t *testing.T, f lab.Family) {
+			h := newHost(t, l, f, lab.ClientAddr(f))
+			payload := strings.Repeat("backwards ", 100)
+			parts := cut(lab.UDPPacket(h.local, vip(f, 11, 71), []byte(payload)), 4711, 512)
+			if a == nil {
+				h.send(t, parts[1])
+				h.send(t, parts[0])
+				if got, err := h.answer(3 * time.Second); err != nil || got.Rest != payload {
+					t.Errorf("nftables: answer %+v, %v", got, err)
+				}
+				return
+			}
+			before := reasonCount(t, l, "fragment")
+			h.send(t, parts[1])
+			h.send(t, parts[0])
+			lab.Poll(t, 5*time.Second, func() error {
+				if n := reasonCount(t, l, "fragment") - before; n != 1 {
+					return fmt.Errorf("%d fragments were counted as dropped, wanted 1", n)
+				}
+				return nil
+			})
+			// The early one sent again completes the datagram.
+			h.send(t, parts[1])
+			if got, err := h.answer(3 * time.Second); err != nil || got.Rest != payload {
+				t.Errorf("once the first fragment was known: answer %+v, %v", got, err)
+			}
+		})
+	})
+}
+
+// TestOthersFragments: what is no service's is not touched, in order or not.
+func TestOthersFragments(t *testing.T) {
+	lab.Beside(t, wires, func(t *testing.T, l *lab.Lab) {
+		l.Serve(t)
+		a := l.Balance(t, lab.Config{Services: []lab.Service{service(l, 11, "shop/dgram", "71", fmt.Sprint(lab.UDPPort), "udp")}})
+		l.Forwarding(t, true)
+		l.Client.Run(t, "ip", "route", "add", "10.1.0.0/16", "via", "198.51.100.1")
+		l.Client.Run(t, "ip", "-6", "route", "add", "fd00:1::/32", "via", "fd00:c::1")
+		families(t, func(t *testing.T, f lab.Family) {
+			h := newHost(t, l, f, lab.ClientAddr(f))
+			to := netip.AddrPortFrom(l.Replicas[1].Addr(f), lab.UDPPort)
+			for i, order := range [][]int{{0, 1}, {1, 0}} {
+				payload := strings.Repeat("somebody else's ", 100)
+				parts := cut(lab.UDPPacket(h.local, to, []byte(payload)), 815+uint32(i), 512)
+				for _, k := range order {
+					h.send(t, parts[k])
+				}
+				got, err := h.answer(3 * time.Second)
+				if err != nil || got.Rest != payload || got.Replica != l.Replicas[1].Name {
+					t.Errorf("fragments in order %v: answer %+v, %v", order, got, err)
+				}
+			}
+			must(t, fragmentedEchoes(l.Client, netip.AddrPort{}, to, 0))
+		})
+		if a != nil {
+			if n := reasonCount(t, l, "fragment"); n != 0 {
+				t.Errorf("%d fragments were dropped", n)
+			}
+		}
+	})
+}
