@@ -197,6 +197,18 @@ func serve(t *testing.T, more ...*model.Service) {
 	}
 }
 
+// servedAt is the Redis service of a host.
+func servedAt(host string) model.Service {
+	stateMu.Lock()
+	defer stateMu.Unlock()
+	for _, s := range served {
+		if s.TCPNames[0].Host == host && s.TCPNames[0].Kind == string(tcproute.Redis) {
+			return *s
+		}
+	}
+	return model.Service{}
+}
+
 // freePort is a port of the replicas' address that nobody has.
 func freePort(t *testing.T) uint16 {
 	t.Helper()
