@@ -96,7 +96,12 @@ func run(m *testing.M) int {
 		}
 		certs.Put(host, c)
 	}
-	go func() { _ = buildDrivers() }() // while servers start
+	building, stopBuilding := context.WithCancel(context.Background())
+	go func() { _ = buildDrivers(building) }() // while servers start
+	defer func() {
+		stopBuilding()
+		_ = buildDrivers(building) // nothing writes into dir after this
+	}()
 	if router, err = tcproute.New(tcproute.Config{Certificates: certs}); err != nil {
 		return fail(err)
 	}
@@ -107,10 +112,10 @@ func run(m *testing.M) int {
 
 func caFile() string { return filepath.Join(dir, "ca.pem") }
 
-// buildDrivers builds test/wire/clients.
-func buildDrivers() error {
+// buildDrivers builds test/wire/clients, once.
+func buildDrivers(ctx context.Context) error {
 	driversOnce.Do(func() {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "clients"), ".")
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, "clients"), ".")
 		cmd.Dir = "clients"
 		if out, err := cmd.CombinedOutput(); err != nil {
 			driversErr = fmt.Errorf("build clients: %w\n%s", err, out)
@@ -122,7 +127,7 @@ func buildDrivers() error {
 // drivers runs a Go driver against the router.
 func drivers(t *testing.T, kind tcproute.Kind, driver, host, option string) (string, error) {
 	t.Helper()
-	must(t, buildDrivers())
+	must(t, buildDrivers(t.Context()))
 	return output(t, exec.Command(filepath.Join(dir, "clients"), driver, front(kind), host, caFile(), option))
 }
 
