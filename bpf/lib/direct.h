@@ -86,6 +86,7 @@ __noinline enum owner direct_owner(__u32 syn)
 {
 	struct scratch *s = scratch();
 	struct backend *b, *held;
+	struct flow *f;
 	__u32 hash, id = 0;
 
 	if (!s)
@@ -98,9 +99,11 @@ __noinline enum owner direct_owner(__u32 syn)
 		return OWNER_NONE;
 	if (addr_equal(&held->addr, &s->key.src))
 		return OWNER_HAIRPIN;
-	if (syn && held == b && !replies_hold(replies_of(s, b), s, b, true))
-		return OWNER_NEW;
-	return OWNER_KNOWN;
+	if (!syn || held != b)
+		return OWNER_KNOWN;
+	f = replies_of(s, b);
+	s->vacant = !f;
+	return replies_hold(f, s, b, true) ? OWNER_KNOWN : OWNER_NEW;
 }
 
 /*

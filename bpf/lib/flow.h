@@ -232,14 +232,14 @@ static __always_inline bool flow_same(const struct flow *a, const struct flow *b
 /*
  * Claims the reverse tuple of a new flow. A backend behind two VIP ports may
  * see the same client port twice: the loser tries again, it never overwrites a
- * live flow.
+ * live flow. vacant: the caller has looked, and there is none.
  */
-static __always_inline bool flow_claim(struct flow_key *twin, struct flow *rev)
+static __always_inline bool flow_claim(struct flow_key *twin, struct flow *rev, bool vacant)
 {
 	struct flow *old;
 	bool embryo;
 
-	old = flow_find(twin, &embryo);
+	old = vacant ? NULL : flow_find(twin, &embryo);
 	if (old) {
 		if (!flow_over(old) && !flow_same(old, rev))
 			return false;

@@ -286,7 +286,7 @@ struct scratch {
 	__u32 id;
 	__u32 owner;  /* of direct_owner: index of the backend */
 	__u32 source; /* of source_take: index into fl_sources and port */
-	__u32 pad4;
+	__u32 vacant; /* of direct_owner: nobody has an entry of the replies' tuple */
 	struct frag_key frag_key;
 	struct frag frag;
 	struct client_key client_key;
