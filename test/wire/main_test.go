@@ -237,6 +237,7 @@ func start(t *testing.T, cmd *exec.Cmd) *bytes.Buffer {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGINT // if the test is killed
 	must(t, cmd.Start())
 	running = append(running, cmd)
 	return &said
