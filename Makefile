@@ -112,6 +112,12 @@ bench-netns: build ## the whole path, beside plain routing, nftables, iptables, 
 	$(GO) build -buildvcs=false -o bin/bench-netns ./bench/netns
 	@$(SUDO) bin/bench-netns -revision $(VERSION) $(ARGS)
 
+.PHONY: bench-tcp
+bench-tcp: build ## routing by server name, beside nginx stream and HAProxy (root); ARGS as above
+	@$(SUDO) bench/setup.sh $(BENCH_PACKAGES)
+	$(GO) build -buildvcs=false -o bin/bench-tcp ./bench/tcp
+	@$(SUDO) bin/bench-tcp -revision $(VERSION) $(ARGS)
+
 .PHONY: bench-http
 bench-http: ## CPU per HTTP request and per TLS handshake, beside nginx and HAProxy (root); ARGS as above
 	@$(SUDO) bench/setup.sh nginx haproxy

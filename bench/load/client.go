@@ -123,6 +123,11 @@ func (c *client) ready(e unix.EpollEvent) error {
 }
 
 func (c *client) ask(k *conn) error {
+	if !k.waiting && len(c.Prefix) > 0 {
+		if _, err := unix.Write(k.fd, c.Prefix); err != nil {
+			return c.failed(k)
+		}
+	}
 	k.got, k.waiting = 0, true
 	if c.Each && !c.Close {
 		k.since = time.Now()

@@ -29,6 +29,9 @@ type Requests struct {
 	Close bool          // a new connection for every request
 	For   time.Duration // then it stops
 	Each  bool          // note how long every request took
+	// Prefix is said once on every connection, before its first request. The
+	// Server must skip as many bytes.
+	Prefix []byte
 }
 
 // Result is what a loop did.

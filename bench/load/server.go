@@ -14,6 +14,10 @@ import (
 // Server answers requests on a TCP port and counts datagrams on a UDP port, on
 // every address.
 type Server struct {
+	// Prefix is how many bytes of every TCP connection are skipped before the
+	// first request. Set it before ServeTCP.
+	Prefix int
+
 	tcp, udp  int
 	datagrams atomic.Uint64
 }
@@ -85,7 +89,7 @@ func (s *Server) ServeTCP() error {
 		}
 		for _, e := range events {
 			if int(e.Fd) == s.tcp {
-				s.accept(poll)
+				s.accept(poll, pending)
 				continue
 			}
 			answer(e.Fd, pending)
@@ -93,7 +97,7 @@ func (s *Server) ServeTCP() error {
 	}
 }
 
-func (s *Server) accept(poll *poller) {
+func (s *Server) accept(poll *poller, pending map[int32]int) {
 	for {
 		fd, _, err := unix.Accept4(s.tcp, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		if err != nil {
@@ -101,6 +105,11 @@ func (s *Server) accept(poll *poller) {
 		}
 		if poll.add(fd, unix.EPOLLIN) != nil {
 			_ = unix.Close(fd)
+			continue
+		}
+		delete(pending, int32(fd))
+		if s.Prefix > 0 {
+			pending[int32(fd)] = -s.Prefix
 		}
 	}
 }

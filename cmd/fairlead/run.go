@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -36,6 +37,9 @@ goes on without an agent, until "fairlead detach".`,
 		if *budget <= 0 {
 			return usageError{errors.New("--stop-timeout: want more than 0s")}
 		}
+		// One more, for what is beside the busy workers of conn.Pump, of which
+		// there are as many as CPUs.
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 		ag, err := agent.New(agent.Config{
 			ConfigPath: *path, StateDir: *state, RunDir: *run, Build: build(), Log: a.logger(), Budget: *budget,
 			Started: func(s admin.Status, services []admin.Service) { a.welcome(s, services, *run) },

@@ -67,6 +67,8 @@ func (a *Acceptor) Serve(ctx context.Context, l *net.TCPListener) error {
 	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	jobs := make(chan *Conn)
+	defer close(jobs)
 	pause := time.Duration(0)
 	for {
 		c, err := l.AcceptTCP()
@@ -92,11 +94,35 @@ func (a *Acceptor) Serve(ctx context.Context, l *net.TCPListener) error {
 			continue
 		}
 		conn.routed = release
-		wg.Go(func() {
-			defer release()
-			_ = c.SetKeepAliveConfig(keepAlive)
-			a.cfg.Handle(ctx, conn)
-		})
+		select {
+		case jobs <- conn:
+		default:
+			wg.Go(func() { a.work(ctx, conn, jobs) })
+		}
+	}
+}
+
+// idleWork is how long a goroutine that has handled a connection waits for
+// another one: its stack has grown already, which is a part of the cost.
+const idleWork = time.Second
+
+// work handles connections until there are none for a while.
+func (a *Acceptor) work(ctx context.Context, c *Conn, jobs <-chan *Conn) {
+	idle := time.NewTimer(idleWork)
+	defer idle.Stop()
+	for {
+		a.cfg.Handle(ctx, c)
+		c.Routed()
+		idle.Reset(idleWork)
+		select {
+		case next, ok := <-jobs:
+			if !ok {
+				return
+			}
+			c = next
+		case <-idle.C:
+			return
+		}
 	}
 }
 

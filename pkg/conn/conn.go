@@ -91,6 +91,12 @@ func (c *Conn) Routed() { c.routed() }
 // keepAlive finds a peer that is gone without a word within two minutes.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
 
+// Listen opens a TCP listener whose connections have fairlead's keep-alive.
+func Listen(network, address string) (net.Listener, error) {
+	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+	return lc.Listen(context.Background(), network, address)
+}
+
 // Dial opens a TCP connection; ctx bounds it.
 func Dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
 	d := net.Dialer{KeepAliveConfig: keepAlive}

@@ -15,7 +15,7 @@ const (
 	// bulkAfter is how many full reads in a row make a direction bulk.
 	bulkAfter = 2
 	// turn is how many bytes a direction may move before others get theirs.
-	turn = 1 << 20
+	turn = 256 << 10
 )
 
 // half is one direction of a flow.

@@ -32,13 +32,13 @@ type Pump struct {
 
 // PumpConfig tunes a Pump; the zero value is production.
 type PumpConfig struct {
-	Workers int // default GOMAXPROCS
+	Workers int // default GOMAXPROCS - 1, and at least 1, so that the rest of the process has its turn
 }
 
 // NewPump starts the workers. Close it.
 func NewPump(cfg PumpConfig) (*Pump, error) {
 	if cfg.Workers == 0 {
-		cfg.Workers = runtime.GOMAXPROCS(0)
+		cfg.Workers = max(runtime.GOMAXPROCS(0)-1, 1)
 	}
 	p := &Pump{}
 	for range cfg.Workers {

@@ -364,3 +364,34 @@ func TestPumpManyFlows(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// A flow that is idle costs no goroutine and little memory. The test's own
+// ends of the connections are in the figure.
+func TestPumpIdleFlowsCostLittle(t *testing.T) {
+	p := newPump(t)
+	measure := func() (heap uint64, goroutines int) {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse, runtime.NumGoroutine()
+	}
+	heap, goroutines := measure()
+	const n = 400
+	for range n {
+		client, server, _, _ := joined(t, p)
+		_, err := client.Write([]byte("x"))
+		must(t, err)
+		_, err = io.ReadFull(server, make([]byte, 1))
+		must(t, err)
+	}
+	heapAfter, goroutinesAfter := measure()
+	if goroutinesAfter > goroutines+2 {
+		t.Errorf("%d goroutines, %d before %d idle flows", goroutinesAfter, goroutines, n)
+	}
+	if each := (int64(heapAfter) - int64(heap)) / n; each > 6<<10 {
+		t.Errorf("%d bytes each, want at most 6 KiB", each)
+	} else {
+		t.Logf("%d bytes each", each)
+	}
+}

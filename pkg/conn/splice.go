@@ -10,10 +10,10 @@ import (
 
 const (
 	// pipeSize is asked for; the kernel may give less (pipe-user-pages-soft).
-	pipeSize = 512 << 10
+	pipeSize = 256 << 10
 	// pipeLimit bounds the pipes of a worker. A direction that gets none is
 	// copied.
-	pipeLimit = 512
+	pipeLimit = 256
 	// pipeSpare bounds those that are kept for later.
 	pipeSpare = 16
 	// bulkLeast is the least a splice moves in a direction that stays bulk.

@@ -60,16 +60,12 @@ func splice(from, to, n int) (int, error) {
 	}
 }
 
-// epollWait waits for events; timeout in ms, -1 for ever.
-func epollWait(ep int, events []unix.EpollEvent, timeout int) (int, error) {
-	// What is there already needs no word to the scheduler.
+// epollPoll takes the events that are there, without a word to the scheduler.
+func epollPoll(ep int, events []unix.EpollEvent) (int, error) {
 	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
 		uintptr(len(events)), 0, 0, 0)
 	if e != 0 {
 		return 0, errno(e)
 	}
-	if n > 0 || timeout == 0 {
-		return int(n), nil
-	}
-	return unix.EpollWait(ep, events, timeout)
+	return int(n), nil
 }

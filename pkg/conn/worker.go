@@ -28,6 +28,7 @@ type worker struct {
 	buf   []byte
 	idle  []*pipe // empty ones
 	pipes int     // there are
+	batch int     // events of the last wait
 
 	events [256]unix.EpollEvent
 }
@@ -127,14 +128,20 @@ func (w *worker) run() {
 	}
 }
 
+// busyBatch is how many events at once promise that more are there already.
+const busyBatch = 4
+
 // wait returns how many events there are. It does not block while flows have
-// work left.
-func (w *worker) wait() (int, error) {
-	timeout := -1
-	if len(w.more) > 0 {
-		timeout = 0
+// work left, and not before it has looked while there is much to do: a call
+// that may block is dearer.
+func (w *worker) wait() (n int, err error) {
+	if len(w.more) > 0 || w.batch >= busyBatch {
+		n, err = epollPoll(w.ep, w.events[:])
 	}
-	n, err := epollWait(w.ep, w.events[:], timeout)
+	if n == 0 && err == nil && len(w.more) == 0 {
+		n, err = unix.EpollWait(w.ep, w.events[:], -1)
+	}
+	w.batch = n
 	if errors.Is(err, unix.EINTR) {
 		return 0, nil
 	}

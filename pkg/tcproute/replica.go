@@ -7,7 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
+	"hash/fnv"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -80,7 +80,7 @@ func (r *Router) sorted(to *route, group []candidate, client netip.Addr) []candi
 	for i, c := range group {
 		u := rand.Float64()
 		if to.affinity {
-			u = uniform(maphash.Comparable(r.seed, [2]netip.Addr{client, c.addrs[0]}))
+			u = uniform(client, c.addrs[0])
 		}
 		score := -math.Log(1-u) / c.weight // exponential with rate weight: the least wins
 		if to.least && !to.affinity {
@@ -100,10 +100,15 @@ func (r *Router) sorted(to *route, group []candidate, client netip.Addr) []candi
 	return out
 }
 
-// uniform makes a number from 0 up to 1 of a hash. maphash's are for tables and
-// alike for like keys; the finalizer of SplitMix64 (Steele, Lea, Flood, 2014)
-// mixes them.
-func uniform(h uint64) float64 {
+// uniform makes a number from 0 up to 1 of two addresses, the same on every
+// node and after every start. FNV's hashes are alike for like keys; the
+// finalizer of SplitMix64 (Steele, Lea, Flood, 2014) mixes them.
+func uniform(client, replica netip.Addr) float64 {
+	f := fnv.New64a()
+	for _, a := range [][16]byte{client.As16(), replica.As16()} {
+		_, _ = f.Write(a[:])
+	}
+	h := f.Sum64()
 	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
 	h = (h ^ h>>27) * 0x94d049bb133111eb
 	return float64((h^h>>31)>>11) / (1 << 53)

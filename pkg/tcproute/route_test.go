@@ -615,3 +615,48 @@ func TestRateLedger(t *testing.T) {
 		}
 	}
 }
+
+// A client that asks for unknown names in a loop is slowed; a name it may have
+// is not.
+func TestRetryStormIsSlowed(t *testing.T) {
+	w := newWorld(t, nil)
+	s := serve(t, "127.0.0.1", "one", 0, overTLS(w.ca.issue(t, "a.b"), false))
+	w.apply(s.addr.Port(), service(Redis, "a.b", "passthrough", backend(s)))
+	begun := time.Now()
+	for range strikesFree + 4 { // the last four wait 100, 200, 300 and 400 ms
+		if _, err := w.tls(Redis, "x.y"); alertOf(err) != alertUnrecognizedName {
+			t.Fatalf("%v, want alert 112", err)
+		}
+	}
+	// Strikes fade a little meanwhile.
+	if took := time.Since(begun); took < 500*time.Millisecond {
+		t.Errorf("%d hopeless connections took %s", strikesFree+4, took)
+	}
+	c, err := w.tls(Redis, "a.b")
+	must(t, err)
+	talk(t, c)
+}
+
+// Over the limit of connections a client is told so, and counted; what is open
+// stays.
+func TestSessionsAreLimited(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Sessions = 2 })
+	s := serve(t, "127.0.0.1", "one", 0, overTLS(w.ca.issue(t, "a.b"), false))
+	w.apply(s.addr.Port(), service(Redis, "a.b", "passthrough", backend(s)))
+	var open []*tls.Conn
+	for range 2 {
+		c, err := w.tls(Redis, "a.b")
+		must(t, err)
+		talk(t, c)
+		open = append(open, c)
+	}
+	if _, err := w.tls(Redis, "a.b"); alertOf(err) != alertInternalError {
+		t.Errorf("%v, want alert 80", err)
+	}
+	eventually(t, "count", func() bool { return w.count(Redis, Limited) == 1 })
+	must(t, open[0].NetConn().Close())
+	eventually(t, "its end", func() bool { return w.flows.count() == 1 })
+	c, err := w.tls(Redis, "a.b")
+	must(t, err)
+	talk(t, c)
+}

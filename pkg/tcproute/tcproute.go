@@ -13,7 +13,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -51,7 +50,7 @@ type Config struct {
 	Sessions int
 	// Dial opens a connection to a replica; default conn.Dial.
 	Dial func(context.Context, netip.AddrPort) (*net.TCPConn, error)
-	// Listen opens a listener; default net.Listen.
+	// Listen opens a listener; default conn.Listen.
 	Listen func(network, address string) (net.Listener, error)
 	Now    func() time.Time // default time.Now
 }
@@ -63,7 +62,6 @@ type Router struct {
 	pump     *conn.Pump
 	flows    *flows
 	ledger   *ledger
-	seed     maphash.Seed
 	failed   sync.Map // netip.AddrPort → time.Time: until when it is tried last
 	results  results
 	words    quietLog
@@ -102,7 +100,7 @@ func New(cfg Config) (*Router, error) {
 		cfg.Dial = conn.Dial
 	}
 	if cfg.Listen == nil {
-		cfg.Listen = net.Listen
+		cfg.Listen = conn.Listen
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -112,7 +110,7 @@ func New(cfg Config) (*Router, error) {
 		return nil, err
 	}
 	r := &Router{
-		cfg: cfg, pump: pump, flows: newFlows(), ledger: newLedger(), seed: maphash.MakeSeed(),
+		cfg: cfg, pump: pump, flows: newFlows(), ledger: newLedger(),
 		acceptor: map[Kind]*conn.Acceptor{}, tls: map[Kind]*tls.Config{}, listeners: map[Kind]*listener{},
 	}
 	r.words.log = cfg.Log
@@ -122,7 +120,9 @@ func New(cfg Config) (*Router, error) {
 		r.acceptor[k] = conn.NewAcceptor(conn.AcceptConfig{
 			Handle:  func(ctx context.Context, c *conn.Conn) { r.handle(ctx, k, c) },
 			Refused: func(netip.Addr) { r.results.add(k, Limited) },
-			Log:     cfg.Log.With("kind", k.Label()),
+			// Each takes a goroutine and some KiB.
+			Pending: min(cfg.Sessions/2, 16384), PendingPerSource: 256,
+			Log: cfg.Log.With("kind", k.Label()),
 		})
 		r.tls[k] = r.serverTLS(k)
 	}

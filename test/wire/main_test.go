@@ -96,7 +96,12 @@ func run(m *testing.M) int {
 		}
 		certs.Put(host, c)
 	}
-	go func() { _ = buildDrivers() }() // while servers start
+	building, stopBuilding := context.WithCancel(context.Background())
+	go func() { _ = buildDrivers(building) }() // while servers start
+	defer func() {
+		stopBuilding()
+		_ = buildDrivers(building) // nothing writes into dir after this
+	}()
 	if router, err = tcproute.New(tcproute.Config{Certificates: certs}); err != nil {
 		return fail(err)
 	}
@@ -107,10 +112,10 @@ func run(m *testing.M) int {
 
 func caFile() string { return filepath.Join(dir, "ca.pem") }
 
-// buildDrivers builds test/wire/clients.
-func buildDrivers() error {
+// buildDrivers builds test/wire/clients, once.
+func buildDrivers(ctx context.Context) error {
 	driversOnce.Do(func() {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "clients"), ".")
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, "clients"), ".")
 		cmd.Dir = "clients"
 		if out, err := cmd.CombinedOutput(); err != nil {
 			driversErr = fmt.Errorf("build clients: %w\n%s", err, out)
@@ -122,7 +127,7 @@ func buildDrivers() error {
 // drivers runs a Go driver against the router.
 func drivers(t *testing.T, kind tcproute.Kind, driver, host, option string) (string, error) {
 	t.Helper()
-	must(t, buildDrivers())
+	must(t, buildDrivers(t.Context()))
 	return output(t, exec.Command(filepath.Join(dir, "clients"), driver, front(kind), host, caFile(), option))
 }
 
@@ -197,6 +202,18 @@ func serve(t *testing.T, more ...*model.Service) {
 	}
 }
 
+// servedAt is the Redis service of a host.
+func servedAt(host string) model.Service {
+	stateMu.Lock()
+	defer stateMu.Unlock()
+	for _, s := range served {
+		if s.TCPNames[0].Host == host && s.TCPNames[0].Kind == string(tcproute.Redis) {
+			return *s
+		}
+	}
+	return model.Service{}
+}
+
 // freePort is a port of the replicas' address that nobody has.
 func freePort(t *testing.T) uint16 {
 	t.Helper()
@@ -220,6 +237,7 @@ func start(t *testing.T, cmd *exec.Cmd) *bytes.Buffer {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGINT // if the test is killed
 	must(t, cmd.Start())
 	running = append(running, cmd)
 	return &said
