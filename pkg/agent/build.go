@@ -52,7 +52,7 @@ func build(a *Agent) (p parts, err error) {
 	workloads := activator.New(activator.Config{Runners: a.runners(&p), Log: log})
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
 	closers = append(closers, func() { _ = scrape.Close() })
-	front := ingress.New(ingress.Config{Log: log})
+	front := ingress.New(ingress.Config{Log: log, Sockets: newSockets(log)})
 	closers = append(closers, front.Close)
 	p.health = health.New(health.Config{Log: log})
 	p.withdrawal = &withdrawal{}

@@ -45,6 +45,7 @@ type Config struct {
 	Certificates Certificates // nil: no TLS, everything is served in plain HTTP
 	Limits       Limits
 	Access       AccessLog
+	Sockets      Sockets      // nil: listening sockets end with the process
 	Log          *slog.Logger // default slog.Default()
 }
 

@@ -120,7 +120,7 @@ func (s *session) next() bool {
 		return false
 	}
 	s.mode.Store(modeBusy)
-	keep := s.handle() && !s.t.draining.Load()
+	keep := s.handle() // as the client was told, also while the front drains
 	s.mode.Store(modeIdle)
 	if s.out != nil {
 		returnBuffer(s.out)

@@ -20,7 +20,7 @@ func (t *Target) Shutdown(ctx context.Context) error {
 	for _, l := range listeners {
 		l.stop()
 	}
-	patience := time.Now().Add(idlePatience)
+	patience := time.Now().Add(t.cfg.Limits.Patience)
 	if end, ok := ctx.Deadline(); ok {
 		if half := time.Now().Add(time.Until(end) / 2); half.Before(patience) {
 			patience = half
@@ -47,9 +47,6 @@ func (t *Target) Shutdown(ctx context.Context) error {
 		}
 	}
 }
-
-// idlePatience bounds the wait for the next request of an idle connection.
-const idlePatience = 5 * time.Second
 
 // remaining counts the sessions, and closes the idle ones if asked to.
 func (t *Target) remaining(closeIdle bool) int {
