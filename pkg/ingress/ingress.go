@@ -158,12 +158,12 @@ func (t *Target) tickSessions(now int64) {
 	}
 }
 
-// asksForHTTP tells whether any service is exposed by HTTP.
-func asksForHTTP(s *model.State) bool {
+// asksFor tells whether any service is exposed by HTTP, and any with TLS.
+func asksFor(s *model.State) (plain, tls bool) {
 	for i := range s.Services {
-		if len(s.Services[i].HTTP) > 0 {
-			return true
+		for _, h := range s.Services[i].HTTP {
+			plain, tls = true, tls || h.TLS
 		}
 	}
-	return false
+	return plain, tls
 }

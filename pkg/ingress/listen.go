@@ -28,36 +28,63 @@ type listener struct {
 func (t *Target) listen(s *model.State) error {
 	var errs []error
 	for secure, want := range map[bool]string{false: s.Settings.Listen.HTTP, true: s.Settings.Listen.HTTPS} {
-		key := "listen.http"
-		if secure {
-			key = "listen.https"
-		}
-		if !asksForHTTP(s) || secure && t.cfg.Certificates == nil {
+		if plain, tls := asksFor(s); !plain || secure && (!tls || t.cfg.Certificates == nil) {
 			want = ""
 		}
-		have := t.listeners[secure]
-		if have != nil && have.address == want {
-			continue
-		}
-		if want != "" {
-			l, err := t.open(want, secure)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s %s: %w", key, want, err))
-				continue // the old one, if any, goes on
+		if err := t.move(secure, want); err != nil {
+			key := "listen.http"
+			if secure {
+				key = "listen.https"
 			}
-			t.listeners[secure] = l
-			t.keep(l)
-		} else {
-			delete(t.listeners, secure)
-		}
-		if have != nil {
-			have.stop()
-			if t.cfg.Sockets != nil {
-				t.cfg.Sockets.Drop(socketName(have.address))
-			}
+			errs = append(errs, fmt.Errorf("%s %s: %w", key, want, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// move has a listener on the wanted address, or none. The old one goes on
+// while the new one cannot be had; where it is in the new one's way (the same
+// port of other addresses) it makes room.
+func (t *Target) move(secure bool, want string) error {
+	have := t.listeners[secure]
+	if have != nil && have.address == want {
+		return nil
+	}
+	var next *listener
+	if want != "" {
+		var err error
+		next, err = t.open(want, secure)
+		if errors.Is(err, syscall.EADDRINUSE) && have != nil && samePort(have.address, want) {
+			have.stop()
+			if next, err = t.open(want, secure); err != nil {
+				t.listeners[secure], _ = t.open(have.address, secure) // back, if nobody was faster
+				have = nil
+			}
+		}
+		if err != nil {
+			if t.listeners[secure] == nil {
+				delete(t.listeners, secure)
+			}
+			return err
+		}
+		t.listeners[secure] = next
+		t.keep(next)
+	} else {
+		delete(t.listeners, secure)
+	}
+	if have != nil {
+		have.stop()
+		if t.cfg.Sockets != nil {
+			t.cfg.Sockets.Drop(socketName(have.address))
+		}
+	}
+	return nil
+}
+
+func samePort(a, b string) bool {
+	_, p, err1 := net.SplitHostPort(a)
+	_, q, err2 := net.SplitHostPort(b)
+	return err1 == nil && err2 == nil && (p == q || p == "0")
 }
 
 // Sockets keeps listening sockets over the end of the process, so that
@@ -129,12 +156,22 @@ func bind(address string) (*net.TCPListener, error) {
 	l, err := lc.Listen(context.Background(), "tcp", address)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, errors.New("the address is in use by another program: stop it, or choose another address")
+		return nil, errInUse
 	case err != nil:
 		return nil, err
 	}
 	return l.(*net.TCPListener), nil
 }
+
+// inUse is EADDRINUSE in words for the owner of the config.
+type inUse struct{}
+
+func (inUse) Error() string {
+	return "the address is in use by another program: stop it, or choose another address"
+}
+func (inUse) Unwrap() error { return syscall.EADDRINUSE }
+
+var errInUse error = inUse{}
 
 // options are those that accepted connections inherit.
 func options(fd int) error {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -304,6 +305,15 @@ func TestListenersFollowTheState(t *testing.T) {
 	if c, err := net.Dial("tcp", first); err == nil {
 		_ = c.Close()
 		t.Errorf("%s is open still", first)
+	}
+	// The same port of other addresses, and back.
+	_, port, _ := net.SplitHostPort(f.addr())
+	for _, host := range []string{"0.0.0.0", "127.0.0.1"} {
+		f.state.Settings.Listen.HTTP = net.JoinHostPort(host, port)
+		f.serve(svc)
+		if any := strings.HasPrefix(f.addr(), "[::]"); any != (host == "0.0.0.0") {
+			t.Errorf("on %s, want %s", f.addr(), f.state.Settings.Listen.HTTP)
+		}
 	}
 	f.serve()
 	if plain, _ := f.Addrs(); plain != nil {
