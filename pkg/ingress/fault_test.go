@@ -334,9 +334,9 @@ func TestLimits(t *testing.T) {
 	t.Run("connections of a client", func(t *testing.T) {
 		deadline := time.Now().Add(long)
 		for { // those from before must be gone
-			f.mu.Lock()
+			f.smu.Lock()
 			n := len(f.sessions)
-			f.mu.Unlock()
+			f.smu.Unlock()
 			if n == 0 {
 				break
 			}

@@ -277,6 +277,9 @@ func (t *Target) rewriteH2(p *httputil.ProxyRequest) {
 		if v := in.Get("X-Forwarded-Proto"); v != "" {
 			proto = v
 		}
+		if v := in.Values("Forwarded"); len(v) > 0 {
+			h["Forwarded"] = v
+		}
 		if v := in.Values("X-Forwarded-For"); len(v) > 0 {
 			chain = v[len(v)-1] + ", " + chain
 		}

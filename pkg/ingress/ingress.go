@@ -69,15 +69,16 @@ type Target struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // accept loops, the clock and sessions
 
-	mu        sync.Mutex
-	state     *model.State // that was applied
+	mu        sync.Mutex // of what Apply changes
 	services  map[model.ServiceName]*service
 	endpoints map[endpointKey]*endpoint
 	listeners map[bool]*listener // by whether it is of TLS
-	sessions  map[*session]struct{}
-	closed    bool
 	ticked    int64
 	clients   clients
+
+	smu      sync.Mutex // of the rest; never held together with mu for long
+	sessions map[*session]struct{}
+	closed   bool
 }
 
 // New makes a front that listens nowhere yet.
@@ -113,7 +114,7 @@ func (t *Target) Serves() []model.Feature {
 func (t *Target) Apply(_ context.Context, s *model.State) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closed || t.draining.Load() {
+	if t.draining.Load() {
 		return nil
 	}
 	c, err := t.compile(s)
@@ -126,7 +127,7 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 	for _, e := range c.endpoints {
 		e.revive()
 	}
-	t.services, t.endpoints, t.state = c.services, c.endpoints, s
+	t.services, t.endpoints = c.services, c.endpoints
 	return errors.Join(err, t.listen(s))
 }
 
@@ -151,8 +152,8 @@ func (t *Target) tick(now int64) {
 
 // tickSessions looks for clients that have left.
 func (t *Target) tickSessions(now int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.smu.Lock()
+	defer t.smu.Unlock()
 	for s := range t.sessions {
 		s.look(now)
 	}

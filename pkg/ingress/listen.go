@@ -237,9 +237,9 @@ func (t *Target) begin(c *net.TCPConn, secure bool) {
 		s.sock.close()
 		shard.remove(&s.watch)
 		guards.remove(&s.sock.guard.watch)
-		t.mu.Lock()
+		t.smu.Lock()
 		delete(t.sessions, s)
-		t.mu.Unlock()
+		t.smu.Unlock()
 		if counted {
 			t.clients.leave(peer)
 		}
@@ -261,8 +261,8 @@ func (s *session) guarded() {
 
 // admit notes a session that begins, unless the front is closed.
 func (t *Target) admit(s *session) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.smu.Lock() // not mu: Apply waits for accept loops to end
+	defer t.smu.Unlock()
 	if t.closed {
 		return false
 	}

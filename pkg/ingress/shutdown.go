@@ -50,8 +50,8 @@ func (t *Target) Shutdown(ctx context.Context) error {
 
 // remaining counts the sessions, and closes the idle ones if asked to.
 func (t *Target) remaining(closeIdle bool) int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.smu.Lock()
+	defer t.smu.Unlock()
 	for s := range t.sessions {
 		if closeIdle && s.mode.Load() == modeIdle {
 			s.sock.interrupt()
@@ -63,10 +63,12 @@ func (t *Target) remaining(closeIdle bool) int {
 // Close ends everything at once and waits for it.
 func (t *Target) Close() {
 	t.mu.Lock()
-	t.closed = true
 	t.draining.Store(true)
-	listeners := t.listeners
-	t.listeners = map[bool]*listener{}
+	listeners, endpoints := t.listeners, t.endpoints
+	t.listeners, t.endpoints = map[bool]*listener{}, map[endpointKey]*endpoint{}
+	t.mu.Unlock()
+	t.smu.Lock()
+	t.closed = true
 	for s := range t.sessions {
 		if tun := s.tunnel.Load(); tun != nil {
 			tun.goAway()
@@ -78,9 +80,7 @@ func (t *Target) Close() {
 		s.sock.interrupt()
 		_ = s.sock.tcp.CloseRead()
 	}
-	endpoints := t.endpoints
-	t.endpoints = map[endpointKey]*endpoint{}
-	t.mu.Unlock()
+	t.smu.Unlock()
 	for _, l := range listeners {
 		_ = l.l.Close()
 		<-l.done

@@ -320,3 +320,29 @@ func TestListenersFollowTheState(t *testing.T) {
 		t.Errorf("listens on %v", plain)
 	}
 }
+
+// Listeners move while clients connect: nothing waits for each other.
+func TestListenersMoveUnderConnects(t *testing.T) {
+	ports := []string{closedPort(t).String(), closedPort(t).String()}
+	f := newFixture(t, Config{}, on("a", "h", "/", backend(t, named("one"))))
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for !done.Load() {
+				if c, err := net.Dial("tcp", ports[i%2]); err == nil {
+					_ = c.Close()
+				}
+			}
+		})
+	}
+	for i := range 40 {
+		f.state.Settings.Listen.HTTP = ports[i%2]
+		f.serve(f.state.Services...)
+	}
+	done.Store(true)
+	wg.Wait()
+	if _, body := f.get("h", "/"); body != "one GET / " {
+		t.Errorf("%q", body)
+	}
+}
