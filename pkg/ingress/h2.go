@@ -199,7 +199,7 @@ func (t *Target) serveStream(rw http.ResponseWriter, r *http.Request) {
 	}
 	took := t.clock.now() - begun
 	svc.stats.count(code, took)
-	if t.cfg.Access.wants(code) {
+	if t.access.wants(code) {
 		e := &entry{
 			service: svc.text, host: r.Host, method: r.Method, path: r.URL.Path, id: x.id, proto: r.Proto, agent: r.UserAgent(),
 			trace: r.Header.Get("Traceparent"), client: x.client, status: code, took: time.Duration(took), sent: w.sent, reason: x.reason,
@@ -207,7 +207,7 @@ func (t *Target) serveStream(rw http.ResponseWriter, r *http.Request) {
 		if x.ep != nil {
 			e.replica = x.ep.key.addr
 		}
-		t.cfg.Access.write(e)
+		t.access.write(e)
 	}
 }
 

@@ -44,7 +44,7 @@ type Certificates interface {
 type Config struct {
 	Certificates Certificates // nil: no TLS, everything is served in plain HTTP
 	Limits       Limits
-	Access       AccessLog
+	Access       *slog.Logger // of the access log, if the state asks for one; default Log
 	Sockets      Sockets      // nil: listening sockets end with the process
 	Log          *slog.Logger // default slog.Default()
 }
@@ -61,6 +61,7 @@ type Target struct {
 	handed    *handed // connections for h2
 	proxy     http.Handler
 
+	access   accessLog
 	table    atomic.Pointer[table]
 	draining atomic.Bool
 	nobody   *service // of requests that have no route
@@ -93,6 +94,9 @@ func New(cfg Config) *Target {
 		handed: newHanded(),
 		dialer: net.Dialer{Timeout: cfg.Limits.Connect, KeepAlive: 15 * time.Second},
 	}
+	if t.access.log = cfg.Access; t.access.log == nil {
+		t.access.log = cfg.Log
+	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.table.Store(&table{})
 	t.setTLS()
@@ -117,6 +121,7 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 	if t.draining.Load() {
 		return nil
 	}
+	t.access.oneIn.Store(s.Settings.AccessLog.OneIn)
 	c, err := t.compile(s)
 	t.table.Store(c.table)
 	for k, e := range t.endpoints {

@@ -147,7 +147,7 @@ func (s *session) setAside() {
 	if s.in == nil {
 		return
 	}
-	if s.t.cfg.Access.Log != nil {
+	if s.t.access.oneIn.Load() > 0 {
 		s.note()
 	}
 	if s.end > s.start {
@@ -280,8 +280,8 @@ func (s *session) refuse(err error) {
 		s.linger()
 	}
 	s.t.nobody.stats.count(bad.Status, 0)
-	if s.t.cfg.Access.wants(bad.Status) {
-		s.t.cfg.Access.write(&entry{service: s.t.nobody.text, client: s.peer, status: bad.Status, reason: bad.Reason, id: a.id, proto: "HTTP/1"})
+	if s.t.access.wants(bad.Status) {
+		s.t.access.write(&entry{service: s.t.nobody.text, client: s.peer, status: bad.Status, reason: bad.Reason, id: a.id, proto: "HTTP/1"})
 	}
 }
 
