@@ -64,6 +64,7 @@ func build(a *Agent) (p parts, err error) {
 	// No packet may be sent to a replica whose replies nobody translates yet.
 	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, scrape, front}}
 	p.forward = []reconcile.Target{k.plane}
+	p.frontAddrs = front.Addrs
 	p.drainFronts, p.requests = front.Shutdown, func() []metrics.Requests { return requestsOf(front.Counts()) }
 	p.complete = ipam.New(ipam.Config{Path: vipsFile(state), Log: log, Local: k.hops.Links().Local}).Complete
 	p.workers = []worker{

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"net"
 	"net/netip"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
@@ -47,6 +48,7 @@ type parts struct {
 	nodeAddrs    func(interfaces []string) ([]netip.Addr, error)
 	replicas     func() []activator.Replica
 	requests     func() []metrics.Requests
+	frontAddrs   func() (plain, secure net.Addr)
 	drainFronts  func(context.Context) error // ends the connections of clients
 	shutdown     func(context.Context) error // stops the workloads
 	close        func()

@@ -16,8 +16,10 @@ import (
 
 // mutate changes a request in a few places, with what parsers stumble over.
 func mutate(r *rand.Rand, in []byte) []byte {
-	pieces := []string{"\r", "\n", "\r\n", "\r\n\r\n", " ", "\t", ":", "\x00", ",", ";", "chunked", "Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n",
-		"Host: h\r\n", "0\r\n\r\n", "5\r\n", "GET / HTTP/1.1\r\nHost: h\r\n\r\n", "Connection: close\r\n", "Expect: 100-continue\r\n", "Upgrade: websocket\r\n", "\x80", "%2e%2e/", "#"}
+	pieces := []string{
+		"\r", "\n", "\r\n", "\r\n\r\n", " ", "\t", ":", "\x00", ",", ";", "chunked", "Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n",
+		"Host: h\r\n", "0\r\n\r\n", "5\r\n", "GET / HTTP/1.1\r\nHost: h\r\n\r\n", "Connection: close\r\n", "Expect: 100-continue\r\n", "Upgrade: websocket\r\n", "\x80", "%2e%2e/", "#",
+	}
 	out := bytes.Clone(in)
 	for range 1 + r.IntN(3) {
 		i := r.IntN(len(out))

@@ -221,9 +221,19 @@ func TestFrames(t *testing.T) {
 		in      string
 		between bool
 	}{
-		{"", true}, {"\x81", false}, {"\x81\x00", true}, {"\x81\x01", false}, {"\x81\x01x", true}, {"\x81\x81mask", false}, {"\x81\x81maskx", true},
-		{"\x81\x7e\x01\x00" + long(255), false}, {"\x81\x7e\x01\x00" + long(256), true}, {"\x82\x7f\x00\x00\x00\x00\x00\x01\x00\x00" + long(65536), true},
-		{"\x82\x7f\x00\x00\x00\x00\x00\x01\x00\x00" + long(65535), false}, {"\x89\x00\x8a\x00", true}, {"\x88\x02\x03\xe8", false},
+		{"", true},
+		{"\x81", false},
+		{"\x81\x00", true},
+		{"\x81\x01", false},
+		{"\x81\x01x", true},
+		{"\x81\x81mask", false},
+		{"\x81\x81maskx", true},
+		{"\x81\x7e\x01\x00" + long(255), false},
+		{"\x81\x7e\x01\x00" + long(256), true},
+		{"\x82\x7f\x00\x00\x00\x00\x00\x01\x00\x00" + long(65536), true},
+		{"\x82\x7f\x00\x00\x00\x00\x00\x01\x00\x00" + long(65535), false},
+		{"\x89\x00\x8a\x00", true},
+		{"\x88\x02\x03\xe8", false},
 	} {
 		for piece := 1; piece < 5; piece++ {
 			var f frames

@@ -26,7 +26,8 @@ services:
   expose:
   - http: {host: shop.example.com, tls: "off", paths: [{path: /, servicePort: 80}, {path: /wrong, servicePort: 81}]}
   - http: {tls: "off"}
-%s`, port, workload)
+%s- {project: soon, user: u, run: {}, expose: [{http: {tls: "off"}}]}
+`, port, workload)
 }
 
 // TestA14HTTPFront: a client on the network asks the agent's HTTP front; the
@@ -73,6 +74,9 @@ func TestA14HTTPFront(t *testing.T) {
 	})
 	if out := a.CLI(t, "services", "shop/web"); !strings.Contains(out, "shop.example.com") {
 		t.Errorf("fairlead services shows no host:\n%s", out)
+	}
+	if out := a.CLI(t, "status"); !strings.Contains(out, "3 host names on [::]:80") {
+		t.Errorf("fairlead status:\n%s", out)
 	}
 	// A port that is taken is an error that ends by itself.
 	var taken net.Listener
