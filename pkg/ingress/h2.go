@@ -245,6 +245,8 @@ func (t *Target) routeStream(s *session, x *stream, w http.ResponseWriter, r *ht
 	if x.path, x.query = newPath, newQuery; newPath == nil {
 		x.path, x.query = []byte(path), []byte(query)
 	}
+	v.route.service.active.Add(1)
+	defer v.route.service.active.Add(-1)
 	t.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), streamKey{}, x)))
 }
 

@@ -213,12 +213,13 @@ func (t *Target) accept(l *listener) {
 func (t *Target) begin(c *net.TCPConn, secure bool) {
 	peer := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
 	s := &session{t: t, secure: secure, peer: peer, client: peer, first: true}
-	if !t.table.Load().isTrusted(peer) && !t.clients.enter(peer, t.cfg.Limits.PerClient) {
+	// A trusted proxy has the connections of many clients.
+	counted := !t.table.Load().isTrusted(peer)
+	if counted && !t.clients.enter(peer, t.cfg.Limits.PerClient) {
 		_ = c.SetLinger(0)
 		_ = c.Close()
 		return
 	}
-	counted := !t.table.Load().isTrusted(peer)
 	if err := s.sock.init(c); err != nil || !t.admit(s) {
 		_ = c.Close()
 		if counted {

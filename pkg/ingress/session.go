@@ -127,6 +127,9 @@ func (s *session) next() bool {
 		s.out = nil
 	}
 	if !keep {
+		if s.end > s.start { // the next request, which nobody answers
+			s.linger()
+		}
 		s.release()
 	}
 	s.forget()

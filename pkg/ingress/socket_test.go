@@ -81,6 +81,9 @@ func TestL03WebSocketBesideAWebServer(t *testing.T) {
 			h.Get("X-Path") != target || h.Get("Connection") != "Upgrade" || h.Get("Upgrade") != "websocket" || len(h.Get("X-ID")) != uuidLen {
 			t.Fatalf("%s: %s %v", target, res.Status, h)
 		}
+		if n := f.Counts()[2]; n.Service != "p/ws" || n.Active != 1 {
+			t.Errorf("%+v, want one active (L07)", n)
+		}
 		for _, s := range []string{"hello", strings.Repeat("x", 100_000), "bye"} {
 			go func() { _, _ = io.WriteString(c, s) }()
 			c.expect(s)

@@ -53,6 +53,7 @@ func (s *stats) count(code int, took int64) {
 // Count is what one service has answered since the start.
 type Count struct {
 	Service string         // PROJECT/USER; "none" for hosts and paths nobody has
+	Active  int64          // requests and open WebSockets: it must not sleep (row L07)
 	Codes   map[int]uint64 // by status; 499: the client went before the answer
 	// Durations are the requests that took up to each of Buckets, not summed
 	// up; the last one is of those that took longer.
@@ -85,7 +86,9 @@ func (t *Target) Counts() []Count {
 	defer t.mu.Unlock()
 	out := []Count{t.nobody.stats.read(t.nobody.text)}
 	for _, s := range t.services {
-		out = append(out, s.stats.read(s.text))
+		c := s.stats.read(s.text)
+		c.Active = s.active.Load()
+		out = append(out, c)
 	}
 	slices.SortFunc(out, func(a, b Count) int {
 		if a.Service < b.Service {
