@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,6 +53,10 @@ func (a *app) printStatus(s admin.Status) {
 		flows = fmt.Sprintf("%d of %d tracked · %d evicted", s.Counts.Flows, s.Counts.FlowLimit, s.Counts.Evictions)
 	}
 	t.add(p.dim("flows"), flows)
+	if f := s.Front; f.Hosts > 0 {
+		open := strings.Join(slices.DeleteFunc([]string{f.HTTP, f.HTTPS}, func(a string) bool { return a == "" }), " and ")
+		t.add(p.dim("http"), fmt.Sprintf("%d host names on %s", f.Hosts, cmp.Or(open, "no port yet")))
+	}
 	var cells []string
 	for _, src := range s.Sources {
 		cells = append(cells, p.mark(src.Synced && src.Error == "")+" "+src.Name)

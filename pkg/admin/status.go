@@ -31,6 +31,7 @@ type Status struct {
 	Interfaces   []Interface        `json:"interfaces"`
 	Cgroups      []Cgroup           `json:"cgroups"`
 	Packets      []Packets          `json:"packets"`
+	Front        Front              `json:"front"`
 	Drains       []string           `json:"drains"`
 	Problems     []string           `json:"problems"`
 	NotServedYet []NotServed        `json:"notServedYet"`
@@ -71,6 +72,13 @@ type Cgroup struct {
 	Path  string   `json:"path"`
 	Hooks []string `json:"hooks"`
 	Note  string   `json:"note,omitempty"` // what is missing, and why
+}
+
+// Front is the HTTP front.
+type Front struct {
+	HTTP  string `json:"http,omitempty"`  // address that is open; empty: none
+	HTTPS string `json:"https,omitempty"` // the same with TLS
+	Hosts int    `json:"hosts"`
 }
 
 // Packets is one cell of fairlead_packets_total, since the maps were made.

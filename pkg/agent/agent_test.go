@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -166,7 +167,8 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 		questions:    func() []dnsserver.Count { return nil },
 		health:       health.New(health.Config{}), hop: func(netip.Addr) (nexthop.Hop, bool) { return nexthop.Hop{}, false },
 		requests: func() []metrics.Requests { return nil }, drainFronts: func(context.Context) error { return nil },
-		reload: func() {}, configError: func() error { return nil }, configErrors: func() uint64 { return 3 },
+		frontAddrs: func() (plain, secure net.Addr) { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}, nil },
+		reload:     func() {}, configError: func() error { return nil }, configErrors: func() uint64 { return 3 },
 		attached: func() ([]admin.Interface, []admin.Cgroup) {
 			return []admin.Interface{{Name: "eth0", Role: "nic", Slot: 1}, {Name: "fl-b", Role: "workload", Slot: 2}}, nil
 		},

@@ -76,7 +76,7 @@ func build(a *Agent) (p parts, err error) {
 		return p, err
 	}
 	closers = append(closers, func() { _ = router.Close() })
-	front := ingress.New(ingress.Config{Log: log, Certificates: certificates})
+	front := ingress.New(ingress.Config{Log: log, Certificates: certificates, Sockets: newSockets(log)})
 	closers = append(closers, front.Close)
 	p.withdrawal = &withdrawal{}
 	local := &renewal{}
@@ -87,6 +87,7 @@ func build(a *Agent) (p parts, err error) {
 	// No packet may be sent to a replica whose replies nobody translates yet.
 	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, router, scrape, front, certificates, names}}
 	p.forward = []reconcile.Target{k.plane}
+	p.frontAddrs = front.Addrs
 	p.drainFronts, p.requests = front.Shutdown, func() []metrics.Requests { return requestsOf(front.Counts()) }
 	taken := &ownAddress{local: links.Local}
 	p.complete = taken.before(ipam.New(ipam.Config{Path: vipsFile(state), Log: log, Local: taken.list}).Complete)

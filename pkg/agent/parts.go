@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"net"
 	"net/netip"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
@@ -60,6 +61,7 @@ type parts struct {
 	replicas     func() []activator.Replica
 	tcp          tcpFront
 	requests     func() []metrics.Requests
+	frontAddrs   func() (plain, secure net.Addr)
 	drainFronts  func(context.Context) error // ends the connections of clients
 	shutdown     func(context.Context) error // stops the workloads
 	certificates func() []autocert.Certificate

@@ -78,6 +78,7 @@ func (a *Agent) status() admin.Status {
 	replicas := a.countReplicas(state, &s.Counts)
 	s.Interfaces, s.Cgroups = a.parts.attached()
 	s.Drains = a.parts.drains.List()
+	s.Front = a.front(state)
 	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.health.Problems(), a.parts.tcp.Problems(),
 		a.namesTrouble(), replicas, a.certificateProblems())
 	if st, err := a.parts.stats(); err != nil {
@@ -91,6 +92,25 @@ func (a *Agent) status() admin.Status {
 	}
 	s.Judge()
 	return s
+}
+
+// front shows where the HTTP front listens and how many names it serves.
+func (a *Agent) front(state *model.State) (f admin.Front) {
+	hosts := map[string]bool{}
+	for i := range state.Services {
+		for _, h := range state.Services[i].HTTP {
+			hosts[h.Host] = true
+		}
+	}
+	f.Hosts = len(hosts)
+	plain, secure := a.parts.frontAddrs()
+	if plain != nil {
+		f.HTTP = plain.String()
+	}
+	if secure != nil {
+		f.HTTPS = secure.String()
+	}
+	return f
 }
 
 func (a *Agent) services() []admin.Service {

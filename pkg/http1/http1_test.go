@@ -321,3 +321,34 @@ func FuzzChunked(f *testing.F) {
 		}
 	})
 }
+
+// FuzzResponse: what this parser accepts, net/http accepts too and reads alike.
+func FuzzResponse(f *testing.F) {
+	for _, s := range []string{
+		"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", "HTTP/1.0 404 \r\nConnection: close\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive, X-A\r\nX-A: b\r\n\r\n0\r\n\r\n",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		var r Response
+		if r.Parse(in, Options{}) != nil {
+			return
+		}
+		theirs, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(in)), &http.Request{Method: "GET"})
+		if err != nil {
+			t.Fatalf("accepted here, refused by net/http: %v\n%q", err, in)
+		}
+		if theirs.StatusCode != r.Status {
+			t.Fatalf("status %d, by net/http %d", r.Status, theirs.StatusCode)
+		}
+		if !r.Bodiless([]byte("GET")) && !r.Chunked && theirs.ContentLength != r.ContentLength {
+			t.Fatalf("body of %d, by net/http %d\n%q", r.ContentLength, theirs.ContentLength, in)
+		}
+		again := "HTTP/1.1 200 OK\r\n" + kept(string(in), &r.Message) + "\r\n"
+		var r2 Response
+		if err := r2.Parse([]byte(again), Options{}); err != nil {
+			t.Fatalf("what is passed on is refused: %v\n%q", err, again)
+		}
+	})
+}

@@ -7,13 +7,14 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"sync/atomic"
 	"time"
 )
 
-// AccessLog says which requests are logged, and where to.
-type AccessLog struct {
-	Log    *slog.Logger // nil: nothing is logged
-	Sample float64      // share of the requests, 0 … 1; those that end in 5xx are logged all
+// accessLog is the log of requests.
+type accessLog struct {
+	log   *slog.Logger
+	oneIn atomic.Uint32 // 0: off
 }
 
 // entry is one request as the access log shows it.
@@ -28,11 +29,12 @@ type entry struct {
 }
 
 // wants decides before anything is copied for the log.
-func (a *AccessLog) wants(status int) bool {
-	return a.Log != nil && a.Sample > 0 && (status >= 500 || a.Sample >= 1 || rand.Float64() < a.Sample)
+func (a *accessLog) wants(status int) bool {
+	n := a.oneIn.Load()
+	return n > 0 && (n == 1 || status >= 500 || rand.Uint32N(n) == 0)
 }
 
-func (a *AccessLog) write(e *entry) {
+func (a *accessLog) write(e *entry) {
 	attrs := []slog.Attr{
 		slog.String("service", e.service), slog.String("client", e.client.String()), slog.String("method", e.method),
 		slog.String("host", e.host), slog.String("path", e.path), slog.String("protocol", e.proto), slog.Int("status", e.status),
@@ -46,5 +48,5 @@ func (a *AccessLog) write(e *entry) {
 			attrs = append(attrs, slog.String(opt.key, opt.value))
 		}
 	}
-	a.Log.LogAttrs(context.Background(), slog.LevelInfo, "request", attrs...)
+	a.log.LogAttrs(context.Background(), slog.LevelInfo, "request", attrs...)
 }

@@ -155,6 +155,9 @@ func (x *exchange) end(d *download, keep bool, err error) bool {
 	}
 	s.finish(x.v.route, x.ep.key.addr, reason)
 	if err != nil {
+		// A reset: where the end of the connection is the end of the answer,
+		// the client must not take this for the whole.
+		_ = s.sock.tcp.SetLinger(0)
 		return false
 	}
 	if !keep && !uploaded {

@@ -334,9 +334,9 @@ func TestLimits(t *testing.T) {
 	t.Run("connections of a client", func(t *testing.T) {
 		deadline := time.Now().Add(long)
 		for { // those from before must be gone
-			f.mu.Lock()
+			f.smu.Lock()
 			n := len(f.sessions)
-			f.mu.Unlock()
+			f.smu.Unlock()
 			if n == 0 {
 				break
 			}
@@ -431,7 +431,15 @@ func TestHalfClosedClientIsAnswered(t *testing.T) {
 
 func TestAccessLogAndCounts(t *testing.T) {
 	var out bytes.Buffer
-	f := newFixture(t, Config{Access: AccessLog{Log: slog.New(slog.NewJSONHandler(&out, nil)), Sample: 1}}, on("a", "h", "/", backend(t, named("one"))))
+	f := newFixture(t, Config{Access: slog.New(slog.NewJSONHandler(&out, nil))}, on("a", "h", "/", backend(t, named("one"))))
+	f.get("h", "/not/logged") // that is the default
+	for deadline := time.Now().Add(long); f.Counts()[1].Codes[200] == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the request is not counted")
+		}
+	}
+	f.state.Settings.AccessLog.OneIn = 1
+	f.apply(f.state.Services)
 	f.get("h", "/x?secret", "User-Agent: tester")
 	f.get("nobody", "/")
 	f.dial().send("nonsense\r\n\r\n").response("GET")
@@ -465,7 +473,7 @@ func TestAccessLogAndCounts(t *testing.T) {
 		}
 		got += fmt.Sprintf("%s %v %d; ", c.Service, c.Codes, n)
 	}
-	if want := "none map[400:1 404:1] 2; p/a map[200:1] 1; "; got != want {
+	if want := "none map[400:1 404:1] 2; p/a map[200:2] 2; "; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -40,6 +40,8 @@ func (s *session) forward(v *verdict, socket bool) bool {
 	if err := x.body(); err != nil {
 		return s.fail(v, &fault{code: err.Status, reason: err.Reason})
 	}
+	v.route.service.active.Add(1)
+	defer v.route.service.active.Add(-1)
 	s.waits.Store(s.t.clock.coarse.Load())
 	var tried *endpoint
 	for n := 1; ; n++ {

@@ -199,7 +199,7 @@ func (t *Target) serveStream(rw http.ResponseWriter, r *http.Request) {
 	}
 	took := t.clock.now() - begun
 	svc.stats.count(code, took)
-	if t.cfg.Access.wants(code) {
+	if t.access.wants(code) {
 		e := &entry{
 			service: svc.text, host: r.Host, method: r.Method, path: r.URL.Path, id: x.id, proto: r.Proto, agent: r.UserAgent(),
 			trace: r.Header.Get("Traceparent"), client: x.client, status: code, took: time.Duration(took), sent: w.sent, reason: x.reason,
@@ -207,7 +207,7 @@ func (t *Target) serveStream(rw http.ResponseWriter, r *http.Request) {
 		if x.ep != nil {
 			e.replica = x.ep.key.addr
 		}
-		t.cfg.Access.write(e)
+		t.access.write(e)
 	}
 }
 
@@ -245,6 +245,8 @@ func (t *Target) routeStream(s *session, x *stream, w http.ResponseWriter, r *ht
 	if x.path, x.query = newPath, newQuery; newPath == nil {
 		x.path, x.query = []byte(path), []byte(query)
 	}
+	v.route.service.active.Add(1)
+	defer v.route.service.active.Add(-1)
 	t.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), streamKey{}, x)))
 }
 
@@ -276,6 +278,9 @@ func (t *Target) rewriteH2(p *httputil.ProxyRequest) {
 		}
 		if v := in.Get("X-Forwarded-Proto"); v != "" {
 			proto = v
+		}
+		if v := in.Values("Forwarded"); len(v) > 0 {
+			h["Forwarded"] = v
 		}
 		if v := in.Values("X-Forwarded-For"); len(v) > 0 {
 			chain = v[len(v)-1] + ", " + chain

@@ -149,7 +149,7 @@ func (s *session) finish(r *route, replica netip.AddrPort, reason string) {
 	}
 	took := s.t.clock.now() - s.begun
 	svc.stats.count(s.code, took)
-	if !s.t.cfg.Access.wants(s.code) {
+	if !s.t.access.wants(s.code) {
 		return
 	}
 	e := &s.log
@@ -157,7 +157,7 @@ func (s *session) finish(r *route, replica netip.AddrPort, reason string) {
 		s.note()
 	}
 	e.service, e.client, e.replica, e.status, e.took, e.sent, e.reason = svc.text, s.client, replica, s.code, time.Duration(took), s.sent, reason
-	s.t.cfg.Access.write(e)
+	s.t.access.write(e)
 	*e = entry{}
 }
 

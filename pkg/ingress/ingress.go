@@ -44,7 +44,8 @@ type Certificates interface {
 type Config struct {
 	Certificates Certificates // nil: no TLS, everything is served in plain HTTP
 	Limits       Limits
-	Access       AccessLog
+	Access       *slog.Logger // of the access log, if the state asks for one; default Log
+	Sockets      Sockets      // nil: listening sockets end with the process
 	Log          *slog.Logger // default slog.Default()
 }
 
@@ -60,6 +61,7 @@ type Target struct {
 	handed    *handed // connections for h2
 	proxy     http.Handler
 
+	access   accessLog
 	table    atomic.Pointer[table]
 	draining atomic.Bool
 	nobody   *service // of requests that have no route
@@ -68,15 +70,16 @@ type Target struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // accept loops, the clock and sessions
 
-	mu        sync.Mutex
-	state     *model.State // that was applied
+	mu        sync.Mutex // of what Apply changes
 	services  map[model.ServiceName]*service
 	endpoints map[endpointKey]*endpoint
 	listeners map[bool]*listener // by whether it is of TLS
-	sessions  map[*session]struct{}
-	closed    bool
 	ticked    int64
 	clients   clients
+
+	smu      sync.Mutex // of the rest; never held together with mu for long
+	sessions map[*session]struct{}
+	closed   bool
 }
 
 // New makes a front that listens nowhere yet.
@@ -90,6 +93,9 @@ func New(cfg Config) *Target {
 		listeners: map[bool]*listener{}, sessions: map[*session]struct{}{}, nobody: &service{text: "none"},
 		handed: newHanded(),
 		dialer: net.Dialer{Timeout: cfg.Limits.Connect, KeepAlive: 15 * time.Second},
+	}
+	if t.access.log = cfg.Access; t.access.log == nil {
+		t.access.log = cfg.Log
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.table.Store(&table{})
@@ -112,9 +118,10 @@ func (t *Target) Serves() []model.Feature {
 func (t *Target) Apply(_ context.Context, s *model.State) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closed || t.draining.Load() {
+	if t.draining.Load() {
 		return nil
 	}
+	t.access.oneIn.Store(s.Settings.AccessLog.OneIn)
 	c, err := t.compile(s)
 	t.table.Store(c.table)
 	for k, e := range t.endpoints {
@@ -125,7 +132,7 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 	for _, e := range c.endpoints {
 		e.revive()
 	}
-	t.services, t.endpoints, t.state = c.services, c.endpoints, s
+	t.services, t.endpoints = c.services, c.endpoints
 	return errors.Join(err, t.listen(s))
 }
 
@@ -150,19 +157,19 @@ func (t *Target) tick(now int64) {
 
 // tickSessions looks for clients that have left.
 func (t *Target) tickSessions(now int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.smu.Lock()
+	defer t.smu.Unlock()
 	for s := range t.sessions {
 		s.look(now)
 	}
 }
 
-// asksForHTTP tells whether any service is exposed by HTTP.
-func asksForHTTP(s *model.State) bool {
+// asksFor tells whether any service is exposed by HTTP, and any with TLS.
+func asksFor(s *model.State) (plain, tls bool) {
 	for i := range s.Services {
-		if len(s.Services[i].HTTP) > 0 {
-			return true
+		for _, h := range s.Services[i].HTTP {
+			plain, tls = true, tls || h.TLS
 		}
 	}
-	return false
+	return plain, tls
 }

@@ -16,6 +16,7 @@ type Limits struct {
 	Stall          time.Duration // without progress of a body or an answer on the client's side; default 60 s
 	Answer         time.Duration // until a replica begins to answer; default 60 s
 	Connect        time.Duration // until a replica accepts; default 3 s
+	Patience       time.Duration // of a shutdown with idle connections, for their next request; default 5 s
 	PerClient      int           // connections of an address (IPv6: of a /64); default 10 000
 	Tick           time.Duration // precision of the above; default 250 ms
 	Streams        int           // requests at a time on an HTTP/2 connection; default 250
@@ -33,6 +34,7 @@ func (l *Limits) defaults() {
 	set(&l.Stall, time.Minute)
 	set(&l.Answer, time.Minute)
 	set(&l.Connect, 3*time.Second)
+	set(&l.Patience, 5*time.Second)
 	set(&l.Tick, 250*time.Millisecond)
 	if l.Headers == 0 {
 		l.Headers = 100

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -27,37 +28,126 @@ type listener struct {
 func (t *Target) listen(s *model.State) error {
 	var errs []error
 	for secure, want := range map[bool]string{false: s.Settings.Listen.HTTP, true: s.Settings.Listen.HTTPS} {
-		key := "listen.http"
-		if secure {
-			key = "listen.https"
-		}
-		if !asksForHTTP(s) || secure && t.cfg.Certificates == nil {
+		if plain, tls := asksFor(s); !plain || secure && (!tls || t.cfg.Certificates == nil) {
 			want = ""
 		}
-		have := t.listeners[secure]
-		if have != nil && have.address == want {
-			continue
-		}
-		if want != "" {
-			l, err := t.open(want, secure)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s %s: %w", key, want, err))
-				continue // the old one, if any, goes on
+		if err := t.move(secure, want); err != nil {
+			key := "listen.http"
+			if secure {
+				key = "listen.https"
 			}
-			t.listeners[secure] = l
-		} else {
-			delete(t.listeners, secure)
-		}
-		if have != nil {
-			have.stop()
+			errs = append(errs, fmt.Errorf("%s %s: %w", key, want, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// open listens on an address. The port may be shared with another agent that
-// is on its way out, or in (SO_REUSEPORT, of the same user only).
+// move has a listener on the wanted address, or none. The old one goes on
+// while the new one cannot be had; where it is in the new one's way (the same
+// port of other addresses) it makes room.
+func (t *Target) move(secure bool, want string) error {
+	have := t.listeners[secure]
+	if have != nil && have.address == want {
+		return nil
+	}
+	var next *listener
+	if want != "" {
+		var err error
+		next, err = t.open(want, secure)
+		if errors.Is(err, syscall.EADDRINUSE) && have != nil && samePort(have.address, want) {
+			have.stop()
+			if next, err = t.open(want, secure); err != nil {
+				t.listeners[secure], _ = t.open(have.address, secure) // back, if nobody was faster
+				have = nil
+			}
+		}
+		if err != nil {
+			if t.listeners[secure] == nil {
+				delete(t.listeners, secure)
+			}
+			return err
+		}
+		t.listeners[secure] = next
+		t.keep(next)
+	} else {
+		delete(t.listeners, secure)
+	}
+	if have != nil {
+		have.stop()
+		if t.cfg.Sockets != nil {
+			t.cfg.Sockets.Drop(socketName(have.address))
+		}
+	}
+	return nil
+}
+
+func samePort(a, b string) bool {
+	_, p, err1 := net.SplitHostPort(a)
+	_, q, err2 := net.SplitHostPort(b)
+	return err1 == nil && err2 == nil && (p == q || p == "0")
+}
+
+// Sockets keeps listening sockets over the end of the process, so that
+// connections wait in the kernel for the successor.
+type Sockets interface {
+	// Take is the socket kept under a name; nil: there is none. The caller
+	// closes it.
+	Take(name string) *os.File
+	// Keep takes the file over and keeps its socket.
+	Keep(name string, f *os.File)
+	// Drop forgets the socket.
+	Drop(name string)
+}
+
+// open listens on an address, on a predecessor's socket if there is one.
 func (t *Target) open(address string, secure bool) (*listener, error) {
+	l, err := t.inherit(address)
+	if l == nil && err == nil {
+		l, err = bind(address)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := &listener{address: address, secure: secure, l: l, done: make(chan struct{})}
+	t.wg.Go(func() { t.accept(out) })
+	t.cfg.Log.Info("HTTP served", "address", l.Addr().String(), "tls", secure)
+	return out, nil
+}
+
+// socketName is a listener's name in Sockets.
+func socketName(address string) string { return "http " + address }
+
+func (t *Target) inherit(address string) (*net.TCPListener, error) {
+	if t.cfg.Sockets == nil {
+		return nil, nil
+	}
+	f := t.cfg.Sockets.Take(socketName(address))
+	if f == nil {
+		return nil, nil
+	}
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("take the predecessor's socket over: %w", err)
+	}
+	return l.(*net.TCPListener), nil
+}
+
+// keep has the socket outlive this process.
+func (t *Target) keep(l *listener) {
+	if t.cfg.Sockets == nil {
+		return
+	}
+	f, err := l.l.File()
+	if err != nil {
+		t.cfg.Log.Warn("keep socket for a successor", "address", l.address, "error", err)
+		return
+	}
+	t.cfg.Sockets.Keep(socketName(l.address), f)
+}
+
+// bind opens a socket of our own.
+func bind(address string) (*net.TCPListener, error) {
 	lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		ctl := c.Control(func(fd uintptr) { err = options(int(fd)) })
@@ -66,20 +156,26 @@ func (t *Target) open(address string, secure bool) (*listener, error) {
 	l, err := lc.Listen(context.Background(), "tcp", address)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, errors.New("the address is in use by another program: stop it, or choose another address")
+		return nil, errInUse
 	case err != nil:
 		return nil, err
 	}
-	out := &listener{address: address, secure: secure, l: l.(*net.TCPListener), done: make(chan struct{})}
-	t.wg.Go(func() { t.accept(out) })
-	t.cfg.Log.Info("HTTP served", "address", l.Addr().String(), "tls", secure)
-	return out, nil
+	return l.(*net.TCPListener), nil
 }
+
+// inUse is EADDRINUSE in words for the owner of the config.
+type inUse struct{}
+
+func (inUse) Error() string {
+	return "the address is in use by another program: stop it, or choose another address"
+}
+func (inUse) Unwrap() error { return syscall.EADDRINUSE }
+
+var errInUse error = inUse{}
 
 // options are those that accepted connections inherit.
 func options(fd int) error {
 	for _, o := range []struct{ level, name, value int }{
-		{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1},
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 30},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
@@ -103,7 +199,7 @@ func (t *Target) accept(l *listener) {
 		case err == nil:
 			pause = time.Millisecond
 			t.begin(c, l.secure)
-		case errors.Is(err, net.ErrClosed) || timedOut(err):
+		case errors.Is(err, net.ErrClosed):
 			return
 		default:
 			t.cfg.Log.Warn("accept", "address", l.address, "error", err, "again in", pause)
@@ -117,12 +213,13 @@ func (t *Target) accept(l *listener) {
 func (t *Target) begin(c *net.TCPConn, secure bool) {
 	peer := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
 	s := &session{t: t, secure: secure, peer: peer, client: peer, first: true}
-	if !t.table.Load().isTrusted(peer) && !t.clients.enter(peer, t.cfg.Limits.PerClient) {
+	// A trusted proxy has the connections of many clients.
+	counted := !t.table.Load().isTrusted(peer)
+	if counted && !t.clients.enter(peer, t.cfg.Limits.PerClient) {
 		_ = c.SetLinger(0)
 		_ = c.Close()
 		return
 	}
-	counted := !t.table.Load().isTrusted(peer)
 	if err := s.sock.init(c); err != nil || !t.admit(s) {
 		_ = c.Close()
 		if counted {
@@ -141,9 +238,9 @@ func (t *Target) begin(c *net.TCPConn, secure bool) {
 		s.sock.close()
 		shard.remove(&s.watch)
 		guards.remove(&s.sock.guard.watch)
-		t.mu.Lock()
+		t.smu.Lock()
 		delete(t.sessions, s)
-		t.mu.Unlock()
+		t.smu.Unlock()
 		if counted {
 			t.clients.leave(peer)
 		}
@@ -165,8 +262,8 @@ func (s *session) guarded() {
 
 // admit notes a session that begins, unless the front is closed.
 func (t *Target) admit(s *session) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.smu.Lock() // not mu: Apply waits for accept loops to end
+	defer t.smu.Unlock()
 	if t.closed {
 		return false
 	}
@@ -188,30 +285,9 @@ func (t *Target) Addrs() (plain, secure net.Addr) {
 	return plain, secure
 }
 
-// quiet is how long a listener that stops must have had no connection.
-const quiet = 50 * time.Millisecond
-
-// stop closes the listener. New connections go to a successor on the same port
-// from the first moment on; those the kernel has given to this one are accepted
-// before it closes, as they would be reset.
+// stop accepts no more and closes the listener. The kernel resets what it has
+// not handed over yet, unless Sockets keeps the socket for a successor.
 func (l *listener) stop() {
-	_ = l.handOver()
-	_ = l.l.SetDeadline(time.Now().Add(quiet))
-	<-l.done
 	_ = l.l.Close()
-}
-
-// handOver has a program choose the second socket of the port for every new
-// connection: the successor's. Where there is none, the kernel falls back to
-// the only one.
-func (l *listener) handOver() error {
-	raw, err := l.l.SyscallConn()
-	if err != nil {
-		return err
-	}
-	ctl := raw.Control(func(fd uintptr) {
-		second := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 1}}
-		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &unix.SockFprog{Len: 1, Filter: &second[0]})
-	})
-	return errors.Join(ctl, err)
+	<-l.done
 }

@@ -81,14 +81,17 @@ func resolve(path []byte) []byte {
 
 // find is the route of a path as it came. Where the path leads elsewhere once
 // dot segments are resolved, servers could disagree about whose it is:
-// ambiguous.
+// ambiguous, as is an escape that is none.
 func (h *host) find(path []byte) (r *route, ambiguous bool) {
-	if h.only != nil || simple(path) {
+	if simple(path) || h.only != nil && bytes.IndexByte(path, '%') < 0 {
 		return h.match(path), false
 	}
 	decoded, ok := decode(nil, path)
 	if !ok {
 		return nil, true
+	}
+	if h.only != nil {
+		return h.only, false
 	}
 	r = h.match(decoded)
 	return r, h.match(resolve(decoded)) != r

@@ -120,13 +120,16 @@ func (s *session) next() bool {
 		return false
 	}
 	s.mode.Store(modeBusy)
-	keep := s.handle() && !s.t.draining.Load()
+	keep := s.handle() // as the client was told, also while the front drains
 	s.mode.Store(modeIdle)
 	if s.out != nil {
 		returnBuffer(s.out)
 		s.out = nil
 	}
 	if !keep {
+		if s.end > s.start { // the next request, which nobody answers
+			s.linger()
+		}
 		s.release()
 	}
 	s.forget()
@@ -147,7 +150,7 @@ func (s *session) setAside() {
 	if s.in == nil {
 		return
 	}
-	if s.t.cfg.Access.Log != nil {
+	if s.t.access.oneIn.Load() > 0 {
 		s.note()
 	}
 	if s.end > s.start {
@@ -280,8 +283,8 @@ func (s *session) refuse(err error) {
 		s.linger()
 	}
 	s.t.nobody.stats.count(bad.Status, 0)
-	if s.t.cfg.Access.wants(bad.Status) {
-		s.t.cfg.Access.write(&entry{service: s.t.nobody.text, client: s.peer, status: bad.Status, reason: bad.Reason, id: a.id, proto: "HTTP/1"})
+	if s.t.access.wants(bad.Status) {
+		s.t.access.write(&entry{service: s.t.nobody.text, client: s.peer, status: bad.Status, reason: bad.Reason, id: a.id, proto: "HTTP/1"})
 	}
 }
 

@@ -20,7 +20,7 @@ func (t *Target) Shutdown(ctx context.Context) error {
 	for _, l := range listeners {
 		l.stop()
 	}
-	patience := time.Now().Add(idlePatience)
+	patience := time.Now().Add(t.cfg.Limits.Patience)
 	if end, ok := ctx.Deadline(); ok {
 		if half := time.Now().Add(time.Until(end) / 2); half.Before(patience) {
 			patience = half
@@ -48,13 +48,10 @@ func (t *Target) Shutdown(ctx context.Context) error {
 	}
 }
 
-// idlePatience bounds the wait for the next request of an idle connection.
-const idlePatience = 5 * time.Second
-
 // remaining counts the sessions, and closes the idle ones if asked to.
 func (t *Target) remaining(closeIdle bool) int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.smu.Lock()
+	defer t.smu.Unlock()
 	for s := range t.sessions {
 		if closeIdle && s.mode.Load() == modeIdle {
 			s.sock.interrupt()
@@ -66,10 +63,12 @@ func (t *Target) remaining(closeIdle bool) int {
 // Close ends everything at once and waits for it.
 func (t *Target) Close() {
 	t.mu.Lock()
-	t.closed = true
 	t.draining.Store(true)
-	listeners := t.listeners
-	t.listeners = map[bool]*listener{}
+	listeners, endpoints := t.listeners, t.endpoints
+	t.listeners, t.endpoints = map[bool]*listener{}, map[endpointKey]*endpoint{}
+	t.mu.Unlock()
+	t.smu.Lock()
+	t.closed = true
 	for s := range t.sessions {
 		if tun := s.tunnel.Load(); tun != nil {
 			tun.goAway()
@@ -81,9 +80,7 @@ func (t *Target) Close() {
 		s.sock.interrupt()
 		_ = s.sock.tcp.CloseRead()
 	}
-	endpoints := t.endpoints
-	t.endpoints = map[endpointKey]*endpoint{}
-	t.mu.Unlock()
+	t.smu.Unlock()
 	for _, l := range listeners {
 		_ = l.l.Close()
 		<-l.done

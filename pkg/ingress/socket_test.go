@@ -81,8 +81,11 @@ func TestL03WebSocketBesideAWebServer(t *testing.T) {
 			h.Get("X-Path") != target || h.Get("Connection") != "Upgrade" || h.Get("Upgrade") != "websocket" || len(h.Get("X-ID")) != uuidLen {
 			t.Fatalf("%s: %s %v", target, res.Status, h)
 		}
+		if n := f.Counts()[2]; n.Service != "p/ws" || n.Active != 1 {
+			t.Errorf("%+v, want one active (L07)", n)
+		}
 		for _, s := range []string{"hello", strings.Repeat("x", 100_000), "bye"} {
-			go c.send(s)
+			go func() { _, _ = io.WriteString(c, s) }()
 			c.expect(s)
 		}
 		_ = c.Conn.(*net.TCPConn).CloseWrite() // ends one way, the other follows
@@ -142,7 +145,7 @@ func TestL13WebSocketIsASwitch(t *testing.T) {
 }
 
 func TestWebSocketRefusedByTheReplica(t *testing.T) {
-	f := newFixture(t, Config{}, sockets(on("ws", "h", "/", backend(t, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", 403) }))))
+	f := newFixture(t, Config{}, sockets(on("ws", "h", "/", backend(t, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusForbidden) }))))
 	c := f.dial()
 	for range 2 {
 		if res, body := c.send("GET / HTTP/1.1\r\nHost: h\r\n" + upgrade + "\r\n").response("GET"); res.StatusCode != 403 || body != "no\n" {

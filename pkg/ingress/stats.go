@@ -20,8 +20,11 @@ var bounds = func() (b [15]int64) {
 	return b
 }()
 
-// stats are the counters of a service.
-type stats struct {
+// stats are the counters of a service. They take memory once there is
+// something to count: most of many services are never asked.
+type stats struct{ p atomic.Pointer[counters] }
+
+type counters struct {
 	codes   [500]atomic.Uint64 // by status less 100
 	buckets [15]atomic.Uint64
 	slower  atomic.Uint64
@@ -29,22 +32,28 @@ type stats struct {
 }
 
 func (s *stats) count(code int, took int64) {
-	if code >= 100 && code < 600 {
-		s.codes[code-100].Add(1)
+	c := s.p.Load()
+	if c == nil {
+		s.p.CompareAndSwap(nil, new(counters))
+		c = s.p.Load()
 	}
-	s.nanos.Add(uint64(max(took, 0)))
+	if code >= 100 && code < 600 {
+		c.codes[code-100].Add(1)
+	}
+	c.nanos.Add(uint64(max(took, 0)))
 	for i := range bounds {
 		if took <= bounds[i] {
-			s.buckets[i].Add(1)
+			c.buckets[i].Add(1)
 			return
 		}
 	}
-	s.slower.Add(1)
+	c.slower.Add(1)
 }
 
 // Count is what one service has answered since the start.
 type Count struct {
 	Service string         // PROJECT/USER; "none" for hosts and paths nobody has
+	Active  int64          // requests and open WebSockets: it must not sleep (row L07)
 	Codes   map[int]uint64 // by status; 499: the client went before the answer
 	// Durations are the requests that took up to each of Buckets, not summed
 	// up; the last one is of those that took longer.
@@ -53,17 +62,22 @@ type Count struct {
 }
 
 func (s *stats) read(name string) Count {
-	c := Count{Service: name, Codes: map[int]uint64{}, Seconds: float64(s.nanos.Load()) / float64(time.Second)}
-	for i := range s.codes {
-		if n := s.codes[i].Load(); n > 0 {
-			c.Codes[i+100] = n
+	out := Count{Service: name, Codes: map[int]uint64{}}
+	c := s.p.Load()
+	if c == nil {
+		return out
+	}
+	out.Seconds = float64(c.nanos.Load()) / float64(time.Second)
+	for i := range c.codes {
+		if n := c.codes[i].Load(); n > 0 {
+			out.Codes[i+100] = n
 		}
 	}
-	for i := range s.buckets {
-		c.Durations = append(c.Durations, s.buckets[i].Load())
+	for i := range c.buckets {
+		out.Durations = append(out.Durations, c.buckets[i].Load())
 	}
-	c.Durations = append(c.Durations, s.slower.Load())
-	return c
+	out.Durations = append(out.Durations, c.slower.Load())
+	return out
 }
 
 // Counts lists what every service has answered, sorted by name.
@@ -72,7 +86,9 @@ func (t *Target) Counts() []Count {
 	defer t.mu.Unlock()
 	out := []Count{t.nobody.stats.read(t.nobody.text)}
 	for _, s := range t.services {
-		out = append(out, s.stats.read(s.text))
+		c := s.stats.read(s.text)
+		c.Active = s.active.Load()
+		out = append(out, c)
 	}
 	slices.SortFunc(out, func(a, b Count) int {
 		if a.Service < b.Service {

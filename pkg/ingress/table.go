@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"net/netip"
 	"regexp"
+	"sync/atomic"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -51,9 +52,10 @@ type route struct {
 
 // service is what is counted of one service; it outlives tables.
 type service struct {
-	name  model.ServiceName
-	text  string
-	stats stats
+	name   model.ServiceName
+	text   string
+	stats  stats
+	active atomic.Int64 // requests and WebSockets under way
 }
 
 // lookup finds a host by its name in lower case.

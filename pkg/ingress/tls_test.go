@@ -45,7 +45,9 @@ func TestA15HTTPUntilTheCertificateIsThere(t *testing.T) {
 	if err := alertOf(f.tlsAddr(), "h.test"); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
 		t.Errorf("%v", err)
 	}
+	a.mu.Lock()
 	a.token = "tok"
+	a.mu.Unlock()
 	if res, body := f.get("anything.test", "/.well-known/acme-challenge/tok"); res.StatusCode != 200 || body != "tok.thumbprint" {
 		t.Errorf("challenge: %s %q", res.Status, body)
 	}

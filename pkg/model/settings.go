@@ -14,6 +14,7 @@ type Settings struct {
 	Domains        Domains
 	Tokens         Tokens
 	TrustedProxies []netip.Prefix
+	AccessLog      AccessLog
 }
 
 // Node is where the data plane attaches.
@@ -60,3 +61,7 @@ type Domains struct {
 
 // Tokens names the workload's environment variables.
 type Tokens struct{ Prefix, Context string }
+
+// AccessLog is which requests of the HTTP front are logged: one in OneIn, and
+// all that end in 5xx; 0: none.
+type AccessLog struct{ OneIn uint32 }

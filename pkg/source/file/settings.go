@@ -23,6 +23,7 @@ type config struct {
 	domains  model.Domains
 	tokens   model.Tokens
 	trusted  []netip.Prefix
+	access   model.AccessLog
 	services []rawService
 }
 
@@ -42,6 +43,7 @@ func root() codec[config] {
 		opt("trustedProxies", "CIDRs whose X-Forwarded-For and PROXY protocol are believed.",
 			list(cidr(), 10_000), func(c *config) *[]netip.Prefix { return &c.trusted }),
 		opt("tokens", "Names of the environment variables workloads get.", tokensCodec(), func(c *config) *model.Tokens { return &c.tokens }),
+		opt("accessLog", "The log of HTTP requests.", accessLogCodec(), func(c *config) *model.AccessLog { return &c.access }),
 		req("services", "The list of services; [] for none.", list(serviceCodec(), maxServices), func(c *config) *[]rawService { return &c.services }),
 	)
 }
@@ -241,4 +243,9 @@ func tokensCodec() codec[model.Tokens] {
 	return object(defaultTokens(),
 		opt("prefix", "Prefix of the variables _ACCESS_TOKEN and _CONTEXT_ID.", str("a variable name", envName), func(n *model.Tokens) *string { return &n.Prefix }),
 		opt("context", "Value of the context id.", str("a context id", nonEmpty("a context id such as default")), func(n *model.Tokens) *string { return &n.Context }))
+}
+
+func accessLogCodec() codec[model.AccessLog] {
+	return object(model.AccessLog{},
+		opt("oneIn", "Log one request in so many, and all that end in 5xx; 1: all, 0: none.", integer[uint32](0, 1_000_000_000), func(a *model.AccessLog) *uint32 { return &a.OneIn }))
 }
