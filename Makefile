@@ -37,6 +37,10 @@ help: ## this list
 build: ## bin/fairlead, one static binary; needs Go and nothing else
 	$(BUILD) -o bin/fairlead ./cmd/fairlead
 
+.PHONY: build-arm64
+build-arm64: ## bin/fairlead-arm64; the BPF objects are the same
+	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/fairlead-arm64 ./cmd/fairlead
+
 .PHONY: run
 run: ## start fairlead with examples/quickstart.yaml in the foreground; Ctrl-C stops it and all it started
 	@scripts/setup.sh run
@@ -69,6 +73,22 @@ test-netns: build ## real clients and servers in network namespaces (root)
 test-wire: ## routing by server name with real databases and their clients (root)
 	@scripts/setup.sh test
 	@$(SUDO) scripts/gotest.sh test-wire $(TEST) ./test/wire/...
+
+.PHONY: test-vm
+test-vm: ## the tests that touch the kernel, in QEMU on Debian's kernels; ARGS="-kernels 5.10 -suites bpf -arch arm64 -report F"
+	@scripts/setup.sh vm
+	@arch=$$(echo "$(ARGS)" | sed -n 's/.*-arch[ =]*\([a-z0-9]*\).*/\1/p'); scripts/vm-build.sh $${arch:-amd64}
+	@bin/vm/bin-$$($(GO) env GOARCH)/vm $(ARGS)
+
+.PHONY: test-fresh
+test-fresh: ## the README's commands in a bare Debian 12 with nothing but Go (root); ARGS=run for the first alone
+	@scripts/setup.sh fresh
+	@$(SUDO) scripts/fresh.sh $(ARGS)
+
+.PHONY: check-vagrant
+check-vagrant: ## vagrant validate
+	@scripts/setup.sh vagrant
+	vagrant validate --ignore-provider
 
 .PHONY: fuzz-short
 fuzz-short: ## every fuzz target for FUZZTIME (10s)

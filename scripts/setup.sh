@@ -5,6 +5,9 @@
 #   run       build and run fairlead: only checks, Go is all it needs
 #   test      everything the tests and linters use, Debian packages by name
 #   generate  the pinned clang that compiles bpf/
+#   host      what `make` itself needs, on a machine with nothing (Vagrant, debootstrap)
+#   vm        run the tests on other kernels in QEMU
+#   fresh     prove the README's commands in a bare Debian root
 # It installs only what is missing, so a second call is quick and works offline.
 set -eu
 
@@ -14,6 +17,13 @@ GENERATE="clang-19 llvm-19"
 TEST="$GENERATE clang-format-19 iproute2 iptables nftables ethtool tcpdump iperf3 curl
 	netcat-openbsd iputils-ping traceroute procps util-linux bpftool git nginx
 	openssl postgresql postgresql-client redis-server redis-tools"
+
+# Kernels of other releases, unpacked and booted; module dependencies.
+VM="qemu-system-x86 qemu-system-arm kmod xz-utils debian-archive-keyring"
+FRESH="debootstrap debian-archive-keyring slirp4netns util-linux git"
+HOST="make git ca-certificates"
+# Checks the Vagrantfile.
+VAGRANT="vagrant"
 
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
@@ -66,6 +76,30 @@ install_lacking() {
 		die "apt-get install: some of these cannot be had: $lacking"
 }
 
+# Of the packages, those this release has: no older one than Debian 12 has the
+# pinned clang, and all that is lost there is make generate and the lint of C.
+offered() {
+	lacking=$(missing "$@")
+	if [ -n "$lacking" ]; then
+		refresh_lists
+	fi
+	for package in "$@"; do
+		case " $lacking " in
+		*" $package "*)
+			case "$package" in
+			clang* | llvm*)
+				if ! apt-cache show "$package" >/dev/null 2>&1; then
+					say "this release has no $package: generated files are not checked here"
+					continue
+				fi
+				;;
+			esac
+			;;
+		esac
+		printf '%s ' "$package"
+	done
+}
+
 require_go() {
 	command -v go >/dev/null 2>&1 ||
 		die "go is not in PATH ($PATH): install Go and put its bin directory there"
@@ -93,13 +127,34 @@ generate)
 	install_lacking $GENERATE
 	require_go
 	;;
+host)
+	require_root
+	# shellcheck disable=SC2086
+	install_lacking $HOST
+	PATH="$PATH:/usr/local/go/bin" require_go
+	;;
+vagrant)
+	# shellcheck disable=SC2086
+	install_lacking $VAGRANT
+	;;
 test)
 	require_root
 	# shellcheck disable=SC2086
-	install_lacking $TEST
+	install_lacking $(offered $TEST)
+	require_go
+	;;
+vm)
+	# shellcheck disable=SC2086
+	install_lacking $VM
+	require_go
+	;;
+fresh)
+	require_root
+	# shellcheck disable=SC2086
+	install_lacking $FRESH
 	require_go
 	;;
 *)
-	die "usage: setup.sh run|test|generate"
+	die "usage: setup.sh run|test|generate|host|vm|fresh|vagrant"
 	;;
 esac

@@ -120,14 +120,18 @@ static __always_inline void pkt_forget(struct pkt *p, struct scratch *s)
 	s->vlans = p->vlans;
 	s->icmp_type = p->icmp_type;
 	s->id = p->id;
-	s->frags = p->frags;
+	s->traits = p->v6 | (__u32)p->fragment << 1 | (__u32)p->first << 2 | (__u32)p->frags << 3;
 	barrier();
 	p->l3 = s->l3 & L3_MASK;
 	p->l4 = s->l4 & L4_MASK;
 	p->vlans = s->vlans & 3;
 	p->icmp_type = s->icmp_type;
 	p->id = s->id;
-	p->frags = s->frags;
+	p->v6 = s->traits & 1;
+	p->fragment = s->traits & 2;
+	p->first = s->traits & 4;
+	p->frags = s->traits & 8;
+	pkt_reload(p);
 }
 
 /* The key under which a flow's other direction is stored. */

@@ -291,7 +291,7 @@ struct scratch {
 	struct frag_key frag_key;
 	struct frag frag;
 	struct client_key client_key;
-	__u32 frags; /* of pkt_forget */
+	__u32 traits; /* of pkt_forget */
 	struct client client;
 	struct bpf_fib_lookup fib;
 	struct flow_key pkt_key;	/* of the packet at hand */

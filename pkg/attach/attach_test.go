@@ -10,13 +10,17 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 
 	"github.com/fairlead-lb/fairlead/pkg/nexthop/nstest"
+	"github.com/fairlead-lb/fairlead/test/feature"
 )
 
 func TestMain(m *testing.M) {
+	// Before Linux 5.11 programs count against it; in the agent pkg/bpf does this.
+	_ = rlimit.RemoveMemlock()
 	nstest.Main(func() { goleak.VerifyTestMain(m) })
 }
 
@@ -26,13 +30,16 @@ func TestAttach(t *testing.T) {
 		want       Interface
 		xdp        int
 	}{
-		{"auto", "auto", Interface{Name: "veth0", Role: "nic", TC: "tcx"}, 0},
+		{"auto", "auto", Interface{Name: "veth0", Role: "nic", TC: feature.BestTC(t)}, 0},
 		{"tc", "clsact", Interface{Name: "veth0", Role: "nic", TC: "clsact"}, 0},
 		{"xdp-native", "tcx", Interface{Name: "veth0", Role: "nic", XDP: "native", TC: "tcx"}, 20},
 		{"xdp-generic", "clsact", Interface{Name: "veth0", Role: "nic", XDP: "generic", TC: "clsact"}, 20},
 		{"xdp-native", "clsact", Interface{Name: "veth0", Role: "nic", XDP: "native", TC: "clsact"}, 20},
 	} {
 		t.Run(tc.attach+" "+tc.tc, func(t *testing.T) {
+			if tc.tc == "tcx" {
+				feature.Needs(t, feature.TCX)
+			}
 			ns, near := veth(t)
 			w := newWorld(t)
 			before := listing(t)
@@ -92,7 +99,7 @@ func TestSameStateTwice(t *testing.T) {
 	_, _ = veth(t)
 	w := newWorld(t)
 	target := w.start()
-	for _, tc := range []string{"tcx", "clsact"} {
+	for _, tc := range feature.WaysTC(t) {
 		s := state(node("xdp-native", tc, "veth0"), "10.1.0.2")
 		apply(t, target, s)
 		before, writes := listing(t), w.ifaces.writes
@@ -111,6 +118,7 @@ func TestSameStateTwice(t *testing.T) {
 // One way to the other and back, with packets all the time: none is missed,
 // and afterwards each is seen once.
 func TestSwitchTC(t *testing.T) {
+	feature.Needs(t, feature.TCX)
 	ns, _ := veth(t)
 	w := newWorld(t)
 	target := w.start()
@@ -141,7 +149,7 @@ func TestSwitchXDP(t *testing.T) {
 		{"xdp-native", "native"},
 	} {
 		apply(t, target, state(node(step.attach, "auto", "veth0")))
-		if got := shown(t, target, "veth0"); got.XDP != step.want || got.TC != "tcx" || got.Error != "" {
+		if got := shown(t, target, "veth0"); got.XDP != step.want || got.TC != feature.BestTC(t) || got.Error != "" {
 			t.Errorf("%s: %+v, want XDP %q", step.attach, got, step.want)
 		}
 		want := 0
@@ -157,7 +165,7 @@ func TestSwitchXDP(t *testing.T) {
 // A new agent takes links over: other programs, the same links, no gap, and
 // the same counter slots.
 func TestAdopt(t *testing.T) {
-	for _, tc := range []string{"tcx", "clsact"} {
+	for _, tc := range feature.WaysTC(t) {
 		t.Run(tc, func(t *testing.T) {
 			ns, near := veth(t)
 			index := uint32(near.Attrs().Index)
@@ -211,7 +219,7 @@ func TestAdoptUnwanted(t *testing.T) {
 	_, _ = veth(t)
 	w := newWorld(t)
 	before := listing(t)
-	for _, tc := range []string{"tcx", "clsact"} {
+	for _, tc := range feature.WaysTC(t) {
 		first := w.start()
 		apply(t, first, state(node("xdp-native", tc, "veth0")))
 		attached := listing(t)
@@ -230,10 +238,11 @@ func TestAdoptUnwanted(t *testing.T) {
 
 // A program somebody took off, and one whose interface went, come back.
 func TestMend(t *testing.T) {
+	feature.Needs(t, feature.TCX)
 	ns, near := veth(t)
 	w := newWorld(t)
 	target := w.start()
-	s := state(node("xdp-native", "tcx", "veth0"))
+	s := state(node("xdp-native", feature.BestTC(t), "veth0"))
 	apply(t, target, s)
 	index := uint32(near.Attrs().Index)
 	for _, p := range []*pinned{target.ifaces[index].xdp, target.ifaces[index].tcx} {
@@ -260,7 +269,7 @@ func TestMend(t *testing.T) {
 }
 
 func TestInterfaceComesAndGoes(t *testing.T) {
-	for _, tc := range []string{"tcx", "clsact"} {
+	for _, tc := range feature.WaysTC(t) {
 		t.Run(tc, func(t *testing.T) {
 			w := newWorld(t)
 			target := w.start()

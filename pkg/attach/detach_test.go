@@ -12,6 +12,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead-lb/fairlead/test/feature"
 )
 
 // Detach leaves the host as it was before, whatever an agent attached.
@@ -35,6 +37,9 @@ func TestDetach(t *testing.T) {
 		{"tcx", []string{"XDP program of veth0", "connect4 hook of the cgroup", "tcx program of br0.7", "tcx program of veth0"}},
 		{"clsact", []string{"XDP program of veth0", "clsact program of br0.7", "clsact program of veth0", "connect4 hook of the cgroup"}},
 	} {
+		if !slices.Contains(feature.WaysTC(t), tc.mode) {
+			continue
+		}
 		target := w.start()
 		n := node("xdp-native", tc.mode, "veth0", "br0.7")
 		n.Cgroup = &dir
@@ -144,8 +149,13 @@ func TestProbe(t *testing.T) {
 			t.Errorf("%s: %+v, want it here", name, found[name])
 		}
 	}
-	if _, ok := found["tcx"]; !ok {
-		t.Error("nothing about tcx")
+	for _, name := range []string{"tcx", "connect refusals", "namespace of connect hooks"} {
+		if _, ok := found[name]; !ok {
+			t.Errorf("nothing about %s", name)
+		}
+	}
+	if feature.Has(t, feature.TCX) != found["tcx"].OK {
+		t.Errorf("tcx: %+v, but the kernel answers otherwise", found["tcx"])
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/florianl/go-tc"
 	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead-lb/fairlead/test/feature"
 )
 
 // An XDP program of somebody else stays where it is.
@@ -25,17 +27,17 @@ func TestForeignXDP(t *testing.T) {
 	}
 	defer func() { _ = l.Close() }()
 	for _, attach := range []string{"xdp-native", "xdp-generic"} {
-		s := state(node(attach, "tcx", "veth0"))
+		s := state(node(attach, "auto", "veth0"))
 		apply(t, target, s)
 		got := shown(t, target, "veth0")
-		if got.XDP != "" || got.TC != "tcx" || !strings.Contains(got.Error, `"`+programName+`"`) || !strings.Contains(got.Error, "left alone") {
+		if got.XDP != "" || got.TC != feature.BestTC(t) || !strings.Contains(got.Error, `"`+programName+`"`) || !strings.Contains(got.Error, "left alone") {
 			t.Errorf("%s: %+v, want it to name the other program", attach, got)
 		}
 		if got := grows(t, ns, w.tc, 5); got != 5 {
 			t.Errorf("TC saw %d of 5", got)
 		}
 	}
-	apply(t, target, state(node("tc", "tcx", "veth0")))
+	apply(t, target, state(node("tc", feature.BestTC(t), "veth0")))
 	info, err := l.Info()
 	if err != nil || info.XDP().Ifindex != uint32(near.Attrs().Index) {
 		t.Errorf("their link: %+v, %v", info, err)
@@ -43,7 +45,7 @@ func TestForeignXDP(t *testing.T) {
 	if err := l.Detach(); err != nil {
 		t.Fatal(err)
 	}
-	apply(t, target, state(node("xdp-native", "tcx", "veth0")))
+	apply(t, target, state(node("xdp-native", feature.BestTC(t), "veth0")))
 	if got := shown(t, target, "veth0"); got.XDP != "native" || got.Error != "" || got.Note != "" {
 		t.Errorf("after theirs went: %+v", got)
 	}
@@ -60,9 +62,9 @@ func TestNativeRefused(t *testing.T) {
 	w := newWorld(t)
 	target := w.start()
 	before := listing(t)
-	apply(t, target, state(node("xdp-native", "tcx", "br0")))
+	apply(t, target, state(node("xdp-native", feature.BestTC(t), "br0")))
 	got := shown(t, target, "br0")
-	if got.XDP != "" || got.TC != "tcx" || !strings.Contains(got.Error, "native XDP is refused: the driver has no XDP") {
+	if got.XDP != "" || got.TC != feature.BestTC(t) || !strings.Contains(got.Error, "native XDP is refused: the driver has no XDP") {
 		t.Errorf("xdp-native: %+v", got)
 	}
 	i := target.ifaces[uint32(bridge.Index)]
@@ -76,7 +78,7 @@ func TestNativeRefused(t *testing.T) {
 	if err := target.ensureXDP(i, "auto", []string{"native", "generic"}); err != nil || i.xdp != id {
 		t.Errorf("the second time it was attached anew: %v", err)
 	}
-	apply(t, target, state(node("tc", "tcx")))
+	apply(t, target, state(node("tc", feature.BestTC(t))))
 	if after := listing(t); after != before {
 		t.Errorf("left behind:\n%s\nbefore:\n%s", after, before)
 	}
@@ -118,6 +120,7 @@ func TestForeignFilter(t *testing.T) {
 
 // tcx beside a tcx program of somebody else: ours runs first, theirs runs.
 func TestForeignTCX(t *testing.T) {
+	feature.Needs(t, feature.TCX)
 	ns, near := veth(t)
 	w := newWorld(t)
 	target := w.start()
@@ -127,7 +130,7 @@ func TestForeignTCX(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	apply(t, target, state(node("tc", "tcx", "veth0")))
+	apply(t, target, state(node("tc", feature.BestTC(t), "veth0")))
 	if ours, them := grows(t, ns, w.tc, 5), grows(t, ns, theirs, 5); ours != 5 || them != 5 {
 		t.Errorf("ours saw %d, theirs %d of 5", ours, them)
 	}

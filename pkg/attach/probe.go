@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
@@ -40,7 +41,7 @@ func Probe() []Fact {
 		probeProgramType("XDP programs", ebpf.XDP, "clients' packets are balanced by TC, later in the stack"),
 		probeProgramType("TC programs", ebpf.SchedCLS, "replies of replicas are not translated: nothing works"),
 		probeProgramType("connect hooks", ebpf.CGroupSockAddr, "clients on this host do not reach services"),
-		probeTCX(), probeCgroup(), probeBPFFS(), probeBTF(),
+		probeSetRetval(), probeNetnsCookie(), probeTCX(), probeCgroup(), probeBPFFS(), probeBTF(),
 	}
 	return append(facts, probeInterfaces()...)
 }
@@ -118,6 +119,46 @@ func probeProgramType(name string, typ ebpf.ProgramType, lost string) Fact {
 		f.Unknown, f.Value, f.Fix = true, needsRoot, "run the doctor as root"
 	}
 	return f
+}
+
+// probeSetRetval asks whether a connect hook can say why it refuses.
+func probeSetRetval() Fact {
+	f := Fact{
+		Name: "connect refusals",
+		Lost: "a connection from this host to a service without replicas ends with \"operation not permitted\" instead of \"connection refused\"",
+		Fix:  "Linux 5.18 brought bpf_set_retval",
+	}
+	err := features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval)
+	switch {
+	case err == nil:
+		return Fact{Name: f.Name, OK: true, Value: "connection refused"}
+	case errors.Is(err, os.ErrPermission):
+		f.Unknown, f.Value, f.Fix = true, needsRoot, "run the doctor as root"
+	default:
+		f.Value = "operation not permitted"
+	}
+	return f
+}
+
+// probeNetnsCookie asks whether the agent can tell its network namespace to
+// the connect hooks.
+func probeNetnsCookie() Fact {
+	f := Fact{
+		Name: "namespace of connect hooks",
+		Lost: "connect hooks serve processes in the machine's own network namespace, even if fairlead runs in another",
+		Fix:  "run fairlead in the machine's network namespace; Linux 5.14 brought SO_NETNS_COOKIE",
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		f.Value = err.Error()
+		return f
+	}
+	defer unix.Close(fd)
+	if _, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err != nil {
+		f.Value = "that of the machine"
+		return f
+	}
+	return Fact{Name: f.Name, OK: true, Value: "fairlead's own"}
 }
 
 // needsRoot is the value of what only root may ask.

@@ -10,12 +10,13 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
+	"github.com/fairlead-lb/fairlead/test/feature"
 )
 
 // The last replica behind an interface is removed from the state: its replies
 // are translated as long as the data plane lets it drain.
 func TestDrainingReplicaKeepsTC(t *testing.T) {
-	for _, tc := range []string{"tcx", "clsact"} {
+	for _, tc := range feature.WaysTC(t) {
 		t.Run(tc, func(t *testing.T) {
 			ns, _ := veth(t)
 			w := newWorld(t)

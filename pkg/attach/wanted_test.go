@@ -14,6 +14,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop/nstest"
+	"github.com/fairlead-lb/fairlead/test/feature"
 )
 
 // NICs are those of the default routes, workloads' interfaces those that lead
@@ -28,7 +29,7 @@ func TestWanted(t *testing.T) {
 	backends := []string{"10.1.0.2", "fd00:1::2", "10.9.0.77", "10.9.0.1", "127.0.0.1", "203.0.113.1"}
 
 	apply(t, target, state(n, backends...)) // interfaces: []
-	want := []Interface{{Name: "nic0", Role: "workload", TC: "tcx"}, {Name: "work0", Role: "workload", TC: "tcx"}}
+	want := []Interface{{Name: "nic0", Role: "workload", TC: feature.BestTC(t)}, {Name: "work0", Role: "workload", TC: feature.BestTC(t)}}
 	check := func(what string) {
 		t.Helper()
 		got := target.Interfaces()

@@ -17,6 +17,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/rlimit"
 )
 
 // Config sizes and places the kernel objects. Sizes apply when the maps are
@@ -84,6 +85,10 @@ type Objects struct {
 // says what to do. Close releases it; pins stay.
 func Open(cfg Config) (*Objects, error) {
 	cfg.defaults()
+	// Before Linux 5.11 maps count against the limit of locked memory, 64 KiB.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raise the limit of locked memory: %w: CAP_SYS_RESOURCE is needed before Linux 5.11, or LimitMEMLOCK=infinity in the service's unit", err)
+	}
 	lb, err := loadLb()
 	if err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/test/feature"
 )
 
 // hook is one kind of program with the verdicts it gives.
@@ -29,7 +30,12 @@ var hooks = []hook{
 // eachHook runs a test for XDP and TC: both must do the same to every byte.
 func eachHook(t *testing.T, f func(p *plane, h hook)) {
 	for _, h := range hooks {
-		t.Run(h.name, func(t *testing.T) { f(newPlane(t), h) })
+		t.Run(h.name, func(t *testing.T) {
+			if h.name == "xdp" {
+				feature.Needs(t, feature.XDPTestContext)
+			}
+			f(newPlane(t), h)
+		})
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
+	"github.com/fairlead-lb/fairlead/test/feature"
 )
 
 // Verdicts of the two kinds of program.
@@ -120,6 +121,7 @@ func (p *plane) send(prog *ebpf.Program, frame []byte) (verdict uint32, out []by
 		binary.NativeEndian.PutUint32(ctx[4:], uint32(len(frame)))
 		binary.NativeEndian.PutUint32(ctx[12:], wireIndex)
 		opts.Context = ctx
+		feature.Needs(p.T, feature.XDPTestContext)
 	} else {
 		ctx := make([]byte, 192) // struct __sk_buff; ifindex is at 40
 		binary.NativeEndian.PutUint32(ctx[40:], wireIndex)

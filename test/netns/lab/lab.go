@@ -21,6 +21,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/fairlead-lb/fairlead/test/feature"
 )
 
 // Mode is one way of attaching the data plane.
@@ -53,11 +55,22 @@ func Modes() []Mode {
 	return modes
 }
 
+// needs skips the test on a kernel that is too old for the mode.
+func (m Mode) needs(t testing.TB) {
+	t.Helper()
+	if m.TC == "tcx" {
+		feature.Needs(t, feature.TCX)
+	}
+}
+
 // Each runs f once for every mode, each in a lab of its own.
 func Each(t *testing.T, f func(t *testing.T, l *Lab)) {
 	t.Helper()
 	for _, m := range Modes() {
-		t.Run(m.Name, func(t *testing.T) { f(t, New(t, m)) })
+		t.Run(m.Name, func(t *testing.T) {
+			m.needs(t)
+			f(t, New(t, m))
+		})
 	}
 }
 
@@ -67,7 +80,10 @@ func Some(t *testing.T, names []string, f func(t *testing.T, l *Lab)) {
 	t.Helper()
 	for _, m := range Modes() {
 		if slices.Contains(names, m.Name) {
-			t.Run(m.Name, func(t *testing.T) { f(t, New(t, m)) })
+			t.Run(m.Name, func(t *testing.T) {
+				m.needs(t)
+				f(t, New(t, m))
+			})
 		}
 	}
 }

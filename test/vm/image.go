@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// cpio writes the "newc" format that kernels unpack as their first root
+// (Documentation/driver-api/early-userspace/buffer-format.rst).
+type cpio struct {
+	w    io.Writer
+	n    int // inode
+	off  int
+	dirs map[string]bool
+	err  error
+}
+
+const (
+	cpioFile = 0o100000
+	cpioDir  = 0o040000
+	cpioLink = 0o120000
+)
+
+func (c *cpio) entry(name string, mode int, data []byte) {
+	if c.err != nil {
+		return
+	}
+	c.n++
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", c.n, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name)+1, 0)
+	b.WriteString(name + "\x00")
+	pad(&b)
+	b.Write(data)
+	pad(&b)
+	_, c.err = c.w.Write(b.Bytes())
+}
+
+func pad(b *bytes.Buffer) {
+	for b.Len()%4 != 0 {
+		b.WriteByte(0)
+	}
+}
+
+// mkdir makes a directory and those above it, once.
+func (c *cpio) mkdir(name string) {
+	if name = strings.Trim(name, "/"); name == "" || name == "." || c.dirs[name] {
+		return
+	}
+	c.mkdir(path.Dir(name))
+	c.dirs[name] = true
+	c.entry(name, cpioDir|0o755, nil)
+}
+
+func (c *cpio) file(name string, mode int, data []byte) {
+	name = strings.Trim(name, "/")
+	c.mkdir(path.Dir(name))
+	c.entry(name, cpioFile|mode, data)
+}
+
+func (c *cpio) link(name, target string) {
+	name = strings.Trim(name, "/")
+	c.mkdir(path.Dir(name))
+	c.entry(name, cpioLink|0o777, []byte(target))
+}
+
+// writeImage makes the guest's first root: this program as /init, the tests,
+// the kernel's modules and, where it is this machine's architecture, tools.
+func writeImage(ctx context.Context, to string, k unpacked, jobs []job, cfg config) error {
+	f, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	z, err := gzip.NewWriterLevel(f, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+	c := &cpio{w: z, dirs: map[string]bool{}}
+	for _, d := range []string{"proc", "sys", "dev", "tmp", "run", "var", "root", "etc"} {
+		c.mkdir(d)
+	}
+	if err := putPrograms(c, jobs, cfg); err != nil {
+		return err
+	}
+	if err := putModules(ctx, c, k); err != nil {
+		return err
+	}
+	if cfg.arch == "amd64" {
+		putTools(ctx, c)
+	}
+	c.entry("TRAILER!!!", 0, nil)
+	if c.err != nil {
+		return c.err
+	}
+	if err := z.Close(); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func putPrograms(c *cpio, jobs []job, cfg config) error {
+	list, err := json.Marshal(jobs)
+	if err != nil {
+		return err
+	}
+	c.file("jobs.json", 0o644, list)
+	c.file("etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\n"))
+	c.file("etc/hosts", 0o644, []byte("127.0.0.1 localhost\n::1 localhost\n"))
+	bin := filepath.Join(cfg.dir, "bin-"+cfg.arch)
+	entries, err := os.ReadDir(bin)
+	if err != nil {
+		return fmt.Errorf("find test binaries: %w: make test-vm builds them", err)
+	}
+	for _, e := range entries {
+		b, err := os.ReadFile(filepath.Join(bin, e.Name()))
+		if err != nil {
+			return err
+		}
+		if e.Name() == "vm" {
+			c.file("init", 0o755, b)
+			continue
+		}
+		c.file("t/"+e.Name(), 0o755, b)
+	}
+	return nil
+}
+
+// putModules adds modules in the order they are to be loaded in.
+func putModules(ctx context.Context, c *cpio, k unpacked) error {
+	var order []string
+	seen := map[string]bool{}
+	for _, m := range modules {
+		out, err := exec.CommandContext(ctx, "/sbin/modprobe", "-d", k.root, "-S", k.release, "--show-depends", m).Output()
+		if err != nil {
+			continue // built in, or not of this kernel
+		}
+		for line := range strings.Lines(string(out)) {
+			f := strings.Fields(line)
+			if len(f) < 2 || f[0] != "insmod" || seen[f[1]] {
+				continue
+			}
+			seen[f[1]] = true
+			b, err := readModule(ctx, f[1])
+			if err != nil {
+				return err
+			}
+			name := "modules.d/" + strings.TrimSuffix(filepath.Base(f[1]), ".xz")
+			c.file(name, 0o644, b)
+			order = append(order, "/"+name)
+		}
+	}
+	c.file("modules", 0o644, []byte(strings.Join(order, "\n")+"\n"))
+	return nil
+}
+
+func readModule(ctx context.Context, file string) ([]byte, error) {
+	if strings.HasSuffix(file, ".xz") {
+		return exec.CommandContext(ctx, "xz", "-dc", file).Output()
+	}
+	return os.ReadFile(file)
+}
+
+// putTools adds programs of this machine and the libraries they load.
+func putTools(ctx context.Context, c *cpio) {
+	done := map[string]bool{}
+	add := func(file string) {
+		if done[file] {
+			return
+		}
+		done[file] = true
+		if b, err := os.ReadFile(file); err == nil {
+			c.file(file, 0o755, b)
+		}
+	}
+	for _, t := range tools {
+		file, err := exec.LookPath(t)
+		if err != nil {
+			continue // the test that needs it fails and says so
+		}
+		add(file)
+		out, _ := exec.CommandContext(ctx, "ldd", file).Output()
+		for _, word := range strings.Fields(string(out)) {
+			if strings.HasPrefix(word, "/") {
+				add(word)
+			}
+		}
+	}
+}
