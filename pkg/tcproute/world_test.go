@@ -250,7 +250,11 @@ func (w *world) tls(k Kind, host string) (*tls.Conn, error) {
 		}
 	}
 	t := tls.Client(c, &tls.Config{ServerName: host, RootCAs: w.ca.Pool})
-	return t, t.Handshake()
+	err := t.Handshake()
+	if err != nil {
+		_ = c.Close() // or the router waits a second for it
+	}
+	return t, err
 }
 
 // talk expects the replica's name and an echo.
