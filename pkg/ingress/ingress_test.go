@@ -332,3 +332,29 @@ func TestHTTP10(t *testing.T) {
 	}
 	c.ended()
 }
+
+func TestA11TheFirstKeepsARoute(t *testing.T) {
+	first, second := on("a", "h", "/x", backend(t, named("one"))), on("b", "H.", "/x", backend(t, named("two")))
+	second.HTTP[0].Paths = append(second.HTTP[0].Paths, model.HTTPPath{Path: "/y", ServicePort: 80})
+	f := newFixture(t, Config{}, first)
+	s := &model.State{Generation: 2, Settings: f.state.Settings, Services: []*model.Service{first, second}}
+	err := f.Apply(t.Context(), s)
+	if want := "h/x is asked for by p/b and stays with p/a"; err == nil || err.Error() != want {
+		t.Errorf("%v, want %q", err, want)
+	}
+	for target, want := range map[string]string{"/x": "one GET /x ", "/y": "two GET /y "} {
+		if _, body := f.get("h", target); body != want {
+			t.Errorf("%s: %q, want %q", target, body, want)
+		}
+	}
+}
+
+// A service port without TCP, and one that is not there, are told of.
+func TestNoSuchPort(t *testing.T) {
+	svc := on("a", "h", "/", backend(t, named("one")))
+	svc.HTTP[0].Paths[0].ServicePort = 81
+	f := newFixture(t, Config{}, svc)
+	if res, body := f.get("h", "/"); res.StatusCode != 502 || !strings.Contains(body, "has no TCP port 81") {
+		t.Errorf("%s %s", res.Status, body)
+	}
+}

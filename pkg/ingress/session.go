@@ -156,6 +156,7 @@ func (s *session) setAside() {
 	if s.end > s.start {
 		s.ahead = bytes.Clone(s.in.b[s.start:s.end])
 	}
+	s.req.Forget() // others will write into the buffer
 	s.release()
 }
 

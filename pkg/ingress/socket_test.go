@@ -81,15 +81,28 @@ func TestL03WebSocketBesideAWebServer(t *testing.T) {
 			h.Get("X-Path") != target || h.Get("Connection") != "Upgrade" || h.Get("Upgrade") != "websocket" || len(h.Get("X-ID")) != uuidLen {
 			t.Fatalf("%s: %s %v", target, res.Status, h)
 		}
-		if n := f.Counts()[2]; n.Service != "p/ws" || n.Active != 1 {
-			t.Errorf("%+v, want one active (L07)", n)
-		}
+		active(t, f, 1)
 		for _, s := range []string{"hello", strings.Repeat("x", 100_000), "bye"} {
 			go func() { _, _ = io.WriteString(c, s) }()
 			c.expect(s)
 		}
 		_ = c.Conn.(*net.TCPConn).CloseWrite() // ends one way, the other follows
 		c.ended()
+		active(t, f, 0)
+	}
+}
+
+// active waits until so many requests of p/ws are under way (row L07).
+func active(t *testing.T, f *fixture, want int64) {
+	t.Helper()
+	for deadline := time.Now().Add(long); ; time.Sleep(time.Millisecond) {
+		c := f.Counts()[2]
+		if c.Service == "p/ws" && c.Active == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v, want %d active", c, want)
+		}
 	}
 }
 
