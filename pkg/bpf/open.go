@@ -14,8 +14,6 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/rlimit"
 )
 
@@ -118,14 +116,14 @@ func (o *Objects) load(lb, sock *ebpf.CollectionSpec) error {
 	if err := lb.Variables[lbVarHasCsumIpv6].Set(probeCsumIPv6()); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)
 	}
-	mtu := features.HaveProgramHelper(ebpf.SchedCLS, asm.FnCheckMtu) == nil
+	mtu := ProbeCheckMTU() == nil
 	if err := lb.Variables[lbVarHasCheckMtu].Set(mtu); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)
 	}
 	if err := sock.Variables[sockVarNetnsCookie].Set(netnsCookie()); err != nil {
 		return fmt.Errorf("set namespace cookie: %w", err)
 	}
-	retval := features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil
+	retval := ProbeSetRetval() == nil
 	if err := sock.Variables[sockVarHasSetRetval].Set(retval); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)
 	}
