@@ -15,8 +15,6 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/rlimit"
 )
 
@@ -117,7 +115,7 @@ func (o *Objects) load(lb, sock *ebpf.CollectionSpec) error {
 	if err := sock.Variables[sockVarNetnsCookie].Set(netnsCookie()); err != nil {
 		return fmt.Errorf("set namespace cookie: %w", err)
 	}
-	retval := features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil
+	retval := ProbeSetRetval() == nil
 	if err := sock.Variables[sockVarHasSetRetval].Set(retval); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)
 	}
@@ -146,7 +144,7 @@ func (o *Objects) configure(lb *ebpf.CollectionSpec) error {
 	if err := lb.Variables[lbVarHasCsumIpv6].Set(probeCsumIPv6()); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)
 	}
-	mtu := features.HaveProgramHelper(ebpf.SchedCLS, asm.FnCheckMtu) == nil
+	mtu := ProbeCheckMTU() == nil
 	if err := lb.Variables[lbVarHasCheckMtu].Set(mtu); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)
 	}
