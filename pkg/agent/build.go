@@ -70,7 +70,7 @@ func build(a *Agent) (p parts, err error) {
 	closers = append(closers, func() { _ = names.Close() })
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
 	workloads := activator.New(activator.Config{
-		Runners: a.runners(&p), Log: log, SleepFile: sleepFile(state), Opened: func() map[model.ServiceName]uint64 { return openedTo(k.plane.Stats()) },
+		Runners: a.runners(&p), Log: log, SleepFile: sleepFile(state), Opened: a.opened,
 	})
 	held, err := standby.New(standby.Config{
 		Log: log, Listen: k.objects.Listen,
@@ -86,12 +86,23 @@ func build(a *Agent) (p parts, err error) {
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
 	closers = append(closers, func() { _ = scrape.Close() })
 	p.health = health.New(health.Config{Log: log, Signals: dataplane.NewSigns(k.objects)})
-	router, err := tcproute.New(tcproute.Config{Log: log, Certificates: certificates})
+	router, err := tcproute.New(tcproute.Config{
+		Log: log, Certificates: certificates,
+		Wake: func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error) {
+			return workloads.Wake(ctx, name, "connection", who)
+		},
+	})
 	if err != nil {
 		return p, err
 	}
 	closers = append(closers, func() { _ = router.Close() })
-	front := ingress.New(ingress.Config{Log: log, Certificates: certificates})
+	front := ingress.New(ingress.Config{
+		Log: log, Certificates: certificates,
+		Wake: func(ctx context.Context, name model.ServiceName, who string) error {
+			_, err := workloads.Wake(ctx, name, "request", who)
+			return err
+		},
+	})
 	closers = append(closers, front.Close)
 	p.withdrawal = &withdrawal{}
 	local := &renewal{}

@@ -3,19 +3,30 @@
 package agent
 
 import (
-	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
-// openedTo sums up the connections that the data plane has led to services.
-// Counters that cannot be read tell of nobody: open connections do, too.
-func openedTo(st dataplane.Stats, err error) map[model.ServiceName]uint64 {
-	if err != nil {
-		return nil
+// opened counts what has been led to services so far: connections by the data
+// plane, connections by name, and requests. Counters of the data plane that
+// cannot be read are left out; open connections tell of use, too.
+func (a *Agent) opened() map[model.ServiceName]uint64 {
+	out := map[model.ServiceName]uint64{}
+	if st, err := a.parts.stats(); err == nil {
+		for _, c := range st.Services {
+			out[c.Service] += c.Connections
+		}
 	}
-	out := make(map[model.ServiceName]uint64, len(st.Services))
-	for _, c := range st.Services {
-		out[c.Service] += c.Connections
+	for _, n := range a.parts.tcp.Names() {
+		out[n.Service] += n.Connections
+	}
+	for _, r := range a.parts.requests() {
+		name, err := model.ParseServiceName(r.Service)
+		if err != nil {
+			continue // of no service
+		}
+		for _, n := range r.Codes {
+			out[name] += n
+		}
 	}
 	return out
 }
