@@ -91,6 +91,9 @@ type Config struct {
 	// Opened counts the connections that the data plane has led to services so
 	// far. Default: none are known.
 	Opened func() map[model.ServiceName]uint64
+	// Pooled counts the connections to a replica's address that a front keeps
+	// for its next request: they are no use of it. Default: none.
+	Pooled func(netip.Addr) int
 	Now    func() time.Time // default time.Now
 }
 
@@ -122,6 +125,9 @@ func New(cfg Config) *Activator {
 	}
 	if cfg.Opened == nil {
 		cfg.Opened = func() map[model.ServiceName]uint64 { return nil }
+	}
+	if cfg.Pooled == nil {
+		cfg.Pooled = func(netip.Addr) int { return 0 }
 	}
 	a := &Activator{cfg: cfg, failed: map[string]error{}}
 	a.recall()

@@ -116,11 +116,23 @@ func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 	}
 }
 
-// connections counts those open to a service.
+// connections counts those open to a service, without those that wait in a
+// front for the next request. A front that has let go of the replica keeps none,
+// so that of a service that dozes every one counts.
 func (a *Activator) connections(x *sleeper) (int, error) {
+	a.sleep.mu.Lock()
+	ready := x.ready
+	a.sleep.mu.Unlock()
+	pooled := 0
+	for _, b := range ready {
+		for _, addr := range b.Addrs() {
+			pooled += a.cfg.Pooled(addr)
+		}
+	}
 	for _, r := range a.cfg.Runners {
 		if m, ok := r.(Meter); ok && r.Driver() == x.driver {
-			return m.Connections(x.name)
+			n, err := m.Connections(x.name)
+			return max(0, n-pooled), err
 		}
 	}
 	return 0, fmt.Errorf("it never falls asleep: driver %s cannot tell whether it is in use", x.driver)

@@ -70,7 +70,7 @@ func build(a *Agent) (p parts, err error) {
 	closers = append(closers, func() { _ = names.Close() })
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
 	workloads := activator.New(activator.Config{
-		Runners: a.runners(&p), Log: log, SleepFile: sleepFile(state), Opened: a.opened,
+		Runners: a.runners(&p), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
 	})
 	held, err := standby.New(standby.Config{
 		Log: log, Listen: k.objects.Listen,
@@ -130,6 +130,7 @@ func build(a *Agent) (p parts, err error) {
 		}},
 		{"flows", k.plane.Run},
 	}
+	p.naps, p.pooled = workloads, front.Pooled
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows

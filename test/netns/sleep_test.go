@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -251,6 +252,106 @@ func TestW01TheEdgeOfSleep(t *testing.T) {
 		t.Logf("%d rounds, %d starts", rounds, woken)
 		if woken <= services {
 			t.Errorf("nothing fell asleep in %d rounds", rounds)
+		}
+	})
+}
+
+// TestD03HTTP: a request wakes its service and is answered by it; requests that
+// are refused, redirected or nobody's wake nothing (row D13); a stopped service
+// is not woken (row A30); one that does not start is told of with 503 (row W03).
+func TestD03HTTP(t *testing.T) {
+	lab.Some(t, []string{"tcx"}, func(t *testing.T, l *lab.Lab) {
+		a := lab.NewAgent(t, l.Node, l.Mode)
+		text := "node: {interfaces: [up0], cgroup: \"\"}\nservices:\n"
+		add := func(user, more, command string) {
+			text += fmt.Sprintf("- project: shop\n  user: %s\n  run: {containerPort: 8090, servicePort: 80}\n  expose:\n  - http: {host: %[1]s.example.test, tls: off}\n"+
+				"  workload: {driver: process, command: [%s], scale: {min: 0, idle: 2s, startTimeout: 5s}}\n%s", user, command, more)
+		}
+		self := fmt.Sprintf("%q, echo, --http, \":8090\"", lab.Binary())
+		add("web", "  health: {type: tcp, interval: 1s}\n", self)
+		add("checked", "  health: {type: http, path: /, interval: 1s}\n", self)
+		add("closed", "  allow: [203.0.113.0/24]\n", self)
+		add("dead", "", "/bin/false")
+		a.WriteText(t, text)
+		a.Run(t)
+		a.WaitReady(t, 0)
+		ask := func(host string) string {
+			out, err := l.Client.Try("curl", "-sS", "-i", "--noproxy", "*", "--max-time", "30", "-H", "Accept: application/json", "-H", "Host: "+host, "http://"+lab.NodeAddr(lab.V4).String()+"/")
+			if err != nil {
+				t.Errorf("curl for %s: %v", host, err)
+			}
+			return out
+		}
+		var wg sync.WaitGroup
+		for _, name := range []string{"web", "checked"} {
+			for range 5 {
+				wg.Go(func() {
+					if out := ask(name + ".example.test"); !strings.Contains(out, " 200 ") || !strings.Contains(out, "name:") && !strings.Contains(out, "name\"") {
+						t.Errorf("%s: %s", name, out)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		for _, name := range []string{"shop/web", "shop/checked"} {
+			if n := starts(t, a, name); n != 1 {
+				t.Errorf("%s was started %d times", name, n)
+			}
+		}
+		if out := ask("closed.example.test"); !strings.Contains(out, " 403 ") {
+			t.Errorf("a client that is not allowed: %s", out)
+		}
+		if n := starts(t, a, "shop/closed"); n != 0 {
+			t.Errorf("a refused request woke the service %d times", n)
+		}
+		if out := ask("dead.example.test"); !strings.Contains(out, " 503 ") || !strings.Contains(out, "Retry-After") || !strings.Contains(out, "exit status 1") {
+			t.Errorf("a service that does not start: %s", out)
+		}
+		// Checks do not keep it awake.
+		waitAsleep(t, a, "shop/web")
+		waitAsleep(t, a, "shop/checked")
+	})
+}
+
+// TestW09Verbs: the commands act at once, and say why a service sleeps or not. A
+// stopped one is not woken, also by the next agent.
+func TestW09Verbs(t *testing.T) {
+	lab.Some(t, []string{"tcx"}, func(t *testing.T, l *lab.Lab) {
+		a := l.Start(t, lab.Config{Services: []lab.Service{sleepy(t, l, 40, "shop/mail", "25", 0, "{min: 0, idle: 1h}")}})
+		mail := func(verb, want string) {
+			t.Helper()
+			if out, err := a.TryCLI(verb, "shop/mail"); !strings.Contains(out, want) {
+				t.Errorf("fairlead %s: %v: %s; want %q in it", verb, err, out, want)
+			}
+		}
+		mail("status", "asleep since")
+		mail("wake", "awake since")
+		waitReplicas(t, a, "shop/mail", 1)
+		mail("status", "because of: fairlead wake")
+		mail("status", "falls asleep at")
+		mail("sleep", "dozing")
+		waitAsleep(t, a, "shop/mail")
+		must(t, converse(l.Client, vip(lab.V4, 40, 25)))
+		mail("status", "because of: a connection from "+lab.ClientAddr(lab.V4).String())
+		mail("stop", "stopped since")
+		waitAsleep(t, a, "shop/mail")
+		for range 2 { // this agent, and the next one
+			if err := converse(l.Client, vip(lab.V4, 40, 25)); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("a connection to a stopped service: %v, want it refused", err)
+			}
+			if out, err := a.TryCLI("wake", "shop/mail"); err == nil {
+				t.Errorf("wake of a stopped service: %s", out)
+			}
+			a.Kill(t)
+			a.Run(t)
+			a.WaitReady(t, 0)
+			waitAsleep(t, a, "shop/mail")
+		}
+		mail("start", "asleep since")
+		a.WaitReady(t, 0)
+		must(t, converse(l.Client, vip(lab.V4, 40, 25)))
+		if out, err := a.TryCLI("sleep", "shop/none"); err == nil {
+			t.Errorf("a service that is not there: %s", out)
 		}
 	})
 }
