@@ -20,6 +20,7 @@ import (
 func (a *Agent) views() admin.Views {
 	return admin.Views{
 		Status: a.status, Services: a.services, Workloads: a.workloads, Flows: a.flows, Drain: a.drainAddress,
+		Sleep:        a.sleepVerb,
 		Trace:        a.trace,
 		Domains:      a.domainList,
 		Domain:       a.domain,
@@ -40,6 +41,7 @@ func (a *Agent) reader() metrics.Reader {
 		Behind:   func() []string { s := a.progress(); return s.Behind() },
 
 		Certificates: a.expiries,
+		Wakes:        a.wakes,
 		Questions: func() map[string]uint64 {
 			out := map[string]uint64{}
 			for _, c := range a.parts.questions() {
@@ -132,7 +134,7 @@ func (a *Agent) services() []admin.Service {
 			lacking[svc] = append(lacking[svc], string(n.feature))
 		}
 	}
-	last, names := a.lastResorts(), a.names()
+	last, names, naps := a.lastResorts(), a.names(), a.parts.naps.Naps()
 	out := make([]admin.Service, len(state.Services))
 	for i := range state.Services {
 		m := state.Services[i]
@@ -140,6 +142,12 @@ func (a *Agent) services() []admin.Service {
 		svc.NotServedYet = append(svc.NotServedYet, lacking[svc.Name]...)
 		svc.LastResort = last[svc.Name]
 		svc.Names = names[svc.Name]
+		if n, ok := naps[m.Name]; ok {
+			svc.Sleep = napOf(n)
+			if n.Stage == "stopped" {
+				svc.Wanted = 0
+			}
+		}
 		a.show(state.Settings.Node, m, &svc)
 		for j, p := range m.Ports {
 			c := counts[key{m.Name, p.Service, p.Protocol}]

@@ -95,15 +95,19 @@ func Open(cfg Config) (*Objects, error) {
 	if err != nil {
 		return nil, err
 	}
+	listen, err := loadListen()
+	if err != nil {
+		return nil, err
+	}
 	o := &Objects{cfg: cfg, progs: map[string]*ebpf.Program{}, maps: map[string]*ebpf.Map{}}
-	if err := o.load(lb, sock); err != nil {
+	if err := o.load(lb, sock, listen); err != nil {
 		_ = o.Close()
 		return nil, err
 	}
 	return o, nil
 }
 
-func (o *Objects) load(lb, sock *ebpf.CollectionSpec) error {
+func (o *Objects) load(lb, sock, listen *ebpf.CollectionSpec) error {
 	m, err := o.openMeta()
 	if err != nil {
 		return err
@@ -123,6 +127,9 @@ func (o *Objects) load(lb, sock *ebpf.CollectionSpec) error {
 		return err
 	}
 	if err := o.loadSpec(sock); err != nil {
+		return err
+	}
+	if err := o.loadSpec(listen); err != nil {
 		return err
 	}
 	return o.mapIntoMemory()
@@ -217,7 +224,7 @@ func isOurs(name string) bool { return strings.HasPrefix(name, "fl_") }
 
 // keepsOver tells whether a map's content outlives the agent.
 func keepsOver(name string) bool {
-	return isOurs(name) && name != lbMapFlScratch && name != lbMapFlClock && !strings.HasPrefix(name, "fl_trace")
+	return isOurs(name) && name != lbMapFlScratch && name != lbMapFlClock && name != listenMapFlListeners && !strings.HasPrefix(name, "fl_trace")
 }
 
 // adoptSize lets a pinned map keep the size it was made with.

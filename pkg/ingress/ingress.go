@@ -46,7 +46,10 @@ type Config struct {
 	Limits       Limits
 	Access       *slog.Logger // of the access log, if the state asks for one; default Log
 	Sockets      Sockets      // nil: listening sockets end with the process
-	Log          *slog.Logger // default slog.Default()
+	// Wake has a sleeping service started and returns when a replica of it is
+	// ready; who is why, in words. It bounds the wait itself. nil: none sleeps.
+	Wake func(ctx context.Context, name model.ServiceName, who string) error
+	Log  *slog.Logger // default slog.Default()
 }
 
 // Target is the front. Create it with New, end it with Shutdown or Close.
