@@ -67,6 +67,7 @@ func build(a *Agent) (p parts, err error) {
 	}})
 	closers = append(closers, func() { _ = names.Close() })
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
+	p.instead = func(netip.AddrPort) string { return "" }
 	workloads := activator.New(activator.Config{Runners: a.runners(&p), Log: log})
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
 	closers = append(closers, func() { _ = scrape.Close() })
@@ -76,7 +77,7 @@ func build(a *Agent) (p parts, err error) {
 		return p, err
 	}
 	closers = append(closers, func() { _ = router.Close() })
-	front := ingress.New(ingress.Config{Log: log, Certificates: certificates, Sockets: newSockets(log)})
+	front := ingress.New(ingress.Config{Log: log, Certificates: certificates, Sockets: newSockets(log), Listening: p.instead})
 	closers = append(closers, front.Close)
 	p.withdrawal = &withdrawal{}
 	local := &renewal{}
@@ -175,7 +176,7 @@ func (a *Agent) runners(p *parts) []activator.Runner {
 		a.cfg.Log.Error("workloads of driver process cannot run", "error", err)
 		p.problems = append(p.problems, "workloads of driver process cannot run: "+err.Error())
 	} else {
-		out = append(out, r)
+		out, p.instead = append(out, r), r.Listening
 	}
 	return out
 }

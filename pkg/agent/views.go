@@ -113,6 +113,9 @@ func (a *Agent) front(state *model.State) (f admin.Front) {
 	return f
 }
 
+// looking bounds how long one view looks into the replicas of workloads.
+const looking = 500 * time.Millisecond
+
 func (a *Agent) services() []admin.Service {
 	state := a.engine.state()
 	type key struct {
@@ -133,6 +136,7 @@ func (a *Agent) services() []admin.Service {
 		}
 	}
 	last, names := a.lastResorts(), a.names()
+	until := time.Now().Add(looking)
 	out := make([]admin.Service, len(state.Services))
 	for i := range state.Services {
 		m := state.Services[i]
@@ -140,7 +144,7 @@ func (a *Agent) services() []admin.Service {
 		svc.NotServedYet = append(svc.NotServedYet, lacking[svc.Name]...)
 		svc.LastResort = last[svc.Name]
 		svc.Names = names[svc.Name]
-		a.show(state.Settings.Node, m, &svc)
+		a.show(state.Settings.Node, m, &svc, until)
 		for j, p := range m.Ports {
 			c := counts[key{m.Name, p.Service, p.Protocol}]
 			to := &svc.Ports[j]
