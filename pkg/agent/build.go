@@ -69,6 +69,7 @@ func build(a *Agent) (p parts, err error) {
 	}})
 	closers = append(closers, func() { _ = names.Close() })
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
+	p.instead = func(netip.AddrPort) string { return "" }
 	workloads := activator.New(activator.Config{
 		Runners: a.runners(&p), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
 	})
@@ -97,7 +98,7 @@ func build(a *Agent) (p parts, err error) {
 	}
 	closers = append(closers, func() { _ = router.Close() })
 	front := ingress.New(ingress.Config{
-		Log: log, Certificates: certificates, Sockets: newSockets(log),
+		Log: log, Certificates: certificates, Sockets: newSockets(log), Listening: p.instead,
 		Wake: func(ctx context.Context, name model.ServiceName, who string) error {
 			_, err := workloads.Wake(ctx, name, "request", who)
 			return err
@@ -207,7 +208,7 @@ func (a *Agent) runners(p *parts) []activator.Runner {
 		a.cfg.Log.Error("workloads of driver process cannot run", "error", err)
 		p.problems = append(p.problems, "workloads of driver process cannot run: "+err.Error())
 	} else {
-		out = append(out, r)
+		out, p.instead = append(out, r), r.Listening
 	}
 	return out
 }

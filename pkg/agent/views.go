@@ -115,6 +115,9 @@ func (a *Agent) front(state *model.State) (f admin.Front) {
 	return f
 }
 
+// looking bounds how long one view looks into the replicas of workloads.
+const looking = 500 * time.Millisecond
+
 func (a *Agent) services() []admin.Service {
 	state := a.engine.state()
 	type key struct {
@@ -135,6 +138,7 @@ func (a *Agent) services() []admin.Service {
 		}
 	}
 	last, names, naps := a.lastResorts(), a.names(), a.parts.naps.Naps()
+	until := time.Now().Add(looking)
 	out := make([]admin.Service, len(state.Services))
 	for i := range state.Services {
 		m := state.Services[i]
@@ -148,7 +152,7 @@ func (a *Agent) services() []admin.Service {
 				svc.Wanted = 0
 			}
 		}
-		a.show(state.Settings.Node, m, &svc)
+		a.show(state.Settings.Node, m, &svc, until)
 		for j, p := range m.Ports {
 			c := counts[key{m.Name, p.Service, p.Protocol}]
 			to := &svc.Ports[j]

@@ -98,6 +98,34 @@ func TestA28NoAnswerOnThePort(t *testing.T) {
 	}
 }
 
+// TestA28WhatListensInstead: who can look into the workload is asked, over
+// HTTP/1.1 and HTTP/2, when a connect is refused and at no other time.
+func TestA28WhatListensInstead(t *testing.T) {
+	at := closedPort(t)
+	var asked atomic.Int32
+	f := newFixture(t, Config{Listening: func(to netip.AddrPort) string {
+		if asked.Add(1); to != at {
+			t.Errorf("asked for %v, want %v", to, at)
+		}
+		return "the workload listens on *:9000"
+	}}, on("a", "h", "/", at), on("b", "good", "/", backend(t, named("one"))))
+	want := "nothing listens on " + at.String() + ": the workload listens on *:9000"
+	c := f.dial().send("GET / HTTP/1.1\r\nHost: h\r\nAccept: application/json\r\n\r\n")
+	if res, body := c.response("GET"); res.StatusCode != 502 || !strings.Contains(body, want) {
+		t.Errorf("%s %s, want 502 with %q", res.Status, body, want)
+	}
+	c.send("GET / HTTP/1.1\r\nHost: good\r\n\r\n")
+	if res, _ := c.response("GET"); res.StatusCode != 200 || asked.Load() != 1 {
+		t.Errorf("%s, asked %d times, want 200 and once", res.Status, asked.Load())
+	}
+	t.Run("HTTP2", func(t *testing.T) {
+		res, body := fetch(t, f.client2(nil), "http://h/", "Accept", "application/json")
+		if res.StatusCode != 502 || !strings.Contains(body, want) {
+			t.Errorf("%s %s, want 502 with %q", res.Status, body, want)
+		}
+	})
+}
+
 func TestA28NotRunning(t *testing.T) {
 	paused := on("paused", "paused", "/")
 	paused.Workload = &model.Workload{Driver: "process", Scale: model.Scale{Paused: true}}

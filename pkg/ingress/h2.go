@@ -216,7 +216,7 @@ func (t *Target) failH2(w http.ResponseWriter, r *http.Request, err error) {
 		w.(*counting).code = statusGone
 		return
 	}
-	f := fault{code: http.StatusBadGateway, reason: err.Error()}
+	f := fault{code: http.StatusBadGateway, reason: t.reason(err)}
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() && !errors.As(err, new(*dialError)) {
 		f = fault{code: http.StatusGatewayTimeout, reason: fmt.Sprintf("the replica did not answer within %s", t.cfg.Limits.Answer)}

@@ -63,6 +63,7 @@ type Runner struct {
 	cfg   Config
 	kick  chan struct{} // asks Run to compare what is wanted with what there is
 	slots chan struct{} // bounds how many replicas are being made at once
+	looks looks
 
 	assigning sync.Mutex // a replica's addresses are allocated together, so that they look alike
 
