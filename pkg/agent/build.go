@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/attach"
 	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/dashboard"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/dnsserver"
 	"github.com/fairlead-lb/fairlead/pkg/domain"
@@ -70,6 +71,8 @@ func build(a *Agent) (p parts, err error) {
 	workloads := activator.New(activator.Config{Runners: a.runners(&p), Log: log})
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
 	closers = append(closers, func() { _ = scrape.Close() })
+	page := dashboard.New(dashboard.Config{Views: a.page(), Log: log})
+	closers = append(closers, func() { _ = page.Close() })
 	p.health = health.New(health.Config{Log: log, Signals: dataplane.NewSigns(k.objects)})
 	router, err := tcproute.New(tcproute.Config{Log: log, Certificates: certificates})
 	if err != nil {
@@ -85,7 +88,7 @@ func build(a *Agent) (p parts, err error) {
 
 	p.sources = []source.Source{required{config, fatal}, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
-	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, router, scrape, front, certificates, names}}
+	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, router, scrape, page, front, certificates, names}}
 	p.forward = []reconcile.Target{k.plane}
 	p.frontAddrs = front.Addrs
 	p.drainFronts, p.requests = front.Shutdown, func() []metrics.Requests { return requestsOf(front.Counts()) }
