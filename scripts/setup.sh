@@ -93,6 +93,12 @@ offered() {
 					continue
 				fi
 				;;
+			chromium)
+				if ! apt-cache show "$package" >/dev/null 2>&1; then
+					say "this release has no $package: the dashboard is not looked at in a browser here"
+					continue
+				fi
+				;;
 			esac
 			;;
 		esac

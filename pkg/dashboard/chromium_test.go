@@ -56,14 +56,18 @@ func openBrowser(t *testing.T, events func(method string, params json.RawMessage
 		}
 		t.Skip("chromium is not installed: scripts/setup.sh test does it")
 	}
+	home, err := os.MkdirTemp("", "chromium")
+	if err != nil {
+		t.Fatal(err)
+	}
 	theirIn, in := pipe(t)
 	out, theirOut := pipe(t)
 	cmd := exec.Command(path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
 		"--disable-dev-shm-usage", "--disable-extensions", "--hide-scrollbars", "--no-proxy-server", "--remote-debugging-pipe",
-		"--user-data-dir="+t.TempDir(), "about:blank")
-	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+		"--user-data-dir="+home, "about:blank")
+	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home)
 	cmd.ExtraFiles = []*os.File{theirIn, theirOut} // descriptors 3 and 4
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -72,11 +76,17 @@ func openBrowser(t *testing.T, events func(method string, params json.RawMessage
 	done := make(chan struct{})
 	go func() { defer close(done); b.read(out) }()
 	t.Cleanup(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // it and its children
+		_ = in.Close() // without its pipe it ends by itself, also when this process is killed
+		late := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
 		_ = cmd.Wait()
-		_ = in.Close()
+		late.Stop()
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // children that are left
 		<-done
 		_ = out.Close()
+		// They may still write for a moment.
+		for deadline := time.Now().Add(10 * time.Second); os.RemoveAll(home) != nil && time.Now().Before(deadline); {
+			time.Sleep(20 * time.Millisecond)
+		}
 	})
 	var target struct{ TargetID string }
 	b.call("Target.createTarget", map[string]any{"url": "about:blank"}, &target)
