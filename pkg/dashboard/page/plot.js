@@ -16,6 +16,13 @@ function palette() {
 	return colors;
 }
 
+// highest is the largest known sample, 0 if there is none.
+export function highest(series) {
+	let top = 0;
+	for (const s of series) for (const v of s) if (v > top) top = v;
+	return top;
+}
+
 // draw plots up to two histories over each other, from zero to their common
 // maximum; the first one is filled. Unknown samples are gaps.
 export function draw(canvas, series) {
@@ -28,16 +35,16 @@ export function draw(canvas, series) {
 	}
 	const ink = palette(), g = canvas.getContext("2d");
 	g.clearRect(0, 0, width, height);
-	let top = 0;
-	for (const s of series) for (const v of s) if (v > top) top = v;
+	const top = highest(series);
 	const base = height - ratio, step = width / (series[0].length - 1);
-	const y = (v) => base - (top ? v / top : 0) * (height - 3 * ratio);
+	const y = (v) => base - v / top * (height - 3 * ratio);
 	g.lineWidth = ratio;
 	g.strokeStyle = ink[2];
 	g.beginPath();
 	g.moveTo(0, base);
 	g.lineTo(width, base);
 	g.stroke();
+	if (top === 0) return;
 	g.lineWidth = 1.4 * ratio;
 	g.lineJoin = "round";
 	series.forEach((s, n) => {
@@ -76,9 +83,10 @@ export class Plot {
 			this.canvas, this.note);
 	}
 
-	show(history, note = "") {
+	show(history) {
+		const series = this.lines.map((l) => history.samples[l.kind]);
 		this.lines.forEach((l, i) => text(this.values[i], l.words(history.now[l.kind])));
-		text(this.note, note);
-		draw(this.canvas, this.lines.map((l) => history.samples[l.kind]));
+		text(this.note, `at most ${this.lines[0].words(highest(series))} in two minutes`);
+		draw(this.canvas, series);
 	}
 }

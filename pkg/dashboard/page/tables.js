@@ -4,6 +4,7 @@
 
 import {el, look, text} from "./dom.js";
 import {draw} from "./plot.js";
+import {kept} from "./rates.js";
 import {short} from "./words.js";
 
 const byName = (get) => (a, b) => (get(a) < get(b) ? -1 : get(a) > get(b) ? 1 : 0);
@@ -45,9 +46,9 @@ const dots = {
 };
 
 const plot = {
-	title: "Bytes, 2 min", width: "130px",
+	title: "Bytes, 1 min", width: "130px",
 	make: (cell) => cell.append(el("canvas", {"aria-hidden": "true"})),
-	show: (cell, item) => draw(cell.firstChild, [item.history.samples.bytesIn, item.history.samples.bytesOut]),
+	show: (cell, item) => draw(cell.firstChild, [item.history.samples.bytesIn, item.history.samples.bytesOut].map((s) => s.subarray(kept / 2))),
 };
 
 const named = {
