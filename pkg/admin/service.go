@@ -178,8 +178,8 @@ type Domain struct {
 
 // Domains is the answer of GET /v1/domains; Note tells why a list is empty.
 type Domains struct {
-	Domains []Domain
-	Note    string
+	Domains []Domain `json:"domains"`
+	Note    string   `json:"note,omitempty"`
 }
 
 // DomainRequest is the body of POST /v1/domain.
@@ -226,6 +226,6 @@ type Certificate struct {
 
 // Certificates is the answer of GET /v1/certificates.
 type Certificates struct {
-	Certificates []Certificate
-	Note         string
+	Certificates []Certificate `json:"certificates"`
+	Note         string        `json:"note,omitempty"`
 }

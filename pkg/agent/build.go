@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/attach"
 	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/dashboard"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/dnsserver"
 	"github.com/fairlead-lb/fairlead/pkg/domain"
@@ -86,6 +87,8 @@ func build(a *Agent) (p parts, err error) {
 	closers = append(closers, held.Close)
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
 	closers = append(closers, func() { _ = scrape.Close() })
+	page := dashboard.New(dashboard.Config{Views: a.page(), Log: log})
+	closers = append(closers, func() { _ = page.Close() })
 	p.health = health.New(health.Config{Log: log, Signals: dataplane.NewSigns(k.objects)})
 	router, err := tcproute.New(tcproute.Config{
 		Log: log, Certificates: certificates,
@@ -115,7 +118,7 @@ func build(a *Agent) (p parts, err error) {
 	// A service falls asleep in steps, of which the data plane's is the first.
 	p.targets = [][]reconcile.Target{
 		{k.links, held},
-		{k.plane, workloads, p.health, router, scrape, front, certificates, names},
+		{k.plane, workloads, p.health, router, scrape, page, front, certificates, names},
 		{workloads.Applied()},
 	}
 	p.forward = []reconcile.Target{k.plane}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/dashboard"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
@@ -25,6 +26,24 @@ func (a *Agent) views() admin.Views {
 		Domains:      a.domainList,
 		Domain:       a.domain,
 		Certificates: a.certificates,
+	}
+}
+
+// page is what the dashboard shows: the views of the admin socket.
+func (a *Agent) page() dashboard.Views {
+	return dashboard.Views{
+		Status:       func() any { return a.status() },
+		Services:     func() any { return a.services() },
+		Workloads:    func() any { return a.workloads() },
+		Domains:      func() any { return a.domainList() },
+		Certificates: func() any { return a.certificates() },
+		Requests: func() []dashboard.Requests {
+			var out []dashboard.Requests
+			for _, r := range a.parts.requests() {
+				out = append(out, dashboard.Requests{Service: r.Service, Codes: r.Codes})
+			}
+			return out
+		},
 	}
 }
 
