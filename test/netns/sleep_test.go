@@ -244,7 +244,16 @@ func TestW01TheEdgeOfSleep(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		must(t, errors.Join(errs...))
+		if err := errors.Join(errs...); err != nil {
+			log, _ := os.ReadFile(a.Path("log"))
+			for line := range strings.Lines(string(log)) {
+				if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") {
+					t.Log(line)
+				}
+			}
+			t.Error(err)
+			t.Log(a.CLI(t, "status"))
+		}
 		woken := 0
 		for i := range services {
 			woken += starts(t, a, fmt.Sprintf("shop/edge%d", i))

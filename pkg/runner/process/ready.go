@@ -28,6 +28,10 @@ const (
 func (r *Runner) probe(ctx context.Context, rep *replica) {
 	_, rec := r.look(rep)
 	for pause := probeMin; ; pause = min(2*pause, probeMax) {
+		heard := r.listens() // before the look, so that none is missed
+		if tcp, _ := split(rec.Ports); heard != nil && len(tcp) > 0 {
+			pause = probeSlow
+		}
 		why := unready(ctx, rec)
 		if ctx.Err() != nil {
 			return
@@ -50,6 +54,7 @@ func (r *Runner) probe(ctx context.Context, rep *replica) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-heard:
 		case <-time.After(pause):
 		}
 	}
