@@ -138,7 +138,8 @@ func New(cfg Config) *Activator {
 // Name is "activator".
 func (a *Activator) Name() string { return "activator" }
 
-// Serves lists the drivers that there is a Runner for.
+// Serves lists the drivers that there is a Runner for, and the sleep of their
+// workloads.
 func (a *Activator) Serves() []model.Feature {
 	known := map[string]model.Feature{
 		"process": model.FeatureProcess, "docker": model.FeatureDocker, "kubernetes": model.FeatureKubernetes,
@@ -148,6 +149,9 @@ func (a *Activator) Serves() []model.Feature {
 		if f, ok := known[r.Driver()]; ok {
 			fs = append(fs, f)
 		}
+	}
+	if len(fs) > 0 {
+		fs = append(fs, model.FeatureSleep)
 	}
 	return fs
 }

@@ -81,14 +81,14 @@ func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 	case s.by[x.name] != x || x.due().After(now): // changed meanwhile
 	case x.stage == waking:
 		s.stats[outcome{x.kind, "timeout"}]++
-		x.fell(fmt.Errorf("%w: %s", ErrTimeout, why), now)
+		s.fell(x, fmt.Errorf("%w: %s", ErrTimeout, why), now)
 	case x.stage == dozing:
 		switch {
 		case open > 0 || meterErr != nil || x.waiting > 0 || x.settled.IsZero():
 			x.busy, x.opened = now, opened
-			x.enter(awake, "a connection came as it was about to fall asleep", now)
+			s.enter(x, awake, "a connection came as it was about to fall asleep", now)
 		default:
-			x.enter(asleep, fmt.Sprintf("nobody used it for %s", x.scale.Idle), now)
+			s.enter(x, asleep, fmt.Sprintf("nobody used it for %s", x.scale.Idle), now)
 		}
 	case x.stage == awake:
 		x.look = now.Add(min(max(x.scale.Idle/8, lookMin), lookMax))
@@ -138,22 +138,10 @@ func (a *Activator) connections(x *sleeper) (int, error) {
 	return 0, fmt.Errorf("it never falls asleep: driver %s cannot tell whether it is in use", x.driver)
 }
 
-// Applied is the reconcile.Target that is told of a state after the data plane
-// was: from then on new connections to services asleep in it are held.
-func (a *Activator) Applied() *Barrier { return &Barrier{a} }
-
-// Barrier is made by Activator.Applied.
-type Barrier struct{ a *Activator }
-
-// Name is "sleep".
-func (b *Barrier) Name() string { return "sleep" }
-
-// Serves is scale.min: 0.
-func (b *Barrier) Serves() []model.Feature { return []model.Feature{model.FeatureSleep} }
-
-// Apply notes which services fall asleep and get no new connections any more.
-func (b *Barrier) Apply(_ context.Context, st *model.State) error {
-	s := &b.a.sleep
+// Applied is told of every state that the data plane has applied whole: from
+// then on new connections to services asleep in it are held.
+func (a *Activator) Applied(st *model.State) {
+	s := &a.sleep
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, x := range s.by {
@@ -161,9 +149,8 @@ func (b *Barrier) Apply(_ context.Context, st *model.State) error {
 			continue
 		}
 		if svc, ok := st.Service(name); ok && svc.Sleep == model.Asleep {
-			x.settled = b.a.cfg.Now()
+			x.settled = a.cfg.Now()
 			s.poke()
 		}
 	}
-	return nil
 }

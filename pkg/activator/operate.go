@@ -78,7 +78,7 @@ func (a *Activator) halt(ctx context.Context, name model.ServiceName, stop bool)
 	}
 	if x := s.by[name]; x != nil && stop != was {
 		x.barred = time.Time{}
-		x.enter(asleep, map[bool]string{true: "it was stopped", false: "it was started again, and nobody has used it"}[stop], now)
+		s.enter(x, asleep, map[bool]string{true: "it was stopped", false: "it was started again, and nobody has used it"}[stop], now)
 	}
 	s.mu.Unlock()
 	a.keep()

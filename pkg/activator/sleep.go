@@ -24,7 +24,7 @@ const (
 const (
 	// settleTime is how long after the last new connection to a replica could
 	// have been let through its handshake is looked for.
-	settleTime = 50 * time.Millisecond
+	settleTime = 200 * time.Millisecond
 	// dozeTime bounds the wait for the data plane to hold new connections.
 	dozeTime = 5 * time.Second
 	// lookMin and lookMax bound the time between two looks at a service in use.
@@ -84,6 +84,7 @@ type sleepers struct {
 	mu      sync.Mutex
 	by      map[model.ServiceName]*sleeper
 	stopped map[model.ServiceName]time.Time // by the owner's wish
+	turn    uint64                          // grows whenever a service falls asleep or begins to wake
 	kick    chan struct{}                   // asks doze for another look
 	stats   map[outcome]uint64
 	took    durations
@@ -144,7 +145,8 @@ func (x *sleeper) signal() {
 	x.changed = make(chan struct{})
 }
 
-func (x *sleeper) enter(to stage, cause string, now time.Time) {
+func (s *sleepers) enter(x *sleeper, to stage, cause string, now time.Time) {
+	s.turn++
 	x.stage, x.since, x.cause = to, now, cause
 	if to == asleep {
 		x.ready = nil
@@ -153,11 +155,11 @@ func (x *sleeper) enter(to stage, cause string, now time.Time) {
 }
 
 // fell ends a start that failed.
-func (x *sleeper) fell(why error, now time.Time) {
+func (s *sleepers) fell(x *sleeper, why error, now time.Time) {
 	x.failure = why
 	x.pause = min(max(2*x.pause, failMin), failMax)
 	x.barred = now.Add(x.pause)
-	x.enter(asleep, "its last start failed: "+why.Error(), now)
+	s.enter(x, asleep, "its last start failed: "+why.Error(), now)
 }
 
 func (s *sleepers) poke() {

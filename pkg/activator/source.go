@@ -110,8 +110,7 @@ func (w *workloads) notify() {
 
 // update publishes if the replicas differ from what was published.
 func (w *workloads) update() {
-	replicas := w.activator.Replicas()
-	w.activator.observe(replicas)
+	replicas := w.activator.observe()
 	part := w.activator.partOf(replicas)
 	w.mu.Lock()
 	defer w.mu.Unlock()

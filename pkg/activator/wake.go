@@ -48,7 +48,7 @@ func (a *Activator) Wake(ctx context.Context, name model.ServiceName, cause, who
 	if len(x.ready) > 0 {
 		x.busy = now
 		if x.stage == dozing { // its replicas are there still
-			x.enter(awake, who, now)
+			s.enter(x, awake, who, now)
 			defer a.source.notify()
 		}
 		ready := x.ready
@@ -68,7 +68,7 @@ func (a *Activator) Wake(ctx context.Context, name model.ServiceName, cause, who
 	x.waiting++
 	begun := x.stage == asleep
 	if begun {
-		x.enter(waking, who, now)
+		s.enter(x, waking, who, now)
 		x.deadline, x.falls, x.restarts, x.failure = now.Add(x.scale.StartTimeout), 0, map[string]int{}, nil
 		x.kind = cause
 	}
@@ -132,10 +132,27 @@ func (a *Activator) reason(name model.ServiceName) string {
 	return "nothing is known of why"
 }
 
-// observe takes note of the replicas there are.
-func (a *Activator) observe(replicas []Replica) {
+// observe takes note of the replicas there are, and returns them. A list made
+// before a service was put to sleep must not count for its next wake: its replica
+// may be on its way out by now.
+func (a *Activator) observe() []Replica {
 	s := &a.sleep
 	s.mu.Lock()
+	for {
+		turn := s.turn
+		s.mu.Unlock()
+		replicas := a.Replicas()
+		s.mu.Lock()
+		if s.turn == turn {
+			a.observeLocked(replicas)
+			return replicas
+		}
+	}
+}
+
+// observeLocked is called with the lock and gives it back.
+func (a *Activator) observeLocked(replicas []Replica) {
+	s := &a.sleep
 	now := a.cfg.Now()
 	ready := map[model.ServiceName][]model.Backend{}
 	var ended []Replica
@@ -173,7 +190,7 @@ func (a *Activator) observe(replicas []Replica) {
 		x.restarts[r.ID] = r.Restarts
 		if x.falls++; x.falls >= maxFalls {
 			s.stats[outcome{x.kind, "failed"}]++
-			x.fell(fmt.Errorf("it ended %d times before it was ready: %s", x.falls, r.Reason), now)
+			s.fell(x, fmt.Errorf("it ended %d times before it was ready: %s", x.falls, r.Reason), now)
 			changed = true
 			defer a.rescale(context.Background(), x.driver, x.name, 1)
 		}

@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"slices"
@@ -72,7 +73,7 @@ func build(a *Agent) (p parts, err error) {
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
 	p.instead = func(netip.AddrPort) string { return "" }
 	workloads := activator.New(activator.Config{
-		Runners: a.runners(&p), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
+		Runners: a.runners(&p, k.objects.WatchListens), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
 	})
 	held, err := standby.New(standby.Config{
 		Log: log, Listen: k.objects.Listen,
@@ -115,23 +116,19 @@ func build(a *Agent) (p parts, err error) {
 
 	p.sources = []source.Source{required{config, fatal}, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
-	// A service falls asleep in steps, of which the data plane's is the first.
-	p.targets = [][]reconcile.Target{
-		{k.links, held},
-		{k.plane, workloads, p.health, router, scrape, page, front, certificates, names},
-		{workloads.Applied()},
-	}
-	p.forward = []reconcile.Target{k.plane}
+	plane := &told{Target: k.plane, tell: workloads.Applied}
+	p.targets = [][]reconcile.Target{{k.links, held}, {plane, workloads, p.health, router, scrape, page, front, certificates, names}}
+	p.forward = []reconcile.Target{plane}
 	p.frontAddrs = front.Addrs
 	p.drainFronts, p.requests = front.Shutdown, func() []metrics.Requests { return requestsOf(front.Counts()) }
 	taken := &ownAddress{local: links.Local}
 	p.complete = taken.before(ipam.New(ipam.Config{Path: vipsFile(state), Log: log, Local: taken.list}).Complete)
 	p.workers = []worker{
 		{"next hops", func(ctx context.Context) error {
-			return k.hops.Run(ctx, func(c nexthop.Change) { a.engine.follow(c, k.plane, k.links, local.again) })
+			return k.hops.Run(ctx, func(c nexthop.Change) { a.engine.follow(c, plane, k.links, local.again) })
 		}},
 		{"interfaces", func(ctx context.Context) error {
-			return k.links.Watch(ctx, func() { a.engine.follow(nexthop.Change{Tracked: true, Addrs: true}, k.plane, k.links, local.again) })
+			return k.links.Watch(ctx, func() { a.engine.follow(nexthop.Change{Tracked: true, Addrs: true}, plane, k.links, local.again) })
 		}},
 		{"flows", k.plane.Run},
 	}
@@ -197,10 +194,10 @@ func openKernel(cfg Config, closers *[]func()) (k kernel, err error) {
 
 // runners makes those drivers that this host can run. One that it cannot is
 // no reason not to balance the rest: its workloads are reported as not served.
-func (a *Agent) runners(p *parts) []activator.Runner {
+func (a *Agent) runners(p *parts, listens func(string, func()) (io.Closer, error)) []activator.Runner {
 	var out []activator.Runner
 	r, err := process.New(process.Config{
-		StateDir: workloadsState(a.cfg.StateDir), RunDir: workloadsRun(a.cfg.RunDir), Log: a.cfg.Log,
+		StateDir: workloadsState(a.cfg.StateDir), RunDir: workloadsRun(a.cfg.RunDir), Log: a.cfg.Log, Listens: listens,
 		Resolver: func() string { return dnsserver.ResolvConf(a.engine.state(), "") },
 		Network: func() (v4, v6 netip.Prefix) {
 			n := a.engine.state().Settings.Network

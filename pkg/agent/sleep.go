@@ -12,7 +12,23 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/admin"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/reconcile"
 )
+
+// told is a target that tells of every state it has applied.
+type told struct {
+	reconcile.Target
+	tell func(*model.State)
+}
+
+// Apply tells if it could.
+func (t *told) Apply(ctx context.Context, s *model.State) error {
+	err := t.Target.Apply(ctx, s)
+	if err == nil {
+		t.tell(s)
+	}
+	return err
+}
 
 // opened counts what has been led to services so far: connections by the data
 // plane, connections by name, and requests. Counters of the data plane that

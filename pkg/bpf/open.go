@@ -99,15 +99,19 @@ func Open(cfg Config) (*Objects, error) {
 	if err != nil {
 		return nil, err
 	}
+	ops, err := loadOps()
+	if err != nil {
+		return nil, err
+	}
 	o := &Objects{cfg: cfg, progs: map[string]*ebpf.Program{}, maps: map[string]*ebpf.Map{}}
-	if err := o.load(lb, sock, listen); err != nil {
+	if err := o.load(lb, sock, listen, ops); err != nil {
 		_ = o.Close()
 		return nil, err
 	}
 	return o, nil
 }
 
-func (o *Objects) load(lb, sock, listen *ebpf.CollectionSpec) error {
+func (o *Objects) load(lb, sock, listen, ops *ebpf.CollectionSpec) error {
 	m, err := o.openMeta()
 	if err != nil {
 		return err
@@ -130,6 +134,9 @@ func (o *Objects) load(lb, sock, listen *ebpf.CollectionSpec) error {
 		return err
 	}
 	if err := o.loadSpec(listen); err != nil {
+		return err
+	}
+	if err := o.loadSpec(ops); err != nil {
 		return err
 	}
 	return o.mapIntoMemory()
@@ -224,7 +231,7 @@ func isOurs(name string) bool { return strings.HasPrefix(name, "fl_") }
 
 // keepsOver tells whether a map's content outlives the agent.
 func keepsOver(name string) bool {
-	return isOurs(name) && name != lbMapFlScratch && name != lbMapFlClock && name != listenMapFlListeners && !strings.HasPrefix(name, "fl_trace")
+	return isOurs(name) && name != lbMapFlScratch && name != lbMapFlClock && name != listenMapFlListeners && name != opsMapFlListens && !strings.HasPrefix(name, "fl_trace")
 }
 
 // adoptSize lets a pinned map keep the size it was made with.

@@ -16,6 +16,15 @@ const (
 	tcpNewSynRecv = 12
 )
 
+// open tells whether somebody may wait for something on the socket.
+func (s socket) open() bool {
+	switch s.state {
+	case tcpEstablished, tcpSynRecv, tcpCloseWait, tcpNewSynRecv:
+		return true
+	}
+	return false
+}
+
 // Connections counts those open to the replicas of a service, handshakes under
 // way and half-closed ones included, those of the replica with itself not. It
 // implements activator.Meter.
@@ -36,11 +45,8 @@ func (r *Runner) Connections(name model.ServiceName) (int, error) {
 			return 0, err
 		}
 		for _, s := range all {
-			switch s.state {
-			case tcpEstablished, tcpSynRecv, tcpCloseWait, tcpNewSynRecv:
-				if slices.Contains(tcp, s.local.Port()) && !s.local.Addr().IsLoopback() {
-					n++
-				}
+			if s.open() && slices.Contains(tcp, s.local.Port()) && !s.local.Addr().IsLoopback() {
+				n++
 			}
 		}
 	}

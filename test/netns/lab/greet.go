@@ -34,11 +34,15 @@ func greet() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	for {
+	begun := time.Now()
+	for n := 1; ; n++ {
 		c, err := l.Accept()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
+		}
+		if n <= 2 { // the first is the agent's probe
+			fmt.Printf("connection %d after %d us\n", n, time.Since(begun).Microseconds())
 		}
 		go func() {
 			defer c.Close()
