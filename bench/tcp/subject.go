@@ -52,7 +52,7 @@ func fairlead(b *bench, s *subject, home string) (*exec.Cmd, error) {
 		return fmt.Sprintf("- {project: bench, user: %s, run: {containerPort: %d, servicePort: 6379}, health: {type: none}, replicas: [%s], "+
 			"expose: [{tcp: {kind: REDIS, host: %s}}]}\n", strings.Split(host, ".")[0], port, serverIP, host)
 	}
-	config := fmt.Sprintf("node: {interfaces: [], cgroup: \"\"}\nlisten: {redis: \"%s:%d\", metrics: \"\"}\nservices:\n", clientIP, s.port) +
+	config := fmt.Sprintf("node: {interfaces: [], cgroup: \"\"}\nlisten: {redis: \"%s:%d\", metrics: \"\", dashboard: \"\"}\nservices:\n", clientIP, s.port) +
 		service(requestHost, requestPort) + service(bulkHost, bulkPort)
 	file := filepath.Join(home, "fairlead.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {

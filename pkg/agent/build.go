@@ -14,6 +14,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/attach"
 	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/dashboard"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/dnsserver"
 	"github.com/fairlead-lb/fairlead/pkg/domain"
@@ -21,11 +22,13 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/ipam"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
+	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
 	"github.com/fairlead-lb/fairlead/pkg/runner/process"
 	"github.com/fairlead-lb/fairlead/pkg/source"
 	"github.com/fairlead-lb/fairlead/pkg/source/file"
+	"github.com/fairlead-lb/fairlead/pkg/standby"
 	"github.com/fairlead-lb/fairlead/pkg/tcproute"
 )
 
@@ -62,22 +65,48 @@ func build(a *Agent) (p parts, err error) {
 	}
 	links := k.hops.Links()
 	names := dnsserver.New(dnsserver.Config{Log: log, Own: func(addrs []netip.Addr) error {
-		_, err := links.Own(addrs)
+		_, err := links.Own(nexthop.ForNames, addrs)
 		return err
 	}})
 	closers = append(closers, func() { _ = names.Close() })
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
 	p.instead = func(netip.AddrPort) string { return "" }
-	workloads := activator.New(activator.Config{Runners: a.runners(&p), Log: log})
+	workloads := activator.New(activator.Config{
+		Runners: a.runners(&p), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
+	})
+	held, err := standby.New(standby.Config{
+		Log: log, Listen: k.objects.Listen,
+		Own: func(addrs []netip.Addr) error { _, err := links.Own(nexthop.ForHolding, addrs); return err },
+		Wake: func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error) {
+			return workloads.Wake(ctx, name, "connection", who)
+		},
+	})
+	if err != nil {
+		return p, err
+	}
+	closers = append(closers, held.Close)
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
 	closers = append(closers, func() { _ = scrape.Close() })
+	page := dashboard.New(dashboard.Config{Views: a.page(), Log: log})
+	closers = append(closers, func() { _ = page.Close() })
 	p.health = health.New(health.Config{Log: log, Signals: dataplane.NewSigns(k.objects)})
-	router, err := tcproute.New(tcproute.Config{Log: log, Certificates: certificates})
+	router, err := tcproute.New(tcproute.Config{
+		Log: log, Certificates: certificates,
+		Wake: func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error) {
+			return workloads.Wake(ctx, name, "connection", who)
+		},
+	})
 	if err != nil {
 		return p, err
 	}
 	closers = append(closers, func() { _ = router.Close() })
-	front := ingress.New(ingress.Config{Log: log, Certificates: certificates, Sockets: newSockets(log), Listening: p.instead})
+	front := ingress.New(ingress.Config{
+		Log: log, Certificates: certificates, Sockets: newSockets(log), Listening: p.instead,
+		Wake: func(ctx context.Context, name model.ServiceName, who string) error {
+			_, err := workloads.Wake(ctx, name, "request", who)
+			return err
+		},
+	})
 	closers = append(closers, front.Close)
 	p.withdrawal = &withdrawal{}
 	local := &renewal{}
@@ -86,7 +115,12 @@ func build(a *Agent) (p parts, err error) {
 
 	p.sources = []source.Source{required{config, fatal}, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
-	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, router, scrape, front, certificates, names}}
+	// A service falls asleep in steps, of which the data plane's is the first.
+	p.targets = [][]reconcile.Target{
+		{k.links, held},
+		{k.plane, workloads, p.health, router, scrape, page, front, certificates, names},
+		{workloads.Applied()},
+	}
 	p.forward = []reconcile.Target{k.plane}
 	p.frontAddrs = front.Addrs
 	p.drainFronts, p.requests = front.Shutdown, func() []metrics.Requests { return requestsOf(front.Counts()) }
@@ -101,6 +135,7 @@ func build(a *Agent) (p parts, err error) {
 		}},
 		{"flows", k.plane.Run},
 	}
+	p.naps, p.pooled = workloads, front.Pooled
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows

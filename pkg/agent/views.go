@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/dashboard"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
@@ -20,10 +21,29 @@ import (
 func (a *Agent) views() admin.Views {
 	return admin.Views{
 		Status: a.status, Services: a.services, Workloads: a.workloads, Flows: a.flows, Drain: a.drainAddress,
+		Sleep:        a.sleepVerb,
 		Trace:        a.trace,
 		Domains:      a.domainList,
 		Domain:       a.domain,
 		Certificates: a.certificates,
+	}
+}
+
+// page is what the dashboard shows: the views of the admin socket.
+func (a *Agent) page() dashboard.Views {
+	return dashboard.Views{
+		Status:       func() any { return a.status() },
+		Services:     func() any { return a.services() },
+		Workloads:    func() any { return a.workloads() },
+		Domains:      func() any { return a.domainList() },
+		Certificates: func() any { return a.certificates() },
+		Requests: func() []dashboard.Requests {
+			var out []dashboard.Requests
+			for _, r := range a.parts.requests() {
+				out = append(out, dashboard.Requests{Service: r.Service, Codes: r.Codes})
+			}
+			return out
+		},
 	}
 }
 
@@ -40,6 +60,7 @@ func (a *Agent) reader() metrics.Reader {
 		Behind:   func() []string { s := a.progress(); return s.Behind() },
 
 		Certificates: a.expiries,
+		Wakes:        a.wakes,
 		Questions: func() map[string]uint64 {
 			out := map[string]uint64{}
 			for _, c := range a.parts.questions() {
@@ -135,7 +156,7 @@ func (a *Agent) services() []admin.Service {
 			lacking[svc] = append(lacking[svc], string(n.feature))
 		}
 	}
-	last, names := a.lastResorts(), a.names()
+	last, names, naps := a.lastResorts(), a.names(), a.parts.naps.Naps()
 	until := time.Now().Add(looking)
 	out := make([]admin.Service, len(state.Services))
 	for i := range state.Services {
@@ -144,6 +165,12 @@ func (a *Agent) services() []admin.Service {
 		svc.NotServedYet = append(svc.NotServedYet, lacking[svc.Name]...)
 		svc.LastResort = last[svc.Name]
 		svc.Names = names[svc.Name]
+		if n, ok := naps[m.Name]; ok {
+			svc.Sleep = napOf(n)
+			if n.Stage == "stopped" {
+				svc.Wanted = 0
+			}
+		}
 		a.show(state.Settings.Node, m, &svc, until)
 		for j, p := range m.Ports {
 			c := counts[key{m.Name, p.Service, p.Protocol}]

@@ -280,3 +280,18 @@ func (e *endpoint) revive() {
 	e.gone = false
 	e.mu.Unlock()
 }
+
+// Pooled counts the connections to a replica's address that wait for the next
+// request of HTTP/1.1.
+func (t *Target) Pooled(addr netip.Addr) (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, e := range t.endpoints {
+		if k.addr.Addr() == addr {
+			e.mu.Lock()
+			n += len(e.idle)
+			e.mu.Unlock()
+		}
+	}
+	return n
+}

@@ -128,6 +128,9 @@ func (t *Target) routeStream(s *session, x *stream, w http.ResponseWriter, r *ht
 	}
 	q := query2(x, s, r, path)
 	v := x.table.decide(&q, t.cfg.Certificates)
+	if v.wake {
+		x.table, v = t.wake(r.Context(), &q, v)
+	}
 	x.verdict = v
 	switch {
 	case v.fault.code != 0:

@@ -47,6 +47,9 @@ type Config struct {
 	Limits       Limits
 	Access       *slog.Logger // of the access log, if the state asks for one; default Log
 	Sockets      Sockets      // nil: listening sockets end with the process
+	// Wake has a sleeping service started and returns when a replica of it is
+	// ready; who is why, in words. It bounds the wait itself. nil: none sleeps.
+	Wake func(ctx context.Context, name model.ServiceName, who string) error
 	// Listening says, in words, what a replica that refuses connections at an
 	// address listens on instead; empty: not known. It is asked before a 502,
 	// from many goroutines, and returns within about a second. nil: nobody knows.

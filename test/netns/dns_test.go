@@ -63,7 +63,7 @@ func TestA07InternalNames(t *testing.T) {
 		web.Workload = workload("--http", ":8090")
 		a := l.Start(t, lab.Config{
 			Services: []lab.Service{web},
-			Settings: fmt.Sprintf("listen: {dns: %q, metrics: \"\"}\ndns: {upstream: [%s]}\n", server, upstream),
+			Settings: fmt.Sprintf("listen: {dns: %q, metrics: \"\", dashboard: \"\"}\ndns: {upstream: [%s]}\n", server, upstream),
 		})
 		replicas := waitReplicas(t, a, "test/user", 2)
 		curl := func(t *testing.T, flags ...string) {
