@@ -19,6 +19,36 @@ import (
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
+// TestA28UnheardPorts: of a workload's ready replica every TCP port is looked
+// at, of others none, and after the time for it none either.
+func TestA28UnheardPorts(t *testing.T) {
+	a := &Agent{parts: parts{instead: func(to netip.AddrPort) string {
+		if to.Port() == 8090 {
+			return ""
+		}
+		return "the workload listens on *:8090"
+	}}}
+	m := &model.Service{Workload: &model.Workload{}, Ports: []model.Port{
+		{Container: 8090, Protocol: model.TCP}, {Container: 8099, Protocol: model.TCP}, {Container: 53, Protocol: model.UDP},
+	}}
+	ready := model.Backend{Addr4: netip.MustParseAddr("10.9.0.1"), Weight: 1}
+	draining := ready
+	draining.Condition = model.Draining
+	soon, fixed := time.Now().Add(time.Hour), *m
+	fixed.Workload = nil
+	const says = "nothing listens on 10.9.0.1:8099: the workload listens on *:8090"
+	if got := a.unheard(m, ready, soon); got != says {
+		t.Errorf("%q, want %q", got, says)
+	}
+	for what, got := range map[string]string{
+		"late": a.unheard(m, ready, time.Now().Add(-time.Second)), "draining": a.unheard(m, draining, soon), "fixed": a.unheard(&fixed, ready, soon),
+	} {
+		if got != "" {
+			t.Errorf("%s: %q, want nothing", what, got)
+		}
+	}
+}
+
 // A replica that packets do not reach is not ready, and a person is told which
 // one, what was found and what to do.
 func TestUnreachableReplicas(t *testing.T) {

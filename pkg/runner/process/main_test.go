@@ -100,7 +100,31 @@ func isolate() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
-	return unix.Mount("proc", "/proc", "proc", 0, "")
+	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+		return err
+	}
+	return forgetOthers()
+}
+
+// forgetOthers unmounts, here alone, the namespaces and BPF file systems of
+// agents and tests on this machine: they go whenever those end, and tests here
+// compare mounts.
+func forgetOthers() error {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		about, kind, _ := strings.Cut(line, " - ")
+		if !strings.HasPrefix(kind, "nsfs ") && !strings.HasPrefix(kind, "bpf ") {
+			continue
+		}
+		err := unix.Unmount(strings.Fields(about)[4], unix.MNT_DETACH)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // gone meanwhile
+			return err
+		}
+	}
+	return nil
 }
 
 func runEcho() error {
