@@ -169,7 +169,6 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 		questions:    func() []dnsserver.Count { return nil },
 		health:       health.New(health.Config{}), hop: func(netip.Addr) (nexthop.Hop, bool) { return nexthop.Hop{}, false },
 		requests: func() []metrics.Requests { return nil }, drainFronts: func(context.Context) error { return nil },
-		instead:    func(netip.AddrPort) string { return "" },
 		frontAddrs: func() (plain, secure net.Addr) { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}, nil },
 		reload:     func() {}, configError: func() error { return nil }, configErrors: func() uint64 { return 3 },
 		attached: func() ([]admin.Interface, []admin.Cgroup) {
