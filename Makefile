@@ -128,19 +128,19 @@ bench-packet: ## ns per packet beside a bare XDP_TX and an LRU hash, control pla
 
 .PHONY: bench-netns
 bench-netns: build ## the whole path, beside plain routing, nftables, iptables, nginx, HAProxy (root); ARGS as above
-	@$(SUDO) bench/setup.sh $(BENCH_PACKAGES)
+	@scripts/setup.sh packages $(BENCH_PACKAGES)
 	$(GO) build -buildvcs=false -o bin/bench-netns ./bench/netns
 	@$(SUDO) bin/bench-netns -revision $(VERSION) $(ARGS)
 
 .PHONY: bench-tcp
 bench-tcp: build ## routing by server name, beside nginx stream and HAProxy (root); ARGS as above
-	@$(SUDO) bench/setup.sh $(BENCH_PACKAGES)
+	@scripts/setup.sh packages $(BENCH_PACKAGES)
 	$(GO) build -buildvcs=false -o bin/bench-tcp ./bench/tcp
 	@$(SUDO) bin/bench-tcp -revision $(VERSION) $(ARGS)
 
 .PHONY: bench-http
 bench-http: ## CPU per HTTP request and per TLS handshake, beside nginx and HAProxy (root); ARGS as above
-	@$(SUDO) bench/setup.sh nginx haproxy
+	@scripts/setup.sh packages nginx haproxy
 	$(GO) build -buildvcs=false -o bin/bench-http ./bench/http
 	@$(SUDO) bin/bench-http -revision $(VERSION) $(ARGS)
 

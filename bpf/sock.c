@@ -108,6 +108,8 @@ static __always_inline int translate(struct bpf_sock_addr *ctx, bool v6)
 		vip.vip = key.vip;
 		return bpf_map_lookup_elem(&fl_services, &vip) ? refuse() : ALLOW;
 	}
+	if (svc->flags & SVC_SLEEP)
+		return ALLOW; /* the VIP is this host's: the connection is held there (listen.c) */
 	b = backend_at(svc, place_of(ctx, &key, svc->affinity), &id);
 	if (!b)
 		return refuse();

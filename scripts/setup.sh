@@ -8,6 +8,7 @@
 #   host      what `make` itself needs, on a machine with nothing (Vagrant, debootstrap)
 #   vm        run the tests on other kernels in QEMU
 #   fresh     prove the README's commands in a bare Debian root
+#   packages PACKAGE…  these
 # It installs only what is missing, so a second call is quick and works offline.
 set -eu
 
@@ -59,6 +60,18 @@ refresh_lists() {
 		die "apt-get update: cannot refresh the package lists; see the lines above"
 }
 
+# In a shell of root's: Debian's maintainer scripts ask policy-rc.d before they
+# start a service. Whoever installs nginx or a database here starts it himself.
+# shellcheck disable=SC2016 # that shell expands it
+SERVICES_OFF='policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+	trap "rm -f $policy" EXIT
+	trap "exit 1" INT TERM
+	printf "#!/bin/sh\\nexit 101\\n" >"$policy"
+	chmod +x "$policy"
+fi
+"$@"'
+
 install_lacking() {
 	lacking=$(missing "$@")
 	if [ -z "$lacking" ]; then
@@ -71,7 +84,7 @@ install_lacking() {
 	apt-get install --dry-run -q --no-install-recommends $lacking >/dev/null 2>&1 || refresh_lists force
 	say "installing $lacking"
 	# shellcheck disable=SC2086
-	as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -q install -y \
+	as_root sh -c "$SERVICES_OFF" sh env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -q install -y \
 		--no-install-recommends $lacking >&2 ||
 		die "apt-get install: some of these cannot be had: $lacking"
 }
@@ -154,6 +167,10 @@ vm)
 	install_lacking $VM
 	require_go
 	;;
+packages)
+	shift
+	install_lacking "$@"
+	;;
 fresh)
 	require_root
 	# shellcheck disable=SC2086
@@ -161,6 +178,6 @@ fresh)
 	require_go
 	;;
 *)
-	die "usage: setup.sh run|test|generate|host|vm|fresh|vagrant"
+	die "usage: setup.sh run|test|generate|host|vm|fresh|vagrant|packages PACKAGE…"
 	;;
 esac

@@ -47,6 +47,7 @@ var arrows = map[string][]string{
 	"domain":         {"model", "names", "source"}, // source: it publishes the hosts that are confirmed
 	"dnsserver":      {"model", "reconcile"},
 	"activator":      {"model", "reconcile", "conn", "source"}, // source: it publishes the replicas that are ready
+	"standby":        {"model", "reconcile", "conn"},
 	"runner/process": {"activator", "model", "ipam"},
 	"runner/docker":  {"activator", "model"},
 	"runner/kube":    {"activator", "model"},

@@ -55,6 +55,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		},
 		Behind: func() []string { return nil },
 
+		Wakes:        func() metrics.Wakes { return metrics.Wakes{Counts: []metrics.WakeCount{{}}} },
 		Questions:    func() map[string]uint64 { return map[string]uint64{"": 0} },
 		Certificates: func() []metrics.Certificate { return []metrics.Certificate{{}} },
 	}, metrics.Build{})

@@ -4,6 +4,7 @@
 
 #include "frag.h"
 #include "parse.h"
+#include "sleep.h"
 #include "slow.h"
 
 /*
@@ -140,6 +141,11 @@ static __always_inline int balance(struct pkt *p)
 	h = &s->hop;
 	h->how = EXIT_NONE;
 	svc = p->key->proto == IPPROTO_TCP ? service_find(&p->key->dst, p->key->dport, IPPROTO_TCP) : NULL;
+	if (svc && svc->flags & SVC_WAKES) {
+		why = sleep_of(p, svc);
+		if (why != REASON_FORWARDED)
+			return why == REASON_HELD ? pass(p, why) : drop(p, why);
+	}
 	if (svc && !(svc->flags & SVC_FLOWS)) {
 		entries = false;
 		why = direct_of(p, svc, x, h, &entries);
@@ -163,8 +169,12 @@ static __always_inline int balance(struct pkt *p)
 		return forward(p, x, h, why);
 	case REASON_NOT_OURS:
 		return pass(p, why);
-	case REASON_PORT_REFUSED:
 	case REASON_NO_BACKEND:
+		/* What belongs to no flow is the kernel's: it may be the end of a handshake by SYN cookie. */
+		if (svc && svc->flags & SVC_SLEEP)
+			return pass(p, REASON_HELD);
+		return out_of_line(p, SLOW_REFUSE, why);
+	case REASON_PORT_REFUSED:
 		return out_of_line(p, SLOW_REFUSE, why);
 	default:
 		return drop(p, why);

@@ -111,7 +111,7 @@ static __always_inline void pkt_reload(struct pkt *p)
  * a map is any value. Without it everything after the parser is verified once
  * for each number of tags and headers, and loading takes seconds. It takes
  * scratch from its caller: on a way out here the verifier would remember all,
- * and before Linux 6.12 give up at a million instructions.
+ * and some kernels (5.10, 6.1) give up at a million instructions.
  */
 static __always_inline void pkt_forget(struct pkt *p, struct scratch *s)
 {

@@ -52,6 +52,8 @@ enum {
 	SVC_FLOWS = 1 << 1, /* a packet goes where its flow entry says, not where the table does */
 	SVC_NAT = 1 << 2,   /* backends see an address and port of fl_sources, not the client's; with SVC_FLOWS */
 	SVC_LEAST = 1 << 3, /* of some backends the table names, the one with the fewest flows; with SVC_FLOWS */
+	SVC_WAKES = 1 << 4, /* may sleep: sockets of this host may hold connections to it (sleep.h) */
+	SVC_SLEEP = 1 << 5, /* sleeps: they take the new ones; with SVC_WAKES */
 };
 
 /* A longest-prefix match of sources within one service. */
@@ -299,9 +301,11 @@ struct scratch {
 	struct slow_pkt slow;
 	struct flow_key quote_key;
 	struct addr icmp_src;
-	struct xlate xlate; /* what the packet at hand becomes */
-	struct hop hop;	    /* and how it leaves */
-	__u32 mtu;	    /* of the link it does not fit */
+	struct xlate xlate;	     /* what the packet at hand becomes */
+	struct hop hop;		     /* and how it leaves */
+	__u32 mtu;		     /* of the link it does not fit */
+	struct bpf_sock_tuple tuple; /* of is_held */
+	__u32 pad5;
 };
 
 /*
@@ -333,6 +337,7 @@ enum reason {
 	REASON_RATE_LIMITED,   /* drop: the client opens connections too fast */
 	REASON_TOO_BIG,	       /* answer: does not fit the link it must leave by */
 	REASON_NO_SOURCE_PORT, /* drop: mode full-nat, and every port of every source is in use */
+	REASON_HELD,	       /* pass: to a service that sleeps, or slept when the connection was opened */
 	REASON_MAX,
 };
 

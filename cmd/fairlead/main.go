@@ -92,6 +92,7 @@ Start it with "fairlead run"; then look with "fairlead status".`,
 		a.run(), a.check(), a.doctor(), a.status(), a.services(), a.flows(), a.domains(), a.certificates(),
 		a.workloads(), a.top(), a.trace(), a.drain(), a.domain(), a.detach(), a.echo(), a.completion(), a.version(),
 	)
+	root.AddCommand(a.sleepVerbs()...)
 	return root
 }
 

@@ -152,6 +152,9 @@ func (a *app) printService(s admin.Service) {
 	add("drain", s.Drain)
 	add("runs on", s.Workload)
 	add("replicas", replicasOf(s))
+	if s.Sleep != nil {
+		add("sleep", s.Sleep.String())
+	}
 	add("checks", s.LastResort)
 	add("not yet", strings.Join(s.NotServedYet, ", "))
 	t.write(a.out, p, "")
@@ -174,6 +177,10 @@ func (a *app) printService(s admin.Service) {
 	}
 	a.printHosts(s.Hosts)
 	fmt.Fprintln(a.out)
+	if len(s.Replicas) == 0 && s.Sleep != nil && s.Sleep.Stage != "stopped" {
+		fmt.Fprintln(a.out, "no replica runs: the first connection or request starts one and is answered by it")
+		return
+	}
 	if len(s.Replicas) == 0 {
 		fmt.Fprintln(a.out, "no replicas: connections are refused; look at \"fairlead workloads\", or list addresses under \"replicas:\"")
 		return

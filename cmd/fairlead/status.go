@@ -15,13 +15,25 @@ import (
 
 func (a *app) status() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "status",
-		Short: "How the agent is: sources, targets, interfaces, problems",
-		Args:  cobra.NoArgs,
+		Use:               "status [PROJECT/USER]",
+		Short:             "How the agent is: sources, targets, interfaces, problems; or how one service is",
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: serviceNames,
 	}
 	run, asJSON := runFlag(c), outputFlag(c)
-	c.RunE = func(c *cobra.Command, _ []string) error {
+	c.RunE = func(c *cobra.Command, args []string) error {
 		return withAgent(*run, func(client *admin.Client) error {
+			if name := first(args); name != "" {
+				s, err := client.Service(c.Context(), name)
+				if err != nil {
+					return err
+				}
+				if asJSON() {
+					return printJSON(a.out, s)
+				}
+				a.printService(s)
+				return nil
+			}
 			s, err := client.Status(c.Context())
 			if err != nil {
 				return err

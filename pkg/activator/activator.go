@@ -85,6 +85,16 @@ type Config struct {
 	// Retry bounds the time before a Runner whose Run failed is run again.
 	// Default 10 s.
 	Retry time.Duration
+	// SleepFile keeps over restarts which services sleep and which are stopped;
+	// empty: nothing is kept.
+	SleepFile string
+	// Opened counts the connections that the data plane has led to services so
+	// far. Default: none are known.
+	Opened func() map[model.ServiceName]uint64
+	// Pooled counts the connections to a replica's address that a front keeps
+	// for its next request: they are no use of it. Default: none.
+	Pooled func(netip.Addr) int
+	Now    func() time.Time // default time.Now
 }
 
 // Activator is the reconcile.Target that has workloads run. What is running
@@ -95,6 +105,11 @@ type Activator struct {
 
 	mu     sync.Mutex
 	failed map[string]error // by driver: why its Runner does not run
+
+	sleep    sleepers
+	keeping  sync.Mutex // one writer of the SleepFile at a time
+	applying sync.Mutex // one Apply of the Runners at a time
+	last     *model.State
 }
 
 // New makes the Activator of a set of Runners.
@@ -105,7 +120,17 @@ func New(cfg Config) *Activator {
 	if cfg.Retry == 0 {
 		cfg.Retry = 10 * time.Second
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Opened == nil {
+		cfg.Opened = func() map[model.ServiceName]uint64 { return nil }
+	}
+	if cfg.Pooled == nil {
+		cfg.Pooled = func(netip.Addr) int { return 0 }
+	}
 	a := &Activator{cfg: cfg, failed: map[string]error{}}
+	a.recall()
 	a.source = &workloads{activator: a, changed: make(chan struct{}, 1)}
 	return a
 }
@@ -113,7 +138,8 @@ func New(cfg Config) *Activator {
 // Name is "activator".
 func (a *Activator) Name() string { return "activator" }
 
-// Serves lists the drivers that there is a Runner for.
+// Serves lists the drivers that there is a Runner for, and the sleep of their
+// workloads.
 func (a *Activator) Serves() []model.Feature {
 	known := map[string]model.Feature{
 		"process": model.FeatureProcess, "docker": model.FeatureDocker, "kubernetes": model.FeatureKubernetes,
@@ -124,16 +150,36 @@ func (a *Activator) Serves() []model.Feature {
 			fs = append(fs, f)
 		}
 	}
+	if len(fs) > 0 {
+		fs = append(fs, model.FeatureSleep)
+	}
 	return fs
 }
 
 // Apply tells every Runner which of the state's workloads are its own.
 // Workloads whose driver has no Runner are left alone.
 func (a *Activator) Apply(ctx context.Context, s *model.State) error {
+	drivers, running := map[string]bool{}, map[model.ServiceName]bool{}
+	for _, r := range a.cfg.Runners {
+		drivers[r.Driver()] = true
+		for _, rep := range r.Replicas() {
+			running[rep.Service] = running[rep.Service] || rep.Phase != Stopping
+		}
+	}
+	a.sleep.learn(s, drivers, a.cfg.Now(), running)
+	a.source.notify()
+	a.sleep.poke()
+	a.applying.Lock()
+	defer a.applying.Unlock()
+	a.last = s
+	return a.applyLocked(ctx, s)
+}
+
+func (a *Activator) applyLocked(ctx context.Context, s *model.State) error {
 	specs := map[string][]Spec{}
 	for i := range s.Services {
 		if svc := s.Services[i]; svc.Workload != nil {
-			specs[svc.Workload.Driver] = append(specs[svc.Workload.Driver], specOf(svc))
+			specs[svc.Workload.Driver] = append(specs[svc.Workload.Driver], a.specOf(svc))
 		}
 	}
 	var errs []error
@@ -148,13 +194,17 @@ func (a *Activator) Apply(ctx context.Context, s *model.State) error {
 	return errors.Join(errs...)
 }
 
-// specOf is the workload of a service. Nothing sleeps yet, so one replica runs
-// even where none has to.
-func specOf(svc *model.Service) Spec {
-	n := max(1, svc.Workload.Scale.Min)
+// wantedOf is how many replicas of a service run while it is in use.
+func wantedOf(svc *model.Service) int {
 	if svc.Workload.Scale.Paused {
-		n = 0
+		return 0
 	}
+	return max(1, svc.Workload.Scale.Min)
+}
+
+// specOf is the workload of a service, with the replicas it shall have now.
+func (a *Activator) specOf(svc *model.Service) Spec {
+	n := a.sleep.replicas(svc.Name, wantedOf(svc))
 	return Spec{Service: svc.Name, Workload: *svc.Workload, Ports: svc.Ports, Replicas: n, Drain: svc.Drain}
 }
 

@@ -57,6 +57,7 @@ func (w *workloads) Run(ctx context.Context, publish func(source.Part)) error {
 		})
 	}
 	adopting.Wait()
+	wg.Go(func() { w.activator.watch(ctx) })
 	for ctx.Err() == nil {
 		w.update()
 		select {
@@ -109,7 +110,8 @@ func (w *workloads) notify() {
 
 // update publishes if the replicas differ from what was published.
 func (w *workloads) update() {
-	part := partOf(w.activator.Replicas())
+	replicas := w.activator.observe()
+	part := w.activator.partOf(replicas)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.publish == nil || w.withdrawn || w.synced && reflect.DeepEqual(part, w.last) {
@@ -135,16 +137,22 @@ func (w *workloads) isWithdrawn() bool {
 }
 
 // partOf makes backends of the replicas that serve, and of those that still
-// have connections to finish.
-func partOf(replicas []Replica) source.Part {
-	part := source.Part{Replicas: map[model.ServiceName][]model.Backend{}}
+// have connections to finish; and says which services sleep.
+func (a *Activator) partOf(replicas []Replica) source.Part {
+	part := source.Part{Replicas: map[model.ServiceName][]model.Backend{}, Sleep: map[model.ServiceName]model.Sleep{}}
+	a.sleep.mu.Lock()
+	defer a.sleep.mu.Unlock()
 	for _, r := range replicas {
-		b := model.Backend{Addr4: r.Addr4, Addr6: r.Addr6, Weight: 1, Replica: r.ID}
+		x, b := a.sleep.by[r.Service], backendOf(r, model.Ready)
 		switch {
 		case len(b.Addrs()) == 0:
 			continue
+		case r.Phase == Ready && x != nil && (x.stage == dozing || x.stage == asleep):
+			b.Condition = model.Draining
 		case r.Phase == Ready:
-			b.Condition = model.Ready
+			if x != nil {
+				part.Sleep[r.Service] = model.Awake
+			}
 		case r.Phase == Stopping:
 			b.Condition = model.Draining
 		default:
@@ -152,5 +160,16 @@ func partOf(replicas []Replica) source.Part {
 		}
 		part.Replicas[r.Service] = append(part.Replicas[r.Service], b)
 	}
+	for name := range a.sleep.by {
+		if _, stopped := a.sleep.stopped[name]; stopped {
+			delete(part.Sleep, name)
+		} else if part.Sleep[name] == model.NeverSleeps {
+			part.Sleep[name] = model.Asleep
+		}
+	}
 	return part
+}
+
+func backendOf(r Replica, c model.Condition) model.Backend {
+	return model.Backend{Addr4: r.Addr4, Addr6: r.Addr6, Weight: 1, Replica: r.ID, Condition: c}
 }

@@ -12,6 +12,7 @@ import (
 	"context"
 	"net/netip"
 	"path/filepath"
+	"time"
 )
 
 // SocketPath is where the agent of a run directory listens.
@@ -34,6 +35,9 @@ type Views struct {
 	// Domain does a verb on an own domain. Its error is the operator's; a
 	// *Refusal says with which status.
 	Domain func(ctx context.Context, r DomainRequest) (DomainResult, error)
+	// Sleep does a verb on a workload. Its error is the operator's; a *Refusal
+	// says with which status.
+	Sleep func(ctx context.Context, r SleepRequest) (SleepResult, error)
 	// Drain starts or ends the drain of an address. Its error is the
 	// operator's: the address is unknown, or the drain cannot be kept.
 	Drain func(ctx context.Context, r DrainRequest) (DrainResult, error)
@@ -57,6 +61,49 @@ type FlowQuery struct {
 	Client  netip.Addr
 	Backend netip.Addr
 	Limit   int // 0: no limit
+}
+
+// SleepRequest is the body of POST /v1/sleep.
+type SleepRequest struct {
+	Service string `json:"service"` // PROJECT/USER
+	Verb    string `json:"verb"`    // "wake" | "sleep" | "stop" | "start"
+}
+
+// SleepResult tells how a workload is after a verb.
+type SleepResult struct {
+	Service string `json:"service"`
+	Sleep   Nap    `json:"sleep"`
+}
+
+// Nap is whether a workload runs, and why.
+type Nap struct {
+	Stage   string     `json:"stage"` // "asleep" | "waking" | "awake" | "dozing" | "stopped" | "running": it never sleeps
+	Since   *time.Time `json:"since,omitempty"`
+	Cause   string     `json:"cause,omitempty"`
+	Waiting int        `json:"waiting,omitempty"` // connections and requests that wait for it
+	Until   *time.Time `json:"until,omitempty"`   // when it falls asleep if nobody uses it
+	Note    string     `json:"note,omitempty"`    // why it does not fall asleep
+}
+
+// String says it to a person.
+func (n Nap) String() string {
+	out := n.Stage
+	if n.Since != nil {
+		out += " since " + n.Since.Local().Format(time.DateTime)
+	}
+	if n.Cause != "" {
+		out += " because of: " + n.Cause
+	}
+	if n.Waiting > 0 {
+		out += "; " + plural(n.Waiting, "connection") + " waiting for it"
+	}
+	if n.Until != nil {
+		out += "; falls asleep at " + n.Until.Local().Format(time.DateTime) + " if nobody uses it until then"
+	}
+	if n.Note != "" {
+		out += "; " + n.Note
+	}
+	return out
 }
 
 // DrainRequest is the body of POST /v1/drain.

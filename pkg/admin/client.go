@@ -101,6 +101,13 @@ func (c *Client) Domain(ctx context.Context, r DomainRequest) (DomainResult, err
 	return res, err
 }
 
+// Sleep does a verb on a workload.
+func (c *Client) Sleep(ctx context.Context, r SleepRequest) (SleepResult, error) {
+	var res SleepResult
+	_, err := c.call(ctx, "POST", "/v1/sleep", r, &res)
+	return res, err
+}
+
 // Flows yields tracked connections as they arrive, until yield returns false.
 func (c *Client) Flows(ctx context.Context, q FlowQuery, yield func(Flow) bool) error {
 	v := url.Values{}

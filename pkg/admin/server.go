@@ -163,6 +163,7 @@ func (s *Server) Handler() http.Handler {
 	})
 	mux.HandleFunc("POST /v1/drain", s.drain)
 	mux.HandleFunc("POST /v1/domain", s.domain)
+	mux.HandleFunc("POST /v1/sleep", s.sleep)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, fmt.Errorf("%s %s: no such call", r.Method, r.URL.Path))
 	})
@@ -248,6 +249,23 @@ func (s *Server) domain(w http.ResponseWriter, r *http.Request) {
 		for i := range res.Records {
 			res.Records[i].Want, res.Records[i].Found = list(res.Records[i].Want), list(res.Records[i].Found)
 		}
+		reply(w, http.StatusOK, res)
+	}
+}
+
+func (s *Server) sleep(w http.ResponseWriter, r *http.Request) {
+	var req SleepRequest
+	if !decode(w, r, &req) {
+		return
+	}
+	res, err := s.cfg.Views.Sleep(r.Context(), req)
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		fail(w, refusal.Code, err)
+	case err != nil:
+		fail(w, http.StatusBadRequest, err)
+	default:
 		reply(w, http.StatusOK, res)
 	}
 }

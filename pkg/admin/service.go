@@ -25,6 +25,7 @@ type Service struct {
 	Names        []Name     `json:"names,omitempty"`      // TLS server names that lead to it
 	Hosts        []Host     `json:"hosts,omitempty"`      // of the HTTP front
 	LastResort   string     `json:"lastResort,omitempty"` // why failing checks take no replica out
+	Sleep        *Nap       `json:"sleep,omitempty"`      // of one that may sleep, or is stopped
 	NotServedYet []string   `json:"notServedYet"`
 }
 
@@ -126,13 +127,12 @@ func NewService(m *model.Service) Service {
 	return s
 }
 
-// Wanted is how many replicas a service should have. Nothing sleeps yet, so a
-// workload with scale.min 0 has one.
+// Wanted is how many replicas a service should have now.
 func Wanted(m *model.Service) int {
 	switch {
 	case m.Workload == nil:
 		return len(m.Backends)
-	case m.Workload.Scale.Paused:
+	case m.Workload.Scale.Paused, m.Sleep == model.Asleep:
 		return 0
 	}
 	return max(1, m.Workload.Scale.Min)

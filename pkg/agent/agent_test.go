@@ -164,6 +164,8 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 		withdrawal: w, drains: drains,
 		certificates: func() []autocert.Certificate { return nil },
 		domains:      domains,
+		naps:         activator.New(activator.Config{}),
+		pooled:       func(netip.Addr) int { return 0 },
 		questions:    func() []dnsserver.Count { return nil },
 		health:       health.New(health.Config{}), hop: func(netip.Addr) (nexthop.Hop, bool) { return nexthop.Hop{}, false },
 		requests: func() []metrics.Requests { return nil }, drainFronts: func(context.Context) error { return nil },

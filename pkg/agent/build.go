@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"slices"
@@ -22,11 +23,13 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/ipam"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
+	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
 	"github.com/fairlead-lb/fairlead/pkg/runner/process"
 	"github.com/fairlead-lb/fairlead/pkg/source"
 	"github.com/fairlead-lb/fairlead/pkg/source/file"
+	"github.com/fairlead-lb/fairlead/pkg/standby"
 	"github.com/fairlead-lb/fairlead/pkg/tcproute"
 )
 
@@ -63,23 +66,48 @@ func build(a *Agent) (p parts, err error) {
 	}
 	links := k.hops.Links()
 	names := dnsserver.New(dnsserver.Config{Log: log, Own: func(addrs []netip.Addr) error {
-		_, err := links.Own(addrs)
+		_, err := links.Own(nexthop.ForNames, addrs)
 		return err
 	}})
 	closers = append(closers, func() { _ = names.Close() })
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
-	workloads := activator.New(activator.Config{Runners: a.runners(&p), Log: log})
+	p.instead = func(netip.AddrPort) string { return "" }
+	workloads := activator.New(activator.Config{
+		Runners: a.runners(&p, k.objects.WatchListens), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
+	})
+	held, err := standby.New(standby.Config{
+		Log: log, Listen: k.objects.Listen,
+		Own: func(addrs []netip.Addr) error { _, err := links.Own(nexthop.ForHolding, addrs); return err },
+		Wake: func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error) {
+			return workloads.Wake(ctx, name, "connection", who)
+		},
+	})
+	if err != nil {
+		return p, err
+	}
+	closers = append(closers, held.Close)
 	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
 	closers = append(closers, func() { _ = scrape.Close() })
 	page := dashboard.New(dashboard.Config{Views: a.page(), Log: log})
 	closers = append(closers, func() { _ = page.Close() })
 	p.health = health.New(health.Config{Log: log, Signals: dataplane.NewSigns(k.objects)})
-	router, err := tcproute.New(tcproute.Config{Log: log, Certificates: certificates})
+	router, err := tcproute.New(tcproute.Config{
+		Log: log, Certificates: certificates,
+		Wake: func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error) {
+			return workloads.Wake(ctx, name, "connection", who)
+		},
+	})
 	if err != nil {
 		return p, err
 	}
 	closers = append(closers, func() { _ = router.Close() })
-	front := ingress.New(ingress.Config{Log: log, Certificates: certificates, Sockets: newSockets(log)})
+	front := ingress.New(ingress.Config{
+		Log: log, Certificates: certificates, Sockets: newSockets(log), Listening: p.instead,
+		Wake: func(ctx context.Context, name model.ServiceName, who string) error {
+			_, err := workloads.Wake(ctx, name, "request", who)
+			return err
+		},
+	})
 	closers = append(closers, front.Close)
 	p.withdrawal = &withdrawal{}
 	local := &renewal{}
@@ -88,21 +116,23 @@ func build(a *Agent) (p parts, err error) {
 
 	p.sources = []source.Source{required{config, fatal}, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
-	p.targets = [][]reconcile.Target{{k.links}, {k.plane, workloads, p.health, router, scrape, page, front, certificates, names}}
-	p.forward = []reconcile.Target{k.plane}
+	plane := &told{Target: k.plane, tell: workloads.Applied}
+	p.targets = [][]reconcile.Target{{k.links, held}, {plane, workloads, p.health, router, scrape, page, front, certificates, names}}
+	p.forward = []reconcile.Target{plane}
 	p.frontAddrs = front.Addrs
 	p.drainFronts, p.requests = front.Shutdown, func() []metrics.Requests { return requestsOf(front.Counts()) }
 	taken := &ownAddress{local: links.Local}
 	p.complete = taken.before(ipam.New(ipam.Config{Path: vipsFile(state), Log: log, Local: taken.list}).Complete)
 	p.workers = []worker{
 		{"next hops", func(ctx context.Context) error {
-			return k.hops.Run(ctx, func(c nexthop.Change) { a.engine.follow(c, k.plane, k.links, local.again) })
+			return k.hops.Run(ctx, func(c nexthop.Change) { a.engine.follow(c, plane, k.links, local.again) })
 		}},
 		{"interfaces", func(ctx context.Context) error {
-			return k.links.Watch(ctx, func() { a.engine.follow(nexthop.Change{Tracked: true, Addrs: true}, k.plane, k.links, local.again) })
+			return k.links.Watch(ctx, func() { a.engine.follow(nexthop.Change{Tracked: true, Addrs: true}, plane, k.links, local.again) })
 		}},
 		{"flows", k.plane.Run},
 	}
+	p.naps, p.pooled = workloads, front.Pooled
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows
@@ -164,10 +194,10 @@ func openKernel(cfg Config, closers *[]func()) (k kernel, err error) {
 
 // runners makes those drivers that this host can run. One that it cannot is
 // no reason not to balance the rest: its workloads are reported as not served.
-func (a *Agent) runners(p *parts) []activator.Runner {
+func (a *Agent) runners(p *parts, listens func(string, func()) (io.Closer, error)) []activator.Runner {
 	var out []activator.Runner
 	r, err := process.New(process.Config{
-		StateDir: workloadsState(a.cfg.StateDir), RunDir: workloadsRun(a.cfg.RunDir), Log: a.cfg.Log,
+		StateDir: workloadsState(a.cfg.StateDir), RunDir: workloadsRun(a.cfg.RunDir), Log: a.cfg.Log, Listens: listens,
 		Resolver: func() string { return dnsserver.ResolvConf(a.engine.state(), "") },
 		Network: func() (v4, v6 netip.Prefix) {
 			n := a.engine.state().Settings.Network
@@ -178,7 +208,7 @@ func (a *Agent) runners(p *parts) []activator.Runner {
 		a.cfg.Log.Error("workloads of driver process cannot run", "error", err)
 		p.problems = append(p.problems, "workloads of driver process cannot run: "+err.Error())
 	} else {
-		out = append(out, r)
+		out, p.instead = append(out, r), r.Listening
 	}
 	return out
 }

@@ -81,16 +81,21 @@ func removeRun(runDir string) error {
 	return nil
 }
 
-// disown takes the name server's address from this host.
+// disown takes from this host the addresses that were made local: the name
+// server's, and those of services that may sleep.
 func disown() (removed []string, err error) {
 	links, err := nexthop.OpenLinks()
 	if err != nil {
 		return nil, err
 	}
 	defer links.Close()
-	addrs, err := links.Own(nil)
-	for _, a := range addrs {
-		removed = append(removed, "local address "+a.String())
+	var errs []error
+	for _, why := range []nexthop.Purpose{nexthop.ForNames, nexthop.ForHolding} {
+		addrs, err := links.Own(why, nil)
+		errs = append(errs, err)
+		for _, a := range addrs {
+			removed = append(removed, "local address "+a.String())
+		}
 	}
-	return removed, err
+	return removed, errors.Join(errs...)
 }

@@ -17,4 +17,5 @@ func vipsFile(stateDir string) string          { return filepath.Join(stateDir, 
 func drainsFile(stateDir string) string        { return filepath.Join(stateDir, "drains.json") }
 func domainsFile(stateDir string) string       { return filepath.Join(stateDir, "domains.json") }
 func certificatesState(stateDir string) string { return filepath.Join(stateDir, "certificates") }
+func sleepFile(stateDir string) string         { return filepath.Join(stateDir, "sleep.json") }
 func workloadsState(stateDir string) string    { return filepath.Join(stateDir, "workloads") }

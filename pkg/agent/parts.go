@@ -59,6 +59,9 @@ type parts struct {
 	trace        func(context.Context, bpf.TraceFilter, func([]bpf.TraceEvent, uint64) bool) error
 	nodeAddrs    func(interfaces []string) ([]netip.Addr, error)
 	replicas     func() []activator.Replica
+	naps         *activator.Activator
+	pooled       func(netip.Addr) int        // connections that the HTTP front keeps for later
+	instead      func(netip.AddrPort) string // what a replica listens on where nothing answers; empty: all is well, or nobody knows
 	tcp          tcpFront
 	requests     func() []metrics.Requests
 	frontAddrs   func() (plain, secure net.Addr)

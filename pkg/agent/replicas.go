@@ -4,7 +4,9 @@ package agent
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/admin"
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -62,10 +64,32 @@ func trouble(hop nexthop.Hop) string {
 	return ""
 }
 
+// unheard says which TCP ports nothing listens on in a replica that this host
+// runs, and what does (row A28). After until nobody looks any more.
+func (a *Agent) unheard(m *model.Service, b model.Backend, until time.Time) string {
+	if m.Workload == nil || b.Condition != model.Ready {
+		return ""
+	}
+	var out []string
+	for _, p := range m.Ports {
+		if p.Protocol != model.TCP || time.Now().After(until) {
+			continue
+		}
+		at := netip.AddrPortFrom(b.Addrs()[0], p.Container)
+		if why := a.parts.instead(at); why != "" {
+			out = append(out, fmt.Sprintf("nothing listens on %s: %s", at, why))
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
 // show adds to the view of a service what is known of its replicas.
-func (a *Agent) show(node model.Node, m *model.Service, to *admin.Service) {
+func (a *Agent) show(node model.Node, m *model.Service, to *admin.Service, until time.Time) {
 	for i, b := range m.Backends {
 		f, r := a.find(node, m.Name, b), &to.Replicas[i]
+		if f.problem == "" {
+			f.problem = a.unheard(m, b, until)
+		}
 		r.Problem, r.Unreachable, r.Reason = f.problem, f.unreachable, f.reason
 		if f.checked {
 			r.Check = "passing"

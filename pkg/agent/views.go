@@ -21,6 +21,7 @@ import (
 func (a *Agent) views() admin.Views {
 	return admin.Views{
 		Status: a.status, Services: a.services, Workloads: a.workloads, Flows: a.flows, Drain: a.drainAddress,
+		Sleep:        a.sleepVerb,
 		Trace:        a.trace,
 		Domains:      a.domainList,
 		Domain:       a.domain,
@@ -59,6 +60,7 @@ func (a *Agent) reader() metrics.Reader {
 		Behind:   func() []string { s := a.progress(); return s.Behind() },
 
 		Certificates: a.expiries,
+		Wakes:        a.wakes,
 		Questions: func() map[string]uint64 {
 			out := map[string]uint64{}
 			for _, c := range a.parts.questions() {
@@ -132,6 +134,9 @@ func (a *Agent) front(state *model.State) (f admin.Front) {
 	return f
 }
 
+// looking bounds how long one view looks into the replicas of workloads.
+const looking = 500 * time.Millisecond
+
 func (a *Agent) services() []admin.Service {
 	state := a.engine.state()
 	type key struct {
@@ -151,7 +156,8 @@ func (a *Agent) services() []admin.Service {
 			lacking[svc] = append(lacking[svc], string(n.feature))
 		}
 	}
-	last, names := a.lastResorts(), a.names()
+	last, names, naps := a.lastResorts(), a.names(), a.parts.naps.Naps()
+	until := time.Now().Add(looking)
 	out := make([]admin.Service, len(state.Services))
 	for i := range state.Services {
 		m := state.Services[i]
@@ -159,7 +165,13 @@ func (a *Agent) services() []admin.Service {
 		svc.NotServedYet = append(svc.NotServedYet, lacking[svc.Name]...)
 		svc.LastResort = last[svc.Name]
 		svc.Names = names[svc.Name]
-		a.show(state.Settings.Node, m, &svc)
+		if n, ok := naps[m.Name]; ok {
+			svc.Sleep = napOf(n)
+			if n.Stage == "stopped" {
+				svc.Wanted = 0
+			}
+		}
+		a.show(state.Settings.Node, m, &svc, until)
 		for j, p := range m.Ports {
 			c := counts[key{m.Name, p.Service, p.Protocol}]
 			to := &svc.Ports[j]

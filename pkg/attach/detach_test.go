@@ -154,6 +154,10 @@ func TestProbe(t *testing.T) {
 			t.Errorf("nothing about %s", name)
 		}
 	}
+	feature.Has(t, feature.CheckMTU) // not of the doctor's, but the data plane's probe may be wrong too
+	if feature.Has(t, feature.SetRetval) != found["connect refusals"].OK {
+		t.Errorf("connect refusals: %+v, but the kernel answers otherwise", found["connect refusals"])
+	}
 	if feature.Has(t, feature.TCX) != found["tcx"].OK {
 		t.Errorf("tcx: %+v, but the kernel answers otherwise", found["tcx"])
 	}

@@ -12,11 +12,11 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 )
 
@@ -128,7 +128,7 @@ func probeSetRetval() Fact {
 		Lost: "a connection from this host to a service without replicas ends with \"operation not permitted\" instead of \"connection refused\"",
 		Fix:  "Linux 5.18 brought bpf_set_retval",
 	}
-	err := features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval)
+	err := bpf.ProbeSetRetval()
 	switch {
 	case err == nil:
 		return Fact{Name: f.Name, OK: true, Value: "connection refused"}

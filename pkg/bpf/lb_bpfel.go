@@ -119,7 +119,8 @@ const (
 	lbReasonREASON_RATE_LIMITED   lbReason = 21
 	lbReasonREASON_TOO_BIG        lbReason = 22
 	lbReasonREASON_NO_SOURCE_PORT lbReason = 23
-	lbReasonREASON_MAX            lbReason = 24
+	lbReasonREASON_HELD           lbReason = 24
+	lbReasonREASON_MAX            lbReason = 25
 )
 
 type lbService struct {

@@ -15,8 +15,6 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/rlimit"
 )
 
@@ -97,15 +95,23 @@ func Open(cfg Config) (*Objects, error) {
 	if err != nil {
 		return nil, err
 	}
+	listen, err := loadListen()
+	if err != nil {
+		return nil, err
+	}
+	ops, err := loadOps()
+	if err != nil {
+		return nil, err
+	}
 	o := &Objects{cfg: cfg, progs: map[string]*ebpf.Program{}, maps: map[string]*ebpf.Map{}}
-	if err := o.load(lb, sock); err != nil {
+	if err := o.load(lb, sock, listen, ops); err != nil {
 		_ = o.Close()
 		return nil, err
 	}
 	return o, nil
 }
 
-func (o *Objects) load(lb, sock *ebpf.CollectionSpec) error {
+func (o *Objects) load(lb, sock, listen, ops *ebpf.CollectionSpec) error {
 	m, err := o.openMeta()
 	if err != nil {
 		return err
@@ -117,7 +123,7 @@ func (o *Objects) load(lb, sock *ebpf.CollectionSpec) error {
 	if err := sock.Variables[sockVarNetnsCookie].Set(netnsCookie()); err != nil {
 		return fmt.Errorf("set namespace cookie: %w", err)
 	}
-	retval := features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil
+	retval := ProbeSetRetval() == nil
 	if err := sock.Variables[sockVarHasSetRetval].Set(retval); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)
 	}
@@ -125,6 +131,12 @@ func (o *Objects) load(lb, sock *ebpf.CollectionSpec) error {
 		return err
 	}
 	if err := o.loadSpec(sock); err != nil {
+		return err
+	}
+	if err := o.loadSpec(listen); err != nil {
+		return err
+	}
+	if err := o.loadSpec(ops); err != nil {
 		return err
 	}
 	return o.mapIntoMemory()
@@ -146,7 +158,7 @@ func (o *Objects) configure(lb *ebpf.CollectionSpec) error {
 	if err := lb.Variables[lbVarHasCsumIpv6].Set(probeCsumIPv6()); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)
 	}
-	mtu := features.HaveProgramHelper(ebpf.SchedCLS, asm.FnCheckMtu) == nil
+	mtu := ProbeCheckMTU() == nil
 	if err := lb.Variables[lbVarHasCheckMtu].Set(mtu); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)
 	}
@@ -219,7 +231,7 @@ func isOurs(name string) bool { return strings.HasPrefix(name, "fl_") }
 
 // keepsOver tells whether a map's content outlives the agent.
 func keepsOver(name string) bool {
-	return isOurs(name) && name != lbMapFlScratch && name != lbMapFlClock && !strings.HasPrefix(name, "fl_trace")
+	return isOurs(name) && name != lbMapFlScratch && name != lbMapFlClock && name != listenMapFlListeners && name != opsMapFlListens && !strings.HasPrefix(name, "fl_trace")
 }
 
 // adoptSize lets a pinned map keep the size it was made with.

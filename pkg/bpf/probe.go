@@ -32,6 +32,47 @@ func probeCsumIPv6() bool {
 	return err == nil && ret == 0
 }
 
+// ProbeSetRetval asks whether a connect hook can say why it refuses
+// (bpf_set_retval, Linux 5.18), by loading one that does. The library's probe
+// for helpers takes Linux 7.3 for a kernel without it.
+func ProbeSetRetval() error {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "fl_probe_retval", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "GPL",
+		Instructions: asm.Instructions{
+			asm.Mov.Imm(asm.R1, -int32(unix.ECONNREFUSED)),
+			asm.FnSetRetval.Call(),
+			asm.Mov.Imm(asm.R0, 0),
+			asm.Return(),
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return prog.Close()
+}
+
+// ProbeCheckMTU asks for bpf_check_mtu (Linux 5.12) in the same way.
+func ProbeCheckMTU() error {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "fl_probe_mtu", Type: ebpf.SchedCLS, License: "GPL",
+		Instructions: asm.Instructions{
+			asm.Mov.Imm(asm.R2, 0),
+			asm.StoreImm(asm.RFP, -4, 0, asm.Word),
+			asm.Mov.Reg(asm.R3, asm.RFP),
+			asm.Add.Imm(asm.R3, -4),
+			asm.Mov.Imm(asm.R4, 0),
+			asm.Mov.Imm(asm.R5, 0),
+			asm.FnCheckMtu.Call(),
+			asm.Mov.Imm(asm.R0, 0),
+			asm.Return(),
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return prog.Close()
+}
+
 // netnsCookie identifies the network namespace of this process; 0 if the
 // kernel cannot tell (before 5.14), which the programs take for the machine's.
 func netnsCookie() uint64 {

@@ -45,5 +45,6 @@ var Reasons = [...]Reason{
 	lbReasonREASON_NOT_ALLOWED:    {"not_allowed", Drop, "the source is not in the service's allow list"},
 	lbReasonREASON_RATE_LIMITED:   {"rate_limited", Drop, "the client opens connections faster than the service allows"},
 	lbReasonREASON_NO_SOURCE_PORT: {"no_source_port", Drop, "mode full-nat: every port of every source is in use"},
+	lbReasonREASON_HELD:           {"held", Pass, "to a service that sleeps, or slept when the connection was opened"},
 	lbReasonREASON_TOO_BIG:        {"too_big", Answer, "does not fit the link it must leave by"},
 }

@@ -52,6 +52,8 @@ type Service struct {
 	Flows bool
 	NAT   bool // backends see a source (PutSource) in place of the client; needs Flows
 	Least bool // new flows go to the least loaded of some backends; needs Flows
+	Wakes bool // TCP: sockets of this host may hold connections to it
+	Sleep bool // they take the new ones; needs Wakes
 	// Old are tables that live flows may still follow, newest first; unused
 	// ones are zero and last.
 	Old [OldTables]Table
@@ -123,6 +125,8 @@ const (
 	serviceFlows = 1 << 1
 	serviceNAT   = 1 << 2
 	serviceLeast = 1 << 3
+	serviceWakes = 1 << 4
+	serviceSleep = 1 << 5
 )
 
 func (s Service) kernel() lbService {
@@ -139,6 +143,12 @@ func (s Service) kernel() lbService {
 	if s.Least {
 		out.Flags |= serviceLeast
 	}
+	if s.Wakes {
+		out.Flags |= serviceWakes
+	}
+	if s.Sleep {
+		out.Flags |= serviceSleep
+	}
 	for i, t := range s.Old {
 		if t.Len > 0 {
 			out.Old[i].Base, out.Old[i].Len = t.Base, t.Len
@@ -151,7 +161,7 @@ func (s Service) kernel() lbService {
 func serviceOf(s lbService) Service {
 	out := Service{
 		ID: s.Id, Base: s.Base, Len: s.Len, AllowOnly: s.Flags&serviceAllow != 0, Flows: s.Flags&serviceFlows != 0,
-		NAT: s.Flags&serviceNAT != 0, Least: s.Flags&serviceLeast != 0,
+		NAT: s.Flags&serviceNAT != 0, Least: s.Flags&serviceLeast != 0, Wakes: s.Flags&serviceWakes != 0, Sleep: s.Flags&serviceSleep != 0,
 		Affinity: s.Affinity, Rate: s.Rate, Burst: s.Burst,
 	}
 	for i := range min(s.Olds, OldTables) {

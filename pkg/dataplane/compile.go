@@ -57,6 +57,7 @@ type rules struct {
 	rate     model.RateLimit
 	nat      bool // mode full-nat
 	least    bool // least-connections
+	sleep    model.Sleep
 }
 
 // defaultAffinity is that of Kubernetes (ClientIPConfig.timeoutSeconds).
@@ -65,7 +66,7 @@ const defaultAffinity = 3 * time.Hour
 func rulesOf(svc *model.Service) rules {
 	r := rules{
 		allow: svc.Allow, rate: svc.RateLimit,
-		nat: svc.Mode == model.ModeFullNAT, least: svc.Balance.Policy == "least-connections",
+		nat: svc.Mode == model.ModeFullNAT, least: svc.Balance.Policy == "least-connections", sleep: svc.Sleep,
 	}
 	if svc.Balance.Affinity == "client-ip" {
 		r.affinity = cmp.Or(svc.Balance.AffinityTimeout, defaultAffinity)
@@ -78,6 +79,7 @@ func (r *rules) entry(id uint32, sp span) bpf.Service {
 	return bpf.Service{
 		ID: id, Base: sp.base, Len: sp.len,
 		AllowOnly: len(r.allow) > 0, NAT: r.nat, Least: r.least,
+		Wakes: r.sleep != model.NeverSleeps, Sleep: r.sleep == model.Asleep,
 		Affinity: uint32((r.affinity + time.Second - 1) / time.Second),
 		Rate:     r.rate.PerSecond,
 		Burst:    max(r.rate.Burst, min(r.rate.PerSecond, 1)),
@@ -93,6 +95,9 @@ func (t *Target) compile(svc *model.Service, lookup func(netip.Addr) nexthop.Hop
 	rules := rulesOf(svc)
 	for _, p := range svc.Ports {
 		out := port{owner: portName{service: svc.Name, port: p.Service, proto: p.Protocol}, rules: rules}
+		if p.Protocol != model.TCP {
+			out.rules.sleep = model.NeverSleeps
+		}
 		for _, v6 := range []bool{false, true} {
 			if keys := keysOf(svc, p, t.plan.node, v6); len(keys) > 0 {
 				tb := tableOf(svc, p, v6, lookup)

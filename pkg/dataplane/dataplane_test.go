@@ -142,6 +142,9 @@ func TestStatesEndInTheSameMaps(t *testing.T) {
 		if diff := cmp.Diff(alone.dump(), m.dump()); diff != "" {
 			t.Fatalf("seed %d: maps differ from those of the last state alone (-alone +history)\n%s", seed, diff)
 		}
+		if bad := m.uneven(last); bad != "" {
+			t.Fatalf("seed %d: %s", seed, bad)
+		}
 		if len(m.broken) > 0 {
 			t.Fatalf("seed %d: programs could have seen half a change: %v", seed, m.broken)
 		}
@@ -176,6 +179,9 @@ func TestFaultsHeal(t *testing.T) {
 		}
 		if diff := cmp.Diff(alone.dump(), m.dump()); diff != "" {
 			t.Fatalf("seed %d: maps differ after faults (-alone +healed)\n%s", seed, diff)
+		}
+		if bad := m.uneven(last); bad != "" {
+			t.Fatalf("seed %d: %s", seed, bad)
 		}
 		if len(m.broken) > 0 {
 			t.Fatalf("seed %d: programs could have seen half a change: %v", seed, m.broken)

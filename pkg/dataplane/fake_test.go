@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 )
 
@@ -228,8 +229,8 @@ func (m *fakeMaps) ResetServiceStats(id uint32) error {
 }
 
 // dump says where every service leads, without ids and places: two histories
-// that end in the same state must end in the same text. Shares are slots of
-// each backend in hundredths.
+// that end in the same state must end in the same text. Which slot is whose, and
+// how many there are, depends on the tables before; see shares.
 func (m *fakeMaps) dump() string {
 	var lines []string
 	for k, s := range m.services {
@@ -238,10 +239,11 @@ func (m *fakeMaps) dump() string {
 			continue
 		}
 		line := fmt.Sprintf("service %s:%d/%d", k.VIP, k.Port, k.Proto)
+		members := map[string]bool{}
 		for _, id := range m.slots[s.Base : s.Base+s.Len] {
-			b := m.backends[id]
-			line += fmt.Sprintf(" %s:%d", b.Addr, b.Port)
+			members[fmt.Sprintf(" %s:%d", m.backends[id].Addr, m.backends[id].Port)] = true
 		}
+		line += strings.Join(slices.Sorted(maps.Keys(members)), "")
 		for a := range m.allows {
 			if a.Service == s.ID {
 				line += fmt.Sprintf("\n  allow %s", a.Source)
@@ -258,6 +260,35 @@ func (m *fakeMaps) dump() string {
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
+}
+
+// uneven tells which service's table does not share its slots out by weight.
+func (m *fakeMaps) uneven(s *model.State) string {
+	for _, svc := range s.Services {
+		for _, p := range svc.Ports {
+			for _, vip := range svc.VIPs() {
+				entry := m.services[bpf.ServiceKey{VIP: vip, Port: p.Service, Proto: uint8(p.Protocol)}]
+				got, sum := map[netip.Addr]float64{}, 0.0
+				for _, id := range m.slots[entry.Base : entry.Base+entry.Len] {
+					got[m.backends[id].Addr]++
+				}
+				serving := svc.Serving(vip)
+				for _, b := range serving {
+					sum += float64(b.Weight)
+				}
+				if len(got) != len(serving) {
+					return fmt.Sprintf("%s %s: %d backends have slots of %d", svc.Name, vip, len(got), len(serving))
+				}
+				for _, b := range serving {
+					want := float64(entry.Len) * float64(b.Weight) / sum
+					if d := got[b.Addr(vip)] - want; d < -want/50-2 || d > want/50+2 {
+						return fmt.Sprintf("%s %s: %s has %.0f of %d slots, wanted %.1f", svc.Name, vip, b.Addr(vip), got[b.Addr(vip)], entry.Len, want)
+					}
+				}
+			}
+		}
+	}
+	return ""
 }
 
 // anyHop leads everywhere over interface 7.

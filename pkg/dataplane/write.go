@@ -232,13 +232,10 @@ func (t *Target) span(svc uint32, tb *table) (span, error) {
 	if known && slices.Equal(sp.members, tb.members) && slices.Equal(sp.ids, ids) {
 		return sp, nil
 	}
-	slots := maglev.Table(tb.members, maglev.Size(tb.members))
-	for i, member := range slots {
-		slots[i] = ids[member]
-	}
 	if !known {
-		sp, known = t.adoptTable(tb.keys, slots)
+		sp, known = t.adoptTable(tb.keys)
 	}
+	slots := tableAfter(sp.slots, tb.members, ids)
 	if known && slices.Equal(sp.slots, slots) {
 		sp.members, sp.ids = tb.members, ids
 		return sp, nil
@@ -255,15 +252,41 @@ func (t *Target) span(svc uint32, tb *table) (span, error) {
 	return sp, nil
 }
 
+// tableAfter is the table of the members, whose ids are given, that moves the
+// fewest slots of the last one (nil: there is none).
+func tableAfter(last []uint32, members []maglev.Backend, ids []uint32) []uint32 {
+	var slots []uint32
+	if maglev.Fits(len(last), members) {
+		index := make(map[uint32]uint32, len(ids))
+		for i, id := range ids {
+			index[id] = uint32(i)
+		}
+		owners := make([]uint32, len(last))
+		for slot, id := range last {
+			owner, stays := index[id]
+			if !stays {
+				owner = maglev.Nobody
+			}
+			owners[slot] = owner
+		}
+		slots = maglev.Next(owners, members)
+	} else {
+		slots = maglev.Table(members, maglev.Size(members))
+	}
+	for i, member := range slots {
+		slots[i] = ids[member]
+	}
+	return slots
+}
+
 // adoptTable finds the table an earlier agent wrote for the same keys.
-func (t *Target) adoptTable(keys []bpf.ServiceKey, slots []uint32) (span, bool) {
+func (t *Target) adoptTable(keys []bpf.ServiceKey) (span, bool) {
 	for _, key := range keys {
 		have, ok := t.kernel.services[key]
-		if !ok || have.Len != uint32(len(slots)) {
+		if !ok || have.Len == 0 {
 			continue
 		}
-		got, err := t.cfg.Maps.Slots(have.Base, have.Len)
-		if err == nil && slices.Equal(got, slots) {
+		if slots, err := t.cfg.Maps.Slots(have.Base, have.Len); err == nil {
 			return span{base: have.Base, len: have.Len, slots: slots}, true
 		}
 	}

@@ -123,6 +123,7 @@ func (c *compiler) route(svc *model.Service, hostName string, m *model.HTTPPath)
 	}
 	r.lacking = lacking(svc)
 	ready := serving(svc)
+	r.wakes = svc.Sleep == model.Asleep && c.t.cfg.Wake != nil
 	if len(ready) == 0 {
 		return r
 	}

@@ -30,6 +30,7 @@ type verdict struct {
 	fault    fault
 	redirect bool // to HTTPS
 	empty    bool // the placeholder
+	wake     bool // the service sleeps; fault is what to say if it does not wake
 }
 
 // lowerHost writes the host of a Host header in lower case, without port and
@@ -87,7 +88,7 @@ func (t *table) decide(q *query, certs Certificates) (v verdict) {
 	case q.socket && !r.socket:
 		v.fault = fault{code: http.StatusForbidden, reason: "WebSocket is switched off for this path (websocket: false)"}
 	case len(r.pool.members) == 0:
-		v.fault, v.empty = r.lacking, r.lacking.code == 0
+		v.fault, v.empty, v.wake = r.lacking, r.lacking.code == 0, r.wakes
 	}
 	return v
 }

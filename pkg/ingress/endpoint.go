@@ -169,6 +169,19 @@ type dialError struct {
 
 func (e *dialError) Unwrap() error { return e.err }
 
+// reason is an error of a replica in words, with what it listens on instead if
+// it refused the connection (row A28).
+func (t *Target) reason(err error) string {
+	var dial *dialError
+	if t.cfg.Listening == nil || !errors.As(err, &dial) || !errors.Is(dial.err, syscall.ECONNREFUSED) {
+		return err.Error()
+	}
+	if seen := t.cfg.Listening(dial.addr); seen != "" {
+		return fmt.Sprintf("nothing listens on %s: %s", dial.addr, seen)
+	}
+	return err.Error()
+}
+
 func (e *dialError) Error() string {
 	var timeout net.Error
 	switch {
@@ -266,4 +279,19 @@ func (e *endpoint) revive() {
 	e.mu.Lock()
 	e.gone = false
 	e.mu.Unlock()
+}
+
+// Pooled counts the connections to a replica's address that wait for the next
+// request of HTTP/1.1.
+func (t *Target) Pooled(addr netip.Addr) (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, e := range t.endpoints {
+		if k.addr.Addr() == addr {
+			e.mu.Lock()
+			n += len(e.idle)
+			e.mu.Unlock()
+		}
+	}
+	return n
 }

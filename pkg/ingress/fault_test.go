@@ -7,15 +7,18 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -93,6 +96,34 @@ func TestA28NoAnswerOnThePort(t *testing.T) {
 			t.Errorf("%s %s, want 502 with %q", res.Status, body, want)
 		}
 	}
+}
+
+// TestA28WhatListensInstead: who can look into the workload is asked, over
+// HTTP/1.1 and HTTP/2, when a connect is refused and at no other time.
+func TestA28WhatListensInstead(t *testing.T) {
+	at := closedPort(t)
+	var asked atomic.Int32
+	f := newFixture(t, Config{Listening: func(to netip.AddrPort) string {
+		if asked.Add(1); to != at {
+			t.Errorf("asked for %v, want %v", to, at)
+		}
+		return "the workload listens on *:9000"
+	}}, on("a", "h", "/", at), on("b", "good", "/", backend(t, named("one"))))
+	want := "nothing listens on " + at.String() + ": the workload listens on *:9000"
+	c := f.dial().send("GET / HTTP/1.1\r\nHost: h\r\nAccept: application/json\r\n\r\n")
+	if res, body := c.response("GET"); res.StatusCode != 502 || !strings.Contains(body, want) {
+		t.Errorf("%s %s, want 502 with %q", res.Status, body, want)
+	}
+	c.send("GET / HTTP/1.1\r\nHost: good\r\n\r\n")
+	if res, _ := c.response("GET"); res.StatusCode != 200 || asked.Load() != 1 {
+		t.Errorf("%s, asked %d times, want 200 and once", res.Status, asked.Load())
+	}
+	t.Run("HTTP2", func(t *testing.T) {
+		res, body := fetch(t, f.client2(nil), "http://h/", "Accept", "application/json")
+		if res.StatusCode != 502 || !strings.Contains(body, want) {
+			t.Errorf("%s %s, want 502 with %q", res.Status, body, want)
+		}
+	})
 }
 
 func TestA28NotRunning(t *testing.T) {
@@ -349,9 +380,17 @@ func TestLimits(t *testing.T) {
 			c := f.dial().send("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 			c.response("GET")
 		}
-		c := f.dial()
-		if _, err := c.r.ReadByte(); err == nil {
-			t.Error("a fourth connection was served")
+		c, err := net.Dial("tcp", f.addr())
+		if errors.Is(err, syscall.ECONNRESET) {
+			return // it was reset before connect returned
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetReadDeadline(time.Now().Add(long))
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a fourth connection was kept: %v", err)
 		}
 	})
 }

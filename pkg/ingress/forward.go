@@ -238,7 +238,7 @@ func (x *exchange) failed(err error) bool {
 		s.finish(x.v.route, x.ep.key.addr, err.Error())
 		return false
 	}
-	f := fault{code: http.StatusBadGateway, reason: err.Error()}
+	f := fault{code: http.StatusBadGateway, reason: s.t.reason(err)}
 	if errors.Is(err, errTooSlow) {
 		f = fault{code: http.StatusGatewayTimeout, reason: fmt.Sprintf("the replica did not answer within %s", s.t.cfg.Limits.Answer)}
 	}

@@ -128,6 +128,9 @@ func (t *Target) routeStream(s *session, x *stream, w http.ResponseWriter, r *ht
 	}
 	q := query2(x, s, r, path)
 	v := x.table.decide(&q, t.cfg.Certificates)
+	if v.wake {
+		x.table, v = t.wake(r.Context(), &q, v)
+	}
 	x.verdict = v
 	switch {
 	case v.fault.code != 0:
@@ -213,7 +216,7 @@ func (t *Target) failH2(w http.ResponseWriter, r *http.Request, err error) {
 		w.(*counting).code = statusGone
 		return
 	}
-	f := fault{code: http.StatusBadGateway, reason: err.Error()}
+	f := fault{code: http.StatusBadGateway, reason: t.reason(err)}
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() && !errors.As(err, new(*dialError)) {
 		f = fault{code: http.StatusGatewayTimeout, reason: fmt.Sprintf("the replica did not answer within %s", t.cfg.Limits.Answer)}

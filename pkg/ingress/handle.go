@@ -31,6 +31,9 @@ func (s *session) handle() bool {
 		}
 	}
 	s.v = s.table.decide(&q, s.t.cfg.Certificates)
+	if s.v.wake {
+		s.table, s.v = s.t.wake(s.t.ctx, &q, s.v)
+	}
 	v := &s.v
 	switch {
 	case v.fault.code != 0:

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,7 +47,14 @@ type Config struct {
 	Limits       Limits
 	Access       *slog.Logger // of the access log, if the state asks for one; default Log
 	Sockets      Sockets      // nil: listening sockets end with the process
-	Log          *slog.Logger // default slog.Default()
+	// Wake has a sleeping service started and returns when a replica of it is
+	// ready; who is why, in words. It bounds the wait itself. nil: none sleeps.
+	Wake func(ctx context.Context, name model.ServiceName, who string) error
+	// Listening says, in words, what a replica that refuses connections at an
+	// address listens on instead; empty: not known. It is asked before a 502,
+	// from many goroutines, and returns within about a second. nil: nobody knows.
+	Listening func(netip.AddrPort) string
+	Log       *slog.Logger // default slog.Default()
 }
 
 // Target is the front. Create it with New, end it with Shutdown or Close.

@@ -337,7 +337,7 @@ func TestA11TheFirstKeepsARoute(t *testing.T) {
 	first, second := on("a", "h", "/x", backend(t, named("one"))), on("b", "H.", "/x", backend(t, named("two")))
 	second.HTTP[0].Paths = append(second.HTTP[0].Paths, model.HTTPPath{Path: "/y", ServicePort: 80})
 	f := newFixture(t, Config{}, first)
-	s := &model.State{Generation: 2, Settings: f.state.Settings, Services: []*model.Service{first, second}}
+	s := &model.State{Generation: 2, Settings: f.state.Settings, Services: []*model.Service{&first, &second}}
 	err := f.Apply(t.Context(), s)
 	if want := "h/x is asked for by p/b and stays with p/a"; err == nil || err.Error() != want {
 		t.Errorf("%v, want %q", err, want)

@@ -199,9 +199,9 @@ func TestL08WebSocketIsToldAtTheEndOfTheBudget(t *testing.T) {
 	c.send("\x81\x81\x00\x00\x00\x00x")
 	c.expect("\x81\x01x")
 	const budget = 300 * time.Millisecond
+	begun := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), budget)
 	defer cancel()
-	begun := time.Now()
 	over := make(chan error, 1)
 	go func() { over <- f.Shutdown(ctx) }()
 	c.expect(string(goingAway))

@@ -46,6 +46,7 @@ type route struct {
 	// lacking is the answer when the pool is empty; its code 0: the
 	// placeholder.
 	lacking fault
+	wakes   bool // the service sleeps, and a request wakes it
 	allow   []netip.Prefix
 	drain   time.Duration
 }

@@ -53,6 +53,9 @@ var (
 	questionsDesc    = desc("dns_questions_total", "Questions to the name server, by what became of them.", "result")
 	requestsDesc     = desc("http_requests_total", "Requests the HTTP front answered, by service and status; 499: the client went away before the answer.", "service", "code")
 	durationDesc     = desc("http_request_duration_seconds", "From the head of a request to the end of its answer.", "service")
+	wakeDesc         = desc("wake_total", "Starts of sleeping services, by what caused them and what came of them; queue_full: connections refused meanwhile.", "cause", "result")
+	wakeTimeDesc     = desc("wake_duration_seconds", "From the first connection to a sleeping service until a replica was ready.")
+	sleepingDesc     = desc("sleeping", "Services that sleep now.")
 	readErrorDesc    = desc("dataplane_read_error", "1 when the data plane's counters cannot be read.")
 )
 
@@ -64,6 +67,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc, sourcePortsDesc, sourcesUsedDesc,
 		evictionsDesc, generationDesc, configErrorsDesc, routerDesc, routerActiveDesc, readyDesc, readErrorDesc, expiryDesc, questionsDesc, requestsDesc, durationDesc,
+		wakeDesc, wakeTimeDesc, sleepingDesc,
 	} {
 		ch <- d
 	}
@@ -96,6 +100,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for result, n := range c.r.Questions() {
 		counter(questionsDesc, n, result)
 	}
+	wakes := c.r.Wakes()
+	gauge(sleepingDesc, wakes.Asleep)
+	for _, w := range wakes.Counts {
+		counter(wakeDesc, w.Count, w.Cause, w.Result)
+	}
+	ch <- prometheus.MustNewConstSummary(wakeTimeDesc, wakes.Ready, wakes.Seconds, nil)
 	router := c.r.Router()
 	for _, n := range router.Results {
 		counter(routerDesc, n.Count, n.Kind, n.Result)

@@ -23,6 +23,22 @@ type Reader struct {
 	Certificates func() []Certificate
 	// Questions are those to the name server, by what became of them.
 	Questions func() map[string]uint64
+	Wakes     func() Wakes
+}
+
+// Wakes is what is known of services that sleep.
+type Wakes struct {
+	Asleep  uint64 // now
+	Counts  []WakeCount
+	Ready   uint64  // starts that came to a good end
+	Seconds float64 // that those took together
+}
+
+// WakeCount is one cell of wake_total.
+type WakeCount struct {
+	Cause  string // "connection" | "request" | "operator"
+	Result string // "ready" | "failed" | "timeout" | "queue_full"
+	Count  uint64
 }
 
 // Certificate is one host's.

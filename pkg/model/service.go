@@ -146,6 +146,18 @@ type RateLimit struct {
 	Burst     uint32 `json:"burst"`
 }
 
+// Sleep is what becomes of TCP connections to a service that may have no
+// replica because nobody used it.
+type Sleep string
+
+// The kinds of sleep. Awake or asleep, connections that this host accepted
+// stay its own.
+const (
+	NeverSleeps Sleep = ""       // without replicas it refuses connections
+	Awake       Sleep = "awake"  // new connections go to the replicas
+	Asleep      Sleep = "asleep" // this host accepts new connections, holds them and wakes it
+)
+
 // Service is one balanced service with its virtual IPs.
 type Service struct {
 	Name      ServiceName    `json:"name"`
@@ -166,6 +178,7 @@ type Service struct {
 	HTTP      []HTTPHost `json:"http,omitempty"`
 	TCPNames  []TCPName  `json:"tcpNames,omitempty"`
 	Workload  *Workload  `json:"workload,omitempty"` // nil: fixed replicas or the placeholder
+	Sleep     Sleep      `json:"sleep,omitempty"`
 }
 
 // Serving lists the backends new connections may go to in the family of vip:

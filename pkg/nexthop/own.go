@@ -13,17 +13,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// routeProtocol marks the routes that Own made (rtm_protocol; the kernel and
-// known daemons use others).
-const routeProtocol = 241
+// Purpose is what addresses are made local for. It is the rtm_protocol of the
+// routes that Own makes; the kernel and known daemons use others.
+type Purpose int
 
-// Own makes exactly these addresses local to this host, and takes away those
-// that an earlier call, or an earlier agent, made and that are not among them.
+// The purposes.
+const (
+	ForNames   Purpose = 241 // the name server's address
+	ForHolding Purpose = 242 // VIPs whose connections this host may hold
+)
+
+// Own makes exactly these addresses local to this host for a purpose, and takes
+// away those that an earlier call for it, or an earlier agent, made and that are not among them.
 // An address becomes local by a route of table local to lo: no interface gets
 // it, so it is not announced, and nothing takes it for the host's own. One that
 // the host has anyway is left alone. It returns what it took away.
-func (l *Links) Own(addrs []netip.Addr) (removed []netip.Addr, err error) {
-	have, err := l.owned()
+func (l *Links) Own(why Purpose, addrs []netip.Addr) (removed []netip.Addr, err error) {
+	have, err := l.owned(why)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +41,7 @@ func (l *Links) Own(addrs []netip.Addr) (removed []netip.Addr, err error) {
 		if slices.Contains(have, a) {
 			continue
 		}
-		if err := l.rt.RouteAdd(localRoute(a, lo.Attrs().Index)); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := l.rt.RouteAdd(localRoute(why, a, lo.Attrs().Index)); err != nil && !errors.Is(err, unix.EEXIST) {
 			if errors.Is(err, unix.ENETDOWN) {
 				err = errors.New("the interface lo is down")
 			}
@@ -46,7 +52,7 @@ func (l *Links) Own(addrs []netip.Addr) (removed []netip.Addr, err error) {
 		if slices.Contains(addrs, a) {
 			continue
 		}
-		if err := l.rt.RouteDel(localRoute(a, lo.Attrs().Index)); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := l.rt.RouteDel(localRoute(why, a, lo.Attrs().Index)); err != nil && !errors.Is(err, unix.ESRCH) {
 			return removed, fmt.Errorf("take %s from this host: %w", a, err)
 		}
 		removed = append(removed, a)
@@ -55,9 +61,9 @@ func (l *Links) Own(addrs []netip.Addr) (removed []netip.Addr, err error) {
 }
 
 // owned lists the addresses that Own made local.
-func (l *Links) owned() ([]netip.Addr, error) {
+func (l *Links) owned(why Purpose) ([]netip.Addr, error) {
 	var found []netip.Addr
-	filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Protocol: routeProtocol}
+	filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Protocol: netlink.RouteProtocol(why)}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := again(func() ([]netlink.Route, error) {
 			return l.rt.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
@@ -77,9 +83,9 @@ func (l *Links) owned() ([]netip.Addr, error) {
 	return found, nil
 }
 
-func localRoute(a netip.Addr, lo int) *netlink.Route {
+func localRoute(why Purpose, a netip.Addr, lo int) *netlink.Route {
 	r := &netlink.Route{
-		LinkIndex: lo, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Protocol: routeProtocol,
+		LinkIndex: lo, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Protocol: netlink.RouteProtocol(why),
 		Dst: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())},
 	}
 	if a.Is4() {

@@ -24,7 +24,7 @@ func TestOwnMakesAddressesLocal(t *testing.T) {
 	v4, other, v6 := netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("198.18.0.2"), netip.MustParseAddr("fd00:198:18::1")
 	own := func(want []netip.Addr, addrs ...netip.Addr) {
 		t.Helper()
-		if removed, err := l.Own(addrs); err != nil || !slices.Equal(removed, want) {
+		if removed, err := l.Own(ForNames, addrs); err != nil || !slices.Equal(removed, want) {
 			t.Fatalf("own %v: took away %v, %v; want %v", addrs, removed, err, want)
 		}
 	}
@@ -37,7 +37,7 @@ func TestOwnMakesAddressesLocal(t *testing.T) {
 		_ = c.Close()
 		return true
 	}
-	defer func() { _, _ = l.Own(nil) }()
+	defer func() { _, _ = l.Own(ForNames, nil) }()
 	if reached(v4) || reached(v6) {
 		t.Fatal("the addresses are local before")
 	}

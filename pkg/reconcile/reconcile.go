@@ -2,8 +2,7 @@
 
 // Package reconcile keeps targets equal to the desired state: one Loop per
 // Target, in which the newest state wins, errors are retried with backoff, and
-// a periodic full pass mends what something else changed. It also holds the
-// generic add-before-delete diff. It knows no target.
+// a periodic full pass mends what something else changed. It knows no target.
 package reconcile
 
 import (

@@ -121,27 +121,3 @@ func TestPasses(t *testing.T) {
 		}
 	})
 }
-
-func TestDiff(t *testing.T) {
-	have, want := map[int]string{1: "a", 2: "b", 3: "c"}, map[int]string{2: "b", 3: "x", 4: "d"}
-	var did []string
-	refuse := true
-	put := func(k int, v string) error {
-		if refuse && k == 4 {
-			return errors.New("full")
-		}
-		did = append(did, "put "+v)
-		return nil
-	}
-	del := func(k int) error { did = append(did, "del"); return nil }
-	if err := reconcile.Diff(have, want, put, del); err == nil || !slices.Equal(did, []string{"put x"}) {
-		t.Errorf("with an error it did %v, %v: nothing may be deleted", did, err)
-	}
-	refuse, did = false, nil
-	if err := reconcile.Diff(have, want, put, del); err != nil || !slices.Equal(did, []string{"put d", "del"}) {
-		t.Errorf("then it did %v, %v", did, err)
-	}
-	if len(have) != 3 || have[3] != "x" {
-		t.Errorf("have is %v", have)
-	}
-}

@@ -3,6 +3,7 @@
 package source
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"slices"
@@ -100,12 +101,14 @@ func (j *joiner) compare(old, now *index, dirty names) {
 	var oldServices map[model.ServiceName]*model.Service
 	var oldReplicas map[model.ServiceName][]model.Backend
 	var oldConditions map[model.ServiceName][]Condition
+	var oldSleep map[model.ServiceName]model.Sleep
 	if old != nil {
-		oldServices, oldReplicas, oldConditions = old.services, old.part.Replicas, old.conditions
+		oldServices, oldReplicas, oldConditions, oldSleep = old.services, old.part.Replicas, old.conditions, old.part.Sleep
 	}
 	differ(dirty, oldServices, now.services, func(a, b *model.Service) bool { return a == b })
 	differ(dirty, oldReplicas, now.part.Replicas, slices.Equal)
 	differ(dirty, oldConditions, now.conditions, slices.Equal)
+	differ(dirty, oldSleep, now.part.Sleep, func(a, b model.Sleep) bool { return a == b })
 	if len(now.part.Hosts) > 0 || old != nil && len(old.part.Hosts) > 0 {
 		j.hosts.stale = true
 	}
@@ -199,6 +202,7 @@ func (j *joiner) make(name model.ServiceName) *model.Service {
 	for _, x := range j.parts {
 		if x != nil {
 			svc.Backends = append(svc.Backends, x.part.Replicas[name]...)
+			svc.Sleep = cmp.Or(svc.Sleep, x.part.Sleep[name])
 		}
 	}
 	slices.SortStableFunc(svc.Backends, model.Backend.Compare)

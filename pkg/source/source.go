@@ -24,6 +24,8 @@ type Part struct {
 	// Replicas adds backends to services, whoever defined them. Names without
 	// a service are passed over: the service may come later or be gone.
 	Replicas map[model.ServiceName][]model.Backend
+	// Sleep tells of services, whoever defined them, that they may sleep.
+	Sleep map[model.ServiceName]model.Sleep
 	// Hosts adds HTTP hosts to services, whoever defined them. A host without
 	// paths gets those of its service. One that the state has already, from an
 	// earlier source or for another service, is refused and reported.

@@ -140,6 +140,13 @@ func noReplica() *refusal {
 	}
 }
 
+func notWoken(why error) *refusal {
+	return &refusal{
+		result: NoReplica, text: "the service sleeps and could not be woken: " + why.Error(), hint: "Try again later.",
+		state: stateNotNow, code: mongoUnreach, alert: alertInternalError, cause: why,
+	}
+}
+
 func backendFailed(why error) *refusal {
 	return &refusal{
 		result: BackendFailed, text: "no replica of the service could be reached", hint: "Try again later.",

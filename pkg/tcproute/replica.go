@@ -123,6 +123,15 @@ func (r *Router) shunned(a netip.AddrPort, now time.Time) bool {
 // well. greet may be nil.
 func (r *Router) reach(ctx context.Context, to *route, client netip.Addr, greet func(net.Conn) error) (*net.TCPConn, netip.AddrPort, *refusal) {
 	addrs := r.order(to, client)
+	if len(addrs) == 0 && to.wakes && r.cfg.Wake != nil {
+		ready, err := r.cfg.Wake(ctx, to.service, fmt.Sprintf("a connection from %s to %s", client, to.host))
+		if err != nil {
+			return nil, netip.AddrPort{}, notWoken(err)
+		}
+		woken := *to
+		woken.replicas(ready)
+		addrs = r.order(&woken, client)
+	}
 	if len(addrs) == 0 {
 		return nil, netip.AddrPort{}, noReplica()
 	}

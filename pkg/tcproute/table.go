@@ -35,6 +35,7 @@ type route struct {
 	rate     model.RateLimit
 	affinity bool
 	least    bool // fewest connections first
+	wakes    bool // the service sleeps, and a connection wakes it
 
 	terminate bool
 	proxy     bool        // PROXY protocol to the replicas
@@ -100,9 +101,15 @@ func newRoute(svc *model.Service, n model.TCPName, port uint16) *route {
 	r := &route{
 		kind: Kind(n.Kind), host: normal(n.Host), service: svc.Name, port: port, drain: svc.Drain, allow: svc.Allow, rate: svc.RateLimit,
 		affinity: svc.Balance.Affinity == "client-ip", least: svc.Balance.Policy == "least-connections",
-		terminate: n.TLS == "terminate", proxy: n.ProxyProtocol,
+		terminate: n.TLS == "terminate", proxy: n.ProxyProtocol, wakes: svc.Sleep == model.Asleep,
 	}
-	for _, b := range svc.Backends {
+	r.replicas(svc.Backends)
+	return r
+}
+
+// replicas sorts those out that take connections.
+func (r *route) replicas(backends []model.Backend) {
+	for _, b := range backends {
 		if b.Condition != model.Ready || len(b.Addrs()) == 0 {
 			continue
 		}
@@ -113,7 +120,6 @@ func newRoute(svc *model.Service, n model.TCPName, port uint16) *route {
 			r.primary = append(r.primary, c)
 		}
 	}
-	return r
 }
 
 // towards makes the settings of TLS to the replicas.

@@ -53,6 +53,9 @@ type Config struct {
 	// Listen opens a listener; default conn.Listen.
 	Listen func(network, address string) (net.Listener, error)
 	Now    func() time.Time // default time.Now
+	// Wake has a sleeping service started and returns its replicas when one is
+	// ready; who is why, in words. It bounds the wait itself. nil: none sleeps.
+	Wake func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error)
 }
 
 // Router is the reconcile.Target. Create it with New; Close it.

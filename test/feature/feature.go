@@ -17,6 +17,8 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-lb/fairlead/pkg/bpf"
 )
 
 // Feature is something that not every supported kernel (5.10 on) has.
@@ -32,6 +34,10 @@ var (
 		_, err := link.QueryPrograms(link.QueryOptions{Target: 1, Attach: ebpf.AttachTCXIngress})
 		return err
 	})}
+	// SetRetval lets a connect hook say why it refuses.
+	SetRetval = Feature{"bpf_set_retval", 5, 18, sync.OnceValue(bpf.ProbeSetRetval)}
+	// CheckMTU tells whether a packet fits the link it is to leave by.
+	CheckMTU = Feature{"bpf_check_mtu", 5, 12, sync.OnceValue(bpf.ProbeCheckMTU)}
 	// XDPTestContext is BPF_PROG_TEST_RUN of XDP as if from a given interface.
 	XDPTestContext = Feature{"test runs of XDP with an interface", 5, 15, sync.OnceValue(probeXDPContext)}
 )

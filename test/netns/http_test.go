@@ -20,11 +20,11 @@ listen: {http: ":%s", https: ""}
 services:
 - project: shop
   user: web
-  run: {containerPort: "8090,8099", servicePort: "80,81"}
+  run: {containerPort: "8090,8099,8091", servicePort: "80,81,82"}
   health: {type: none}
   drain: 1s
   expose:
-  - http: {host: shop.example.com, tls: "off", paths: [{path: /, servicePort: 80}, {path: /wrong, servicePort: 81}]}
+  - http: {host: shop.example.com, tls: "off", paths: [{path: /, servicePort: 80}, {path: /wrong, servicePort: 81}, {path: /local, servicePort: 82}]}
   - http: {tls: "off"}
 %s- {project: soon, user: u, run: {}, expose: [{http: {tls: "off"}}]}
 `, port, workload)
@@ -35,7 +35,7 @@ services:
 func TestA14HTTPFront(t *testing.T) {
 	l := lab.New(t, lab.Modes()[0])
 	a := lab.NewAgent(t, l.Node, l.Mode)
-	run := "  workload:\n" + workload("--http", ":8090")
+	run := "  workload:\n" + workload("--http", ":8090", "--http", "127.0.0.1:8091")
 	a.WriteText(t, httpConfig("80", ""))
 	a.Run(t)
 	a.WaitReady(t, 0)
@@ -68,12 +68,20 @@ func TestA14HTTPFront(t *testing.T) {
 		if want := `"X-Forwarded-For":["` + lab.ClientAddr(f).String() + `"]`; !strings.Contains(got, want) || !strings.HasSuffix(got, "\n200") {
 			t.Errorf("D08: %s, want %s in it", got, want)
 		}
-		if got := ask(f, "shop.example.com", "/wrong"); !strings.Contains(got, "nothing listens on ") || !strings.HasSuffix(got, "\n502") {
-			t.Errorf("A28: %s", got)
+		for path, want := range map[string]string{
+			"/wrong": "the workload listens on *:8090, 127.0.0.1:8091, the service expects 8099",
+			"/local": "the workload listens on 127.0.0.1:8091 only, which nobody outside of it can reach",
+		} {
+			if got := ask(f, "shop.example.com", path); !strings.Contains(got, want) || !strings.HasSuffix(got, "\n502") {
+				t.Errorf("A28, %s: %s, want %q", path, got, want)
+			}
 		}
 	})
-	if out := a.CLI(t, "services", "shop/web"); !strings.Contains(out, "shop.example.com") {
-		t.Errorf("fairlead services shows no host:\n%s", out)
+	out := a.CLI(t, "services", "shop/web")
+	for _, want := range []string{"shop.example.com", ":8099: the workload listens on ", "127.0.0.1:8091 only"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("A28: fairlead services shows no %q:\n%s", want, out)
+		}
 	}
 	if out := a.CLI(t, "status"); !strings.Contains(out, "3 host names on [::]:80") {
 		t.Errorf("fairlead status:\n%s", out)

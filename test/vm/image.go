@@ -21,7 +21,6 @@ import (
 type cpio struct {
 	w    io.Writer
 	n    int // inode
-	off  int
 	dirs map[string]bool
 	err  error
 }
@@ -29,7 +28,6 @@ type cpio struct {
 const (
 	cpioFile = 0o100000
 	cpioDir  = 0o040000
-	cpioLink = 0o120000
 )
 
 func (c *cpio) entry(name string, mode int, data []byte) {
@@ -66,12 +64,6 @@ func (c *cpio) file(name string, mode int, data []byte) {
 	name = strings.Trim(name, "/")
 	c.mkdir(path.Dir(name))
 	c.entry(name, cpioFile|mode, data)
-}
-
-func (c *cpio) link(name, target string) {
-	name = strings.Trim(name, "/")
-	c.mkdir(path.Dir(name))
-	c.entry(name, cpioLink|0o777, []byte(target))
 }
 
 // writeImage makes the guest's first root: this program as /init, the tests,

@@ -45,7 +45,14 @@ type unpacked struct {
 	root    string // with boot/ and lib/modules/
 }
 
-func (u unpacked) vmlinuz() string { return filepath.Join(u.root, "boot/vmlinuz-"+u.release) }
+// vmlinuz is where the image is: from Linux 7 on beside the modules.
+func (u unpacked) vmlinuz() string {
+	file := filepath.Join(u.root, "boot/vmlinuz-"+u.release)
+	if _, err := os.Stat(file); err != nil {
+		file = filepath.Join(u.root, "lib/modules", u.release, "vmlinuz")
+	}
+	return file
+}
 
 // apt asks the mirrors this machine is set up with, by a configuration of its
 // own: other suites, other lists, an empty package database. Nothing can be

@@ -19,6 +19,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,6 +39,16 @@ type Config struct {
 	TLSPort  int           // where tls-alpn-01 is asked; 0: a port nobody serves
 	Validity time.Duration // of certificates; default 90 days
 	Stopped  bool          // it is not started: Start it later
+
+	// In runs a function where the authority is to be, such as in a network
+	// namespace. nil: here.
+	In func(func() error) error
+	// Address is where it listens; default 127.0.0.1. At another one it has a
+	// server certificate of its own, signed by itself.
+	Address netip.Addr
+	// Resolver is the name server it asks, IP:PORT; empty: one of its own, which
+	// answers every name with 127.0.0.1.
+	Resolver string
 }
 
 // CA is an authority. It ends with the test.
@@ -47,7 +58,8 @@ type CA struct {
 
 	t          testing.TB
 	dir        string
-	acme, mgmt int
+	acme, mgmt netip.AddrPort
+	in         func(func() error) error
 	program    string
 	args       []string
 	cmd        *exec.Cmd
@@ -59,25 +71,23 @@ type CA struct {
 func New(t testing.TB, cfg Config) *CA {
 	t.Helper()
 	root := sourceRoot()
-	ca := &CA{t: t, dir: t.TempDir(), program: tool(t, root, "pebble"), acme: freePort(t), mgmt: freePort(t)}
+	cfg.defaults(t)
+	ca := &CA{t: t, dir: t.TempDir(), program: tool(t, root, "pebble"), in: cfg.In}
+	ca.acme, ca.mgmt = netip.AddrPortFrom(cfg.Address, freePort(t, cfg)), netip.AddrPortFrom(cfg.Address, freePort(t, cfg))
 	module := run(t, root, "go", "list", "-modfile=tools/go.mod", "-m", "-f", "{{.Dir}}", "github.com/letsencrypt/pebble/v2")
 	certs := filepath.Join(module, "test", "certs")
-	if cfg.HTTPPort == 0 {
-		cfg.HTTPPort = freePort(t)
-	}
-	if cfg.TLSPort == 0 {
-		cfg.TLSPort = freePort(t)
-	}
-	if cfg.Validity == 0 {
-		cfg.Validity = 90 * 24 * time.Hour
-	}
-	ca.Directory = fmt.Sprintf("https://127.0.0.1:%d/dir", ca.acme)
+	ca.Directory = fmt.Sprintf("https://%s/dir", ca.acme)
 	ca.CAFile = filepath.Join(certs, "pebble.minica.pem")
+	cert, key := filepath.Join(certs, "localhost", "cert.pem"), filepath.Join(certs, "localhost", "key.pem")
+	if cfg.Address != loopback {
+		cert, key = selfSigned(t, ca.dir, cfg.Address)
+		ca.CAFile = cert
+	}
 	config, err := json.Marshal(map[string]any{"pebble": map[string]any{
-		"listenAddress":           fmt.Sprintf("127.0.0.1:%d", ca.acme),
-		"managementListenAddress": fmt.Sprintf("127.0.0.1:%d", ca.mgmt),
-		"certificate":             filepath.Join(certs, "localhost", "cert.pem"),
-		"privateKey":              filepath.Join(certs, "localhost", "key.pem"),
+		"listenAddress":           ca.acme.String(),
+		"managementListenAddress": ca.mgmt.String(),
+		"certificate":             cert,
+		"privateKey":              key,
 		"httpPort":                cfg.HTTPPort, "tlsPort": cfg.TLSPort, "keyAlgorithm": "ecdsa",
 		"retryAfter": map[string]int{"authz": 1, "order": 1},
 		"profiles": map[string]any{"default": map[string]any{
@@ -91,7 +101,10 @@ func New(t testing.TB, cfg Config) *CA {
 	if err := os.WriteFile(path, config, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ca.args = []string{"-config", path, "-dnsserver", nameServer(t)}
+	if cfg.Resolver == "" {
+		cfg.Resolver = nameServer(t, cfg)
+	}
+	ca.args = []string{"-config", path, "-dnsserver", cfg.Resolver}
 	if !cfg.Stopped {
 		ca.Start()
 	}
@@ -104,6 +117,25 @@ func New(t testing.TB, cfg Config) *CA {
 	return ca
 }
 
+var loopback = netip.MustParseAddr("127.0.0.1")
+
+func (c *Config) defaults(t testing.TB) {
+	if c.In == nil {
+		c.In = func(f func() error) error { return f() }
+	}
+	if !c.Address.IsValid() {
+		c.Address = loopback
+	}
+	for _, port := range []*int{&c.HTTPPort, &c.TLSPort} {
+		if *port == 0 {
+			*port = int(freePort(t, *c))
+		}
+	}
+	if c.Validity == 0 {
+		c.Validity = 90 * 24 * time.Hour
+	}
+}
+
 // Start starts an authority that does not run, without what it knew before.
 func (ca *CA) Start() {
 	ca.t.Helper()
@@ -112,16 +144,20 @@ func (ca *CA) Start() {
 	cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_AUTHZREUSE=0")
 	cmd.Stdout, cmd.Stderr = &ca.log, &ca.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // also when the test panics
-	begun, done := make(chan error), make(chan struct{})
+	begun, done := make(chan error, 2), make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // Pdeathsig is about this thread
+		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		begun <- err
-		if err == nil {
+		err := ca.in(func() error { // one thread to the end: Pdeathsig is about it
+			if err := cmd.Start(); err != nil {
+				return err
+			}
+			begun <- nil
 			_ = cmd.Wait()
-		}
+			return nil
+		})
+		begun <- err
 	}()
 	if err := <-begun; err != nil {
 		ca.t.Fatalf("start pebble: %v", err)
@@ -143,6 +179,19 @@ func (ca *CA) Start() {
 	}
 }
 
+// Pause has it answer nothing until Resume; what is sent to it waits.
+func (ca *CA) Pause() { ca.signal(syscall.SIGSTOP) }
+
+// Resume ends a Pause.
+func (ca *CA) Resume() { ca.signal(syscall.SIGCONT) }
+
+func (ca *CA) signal(s syscall.Signal) {
+	ca.t.Helper()
+	if err := ca.cmd.Process.Signal(s); err != nil {
+		ca.t.Fatalf("signal pebble: %v", err)
+	}
+}
+
 // Stop ends it; connections are reset.
 func (ca *CA) Stop() {
 	if ca.cmd != nil {
@@ -152,13 +201,22 @@ func (ca *CA) Stop() {
 	}
 }
 
+// RootPEM is the root that its certificates lead to.
+func (ca *CA) RootPEM() []byte {
+	ca.t.Helper()
+	pem, err := ca.get(fmt.Sprintf("https://%s/roots/0", ca.mgmt))
+	if err != nil {
+		ca.t.Fatalf("read pebble's root: %v", err)
+	}
+	return pem
+}
+
 // Roots is the root that its certificates lead to.
 func (ca *CA) Roots() *x509.CertPool {
 	ca.t.Helper()
-	pem, err := ca.get(fmt.Sprintf("https://127.0.0.1:%d/roots/0", ca.mgmt))
 	pool := x509.NewCertPool()
-	if err != nil || !pool.AppendCertsFromPEM(pem) {
-		ca.t.Fatalf("read pebble's root: %v", err)
+	if !pool.AppendCertsFromPEM(ca.RootPEM()) {
+		ca.t.Fatal("pebble's root is no certificate")
 	}
 	return pool
 }
@@ -181,6 +239,13 @@ func (ca *CA) Client() *http.Client {
 	}
 	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (c net.Conn, err error) {
+			err = ca.in(func() (err error) {
+				c, err = (&net.Dialer{}).DialContext(ctx, network, address)
+				return err
+			})
+			return c, err
+		},
 	}}
 }
 
@@ -198,7 +263,7 @@ func (ca *CA) Advise(leaf *x509.Certificate, start, end time.Time) {
 	if err != nil {
 		ca.t.Fatal(err)
 	}
-	resp, err := ca.Client().Post(fmt.Sprintf("https://127.0.0.1:%d/set-renewal-info/", ca.mgmt), "application/json", bytes.NewReader(body))
+	resp, err := ca.Client().Post(fmt.Sprintf("https://%s/set-renewal-info/", ca.mgmt), "application/json", bytes.NewReader(body))
 	if err != nil {
 		ca.t.Fatal(err)
 	}
@@ -223,10 +288,18 @@ func (ca *CA) get(url string) ([]byte, error) {
 
 // nameServer answers A of every name with 127.0.0.1 and everything else with
 // nothing.
-func nameServer(t testing.TB) string {
+func nameServer(t testing.TB, cfg Config) string {
 	t.Helper()
-	address := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	pc, err := net.ListenPacket("udp", address)
+	address := netip.AddrPortFrom(cfg.Address, freePort(t, cfg)).String()
+	var pc net.PacketConn
+	var l net.Listener
+	err := cfg.In(func() (err error) {
+		if pc, err = net.ListenPacket("udp", address); err != nil {
+			return err
+		}
+		l, err = net.Listen("tcp", address)
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,10 +314,6 @@ func nameServer(t testing.TB) string {
 		_ = w.WriteMsg(m)
 	}
 	udp := &dns.Server{PacketConn: pc, Handler: dns.HandlerFunc(answer)}
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
 	tcp := &dns.Server{Listener: l, Handler: dns.HandlerFunc(answer)}
 	var wg sync.WaitGroup
 	for _, s := range []*dns.Server{udp, tcp} {
@@ -265,16 +334,22 @@ func nameServer(t testing.TB) string {
 
 // freePort is one that nobody listens on, below those the kernel gives to
 // connections: no connection of another test takes it before pebble does.
-func freePort(t testing.TB) int {
+func freePort(t testing.TB, cfg Config) (port uint16) {
 	t.Helper()
 	for range 100 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15000+rand.N(17000)))
+		err := cfg.In(func() error {
+			l, err := net.Listen("tcp", netip.AddrPortFrom(cfg.Address, uint16(15000+rand.N(17000))).String())
+			if err == nil {
+				port = l.Addr().(*net.TCPAddr).AddrPort().Port()
+				_ = l.Close()
+			}
+			return err
+		})
 		if err == nil {
-			defer l.Close()
-			return l.Addr().(*net.TCPAddr).Port
+			return port
 		}
 	}
-	t.Fatal("no free port on 127.0.0.1")
+	t.Fatalf("no free port on %s", cfg.Address)
 	return 0
 }
 

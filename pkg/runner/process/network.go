@@ -242,7 +242,13 @@ func setNeighbour(h *netlink.Handle, link netlink.Link, a netip.Addr, mac net.Ha
 // collides refuses addresses that the host itself has, on a link not ours.
 func collides(h *netlink.Handle, rec record) error {
 	addrs, err := h.AddrList(nil, netlink.FAMILY_ALL)
-	if err != nil {
+	for range 4 { // others come and go
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+		addrs, err = h.AddrList(nil, netlink.FAMILY_ALL)
+	}
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return fmt.Errorf("list the host's addresses: %w", err)
 	}
 	for _, a := range addrs {

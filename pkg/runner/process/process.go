@@ -17,6 +17,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -46,6 +47,10 @@ type Config struct {
 	// Running ones see a change; those that have seen the host's from the start
 	// are replaced when it is no longer empty. Default: empty.
 	Resolver func() string
+	// Listens calls back after every listen() in a cgroup2 directory and below,
+	// until it is closed; so a replica is ready at once. nil, or an error:
+	// replicas that start are looked at several times a second.
+	Listens func(cgroup string, notify func()) (io.Closer, error)
 	// IPAM keeps the addresses; the Runner must be its only user. Default: a
 	// Pool over StateDir/replicas.json.
 	IPAM *ipam.Pool
@@ -63,6 +68,7 @@ type Runner struct {
 	cfg   Config
 	kick  chan struct{} // asks Run to compare what is wanted with what there is
 	slots chan struct{} // bounds how many replicas are being made at once
+	looks looks
 
 	assigning sync.Mutex // a replica's addresses are allocated together, so that they look alike
 
@@ -75,6 +81,7 @@ type Runner struct {
 	changed  func()
 	stopAll  context.CancelFunc // ends the keepers of the present Run
 	keepers  sync.WaitGroup
+	heard    chan struct{} // closed and replaced when some replica listens; nil: nobody tells
 }
 
 // want is one workload as it should run.

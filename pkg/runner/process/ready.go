@@ -21,14 +21,24 @@ const (
 	probeMax  = 250 * time.Millisecond
 	probeLate = time.Second // after the start timeout
 	dialTime  = time.Second
+	// answerTime is how long a connection to a port that was just opened may take.
+	answerTime = 50 * time.Millisecond
 )
 
 // probe looks whether the replica answers until it does, or ctx ends. After
 // the start timeout it goes on, and the reason says that it is late.
 func (r *Runner) probe(ctx context.Context, rep *replica) {
 	_, rec := r.look(rep)
+	told := false // some replica has just listened
 	for pause := probeMin; ; pause = min(2*pause, probeMax) {
-		why := unready(ctx, rec)
+		heard := r.listens() // before the look, so that none is missed
+		if tcp, _ := split(rec.Ports); heard != nil && len(tcp) > 0 {
+			pause = probeSlow
+		}
+		why := ""
+		if !told || !answers(ctx, rec) {
+			why = unready(ctx, rec)
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -50,8 +60,12 @@ func (r *Runner) probe(ctx context.Context, rep *replica) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-heard:
+			told = true
+			continue
 		case <-time.After(pause):
 		}
+		told = false
 	}
 }
 
@@ -112,6 +126,23 @@ func unready(ctx context.Context, rec record) string {
 		}
 	}
 	return fmt.Sprintf("it listens, but does not answer the host: %v", err)
+}
+
+// answers tells whether one of the ports takes a connection from the host. It
+// is asked when one probably does: the list of sockets takes milliseconds to
+// make, a connection a fraction of one.
+func answers(ctx context.Context, rec record) bool {
+	d := net.Dialer{Timeout: answerTime}
+	tcp, _ := split(rec.Ports)
+	for _, port := range tcp {
+		for _, x := range rec.hops() {
+			if conn, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(x.addr, port).String()); err == nil {
+				_ = conn.Close()
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func split(ports []port) (tcp, udp []uint16) {

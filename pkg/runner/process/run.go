@@ -43,6 +43,7 @@ func (r *Runner) Run(ctx context.Context, changed func()) error {
 		return err
 	}
 	changed()
+	defer r.hear()()
 	logs := time.NewTicker(r.cfg.LogEvery)
 	defer logs.Stop()
 	for {

@@ -74,7 +74,7 @@ func (r *Runner) drain(ctx context.Context, rep *replica) {
 func connected(pid int, ports []uint16) bool {
 	all, err := sockets(pid, "tcp")
 	return err == nil && slices.ContainsFunc(all, func(s socket) bool {
-		return s.state == tcpEstablished && slices.Contains(ports, s.local.Port())
+		return s.open() && slices.Contains(ports, s.local.Port())
 	})
 }
 

@@ -25,6 +25,8 @@ func help(job string) int {
 		return janitor()
 	case "ask":
 		return ask()
+	case "greet":
+		return greet()
 	}
 	fmt.Fprintln(os.Stderr, "unknown helper", job)
 	return 2

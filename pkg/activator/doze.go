@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package activator
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/model"
+)
+
+// watch puts services to sleep that nobody uses, and ends starts that take too
+// long, until ctx ends. While everything sleeps it does nothing.
+func (a *Activator) watch(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.sleep.kick:
+		case <-timer.C:
+		}
+		if next := a.lookAround(ctx); !next.IsZero() {
+			timer.Reset(max(next.Sub(a.cfg.Now()), time.Millisecond))
+		}
+	}
+}
+
+// lookAround looks at those services whose time has come, and returns when the
+// next one's will; the zero time: none is awake.
+func (a *Activator) lookAround(ctx context.Context) (next time.Time) {
+	s, now := &a.sleep, a.cfg.Now()
+	s.mu.Lock()
+	var due []*sleeper
+	for _, x := range s.by {
+		if x.stage != asleep && x.driver != "" && !x.due().After(now) {
+			due = append(due, x)
+		}
+	}
+	s.mu.Unlock()
+	if len(due) > 0 {
+		opened := a.cfg.Opened()
+		for _, x := range due {
+			a.lookAt(ctx, x, opened[x.name])
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, x := range s.by {
+		if at := x.due(); x.stage != asleep && x.driver != "" && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	return next
+}
+
+// due is when to look at it.
+func (x *sleeper) due() time.Time {
+	switch {
+	case x.stage == waking:
+		return x.deadline
+	case x.stage == dozing && x.settled.IsZero():
+		return x.since.Add(dozeTime)
+	case x.stage == dozing:
+		return x.settled.Add(settleTime)
+	}
+	return x.look
+}
+
+// lookAt moves one service on, if there is a reason.
+func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
+	s := &a.sleep
+	open, meterErr := a.connections(x)
+	why := a.reason(x.name)
+	s.mu.Lock()
+	now := a.cfg.Now()
+	before := x.stage
+	switch {
+	case s.by[x.name] != x || x.due().After(now): // changed meanwhile
+	case x.stage == waking:
+		s.stats[outcome{x.kind, "timeout"}]++
+		s.fell(x, fmt.Errorf("%w: %s", ErrTimeout, why), now)
+	case x.stage == dozing:
+		switch {
+		case open > 0 || meterErr != nil || x.waiting > 0 || x.settled.IsZero():
+			x.busy, x.opened = now, opened
+			s.enter(x, awake, "a connection came as it was about to fall asleep", now)
+		default:
+			s.enter(x, asleep, fmt.Sprintf("nobody used it for %s", x.scale.Idle), now)
+		}
+	case x.stage == awake:
+		x.look = now.Add(min(max(x.scale.Idle/8, lookMin), lookMax))
+		x.note = ""
+		switch {
+		case meterErr != nil:
+			x.note = meterErr.Error()
+			x.busy = now
+		case open > 0 || opened != x.opened || x.waiting > 0:
+			x.busy, x.opened = now, opened
+		case now.Sub(x.busy) >= x.scale.Idle && len(x.ready) > 0:
+			x.settled = time.Time{}
+			x.stage, x.since = dozing, now // x.cause: why it was awake
+		}
+		if left := x.busy.Add(x.scale.Idle); x.look.After(left) && left.After(now) {
+			x.look = left
+		}
+	}
+	after := x.stage
+	s.mu.Unlock()
+	if before != after {
+		a.rescale(ctx, x.driver, x.name, 1)
+		a.keep()
+		a.source.notify()
+	}
+}
+
+// connections counts those open to a service, without those that wait in a
+// front for the next request. A front that has let go of the replica keeps none,
+// so that of a service that dozes every one counts.
+func (a *Activator) connections(x *sleeper) (int, error) {
+	a.sleep.mu.Lock()
+	ready := x.ready
+	a.sleep.mu.Unlock()
+	pooled := 0
+	for _, b := range ready {
+		for _, addr := range b.Addrs() {
+			pooled += a.cfg.Pooled(addr)
+		}
+	}
+	for _, r := range a.cfg.Runners {
+		if m, ok := r.(Meter); ok && r.Driver() == x.driver {
+			n, err := m.Connections(x.name)
+			return max(0, n-pooled), err
+		}
+	}
+	return 0, fmt.Errorf("it never falls asleep: driver %s cannot tell whether it is in use", x.driver)
+}
+
+// Applied is told of every state that the data plane has applied whole: from
+// then on new connections to services asleep in it are held.
+func (a *Activator) Applied(st *model.State) {
+	s := &a.sleep
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, x := range s.by {
+		if x.stage != dozing || !x.settled.IsZero() {
+			continue
+		}
+		if svc, ok := st.Service(name); ok && svc.Sleep == model.Asleep {
+			x.settled = a.cfg.Now()
+			s.poke()
+		}
+	}
+}

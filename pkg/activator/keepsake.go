@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package activator
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/model"
+)
+
+// keepsake is the file by which the next agent wakes nobody and forgets nobody.
+type keepsake struct {
+	Services map[model.ServiceName]keptService `json:"services"`
+	Stopped  map[model.ServiceName]time.Time   `json:"stopped,omitempty"`
+}
+
+type keptService struct {
+	Awake bool      `json:"awake"`
+	Since time.Time `json:"since"`
+	Cause string    `json:"cause,omitempty"`
+}
+
+// recall reads the file. One that cannot be understood is moved aside and
+// reported: what runs is adopted, what does not sleeps.
+func (a *Activator) recall() {
+	s, now := &a.sleep, a.cfg.Now()
+	s.by, s.stopped = map[model.ServiceName]*sleeper{}, map[model.ServiceName]time.Time{}
+	s.kick, s.stats = make(chan struct{}, 1), map[outcome]uint64{}
+	if a.cfg.SleepFile == "" {
+		return
+	}
+	b, err := os.ReadFile(a.cfg.SleepFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var k keepsake
+	if err == nil {
+		err = json.Unmarshal(b, &k)
+	}
+	if err != nil {
+		aside := a.cfg.SleepFile + ".invalid"
+		a.cfg.Log.Error("which services slept is lost", "file", a.cfg.SleepFile, "movedTo", aside, "error", err)
+		_ = os.Rename(a.cfg.SleepFile, aside)
+		return
+	}
+	for name, since := range k.Stopped {
+		s.stopped[name] = since
+	}
+	for name, kept := range k.Services {
+		x := &sleeper{name: name, stage: asleep, since: kept.Since, cause: kept.Cause, busy: now, changed: make(chan struct{})}
+		if kept.Awake {
+			x.stage = awake
+		}
+		s.by[name] = x
+	}
+}
+
+// keep writes the file. The agent goes on if it cannot.
+func (a *Activator) keep() {
+	if a.cfg.SleepFile == "" {
+		return
+	}
+	a.keeping.Lock()
+	defer a.keeping.Unlock()
+	if err := a.save(); err != nil {
+		a.cfg.Log.Error("the next agent will not know what slept", "error", err)
+	}
+}
+
+func (a *Activator) save() error {
+	k := keepsake{Services: map[model.ServiceName]keptService{}, Stopped: map[model.ServiceName]time.Time{}}
+	a.sleep.mu.Lock()
+	for name, x := range a.sleep.by {
+		k.Services[name] = keptService{Awake: x.stage != asleep, Since: x.since, Cause: x.cause}
+	}
+	for name, since := range a.sleep.stopped {
+		k.Stopped[name] = since
+	}
+	a.sleep.mu.Unlock()
+	b, err := json.MarshalIndent(k, "", "\t")
+	if err != nil {
+		return err
+	}
+	tmp := a.cfg.SleepFile + ".tmp"
+	if err = os.WriteFile(tmp, append(b, '\n'), 0o600); err == nil {
+		err = os.Rename(tmp, a.cfg.SleepFile)
+	}
+	if err != nil {
+		return fmt.Errorf("save which services sleep: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package activator
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/model"
+)
+
+// Phases of a service that may sleep.
+type stage string
+
+const (
+	asleep stage = "asleep" // nothing runs
+	waking stage = "waking" // something starts
+	awake  stage = "awake"  // a replica was ready
+	dozing stage = "dozing" // new connections are held, those before it end; then it is asleep
+)
+
+// Times of the way to sleep and back.
+const (
+	// settleTime is how long after the last new connection to a replica could
+	// have been let through its handshake is looked for.
+	settleTime = 200 * time.Millisecond
+	// dozeTime bounds the wait for the data plane to hold new connections.
+	dozeTime = 5 * time.Second
+	// lookMin and lookMax bound the time between two looks at a service in use.
+	lookMin = 100 * time.Millisecond
+	lookMax = 5 * time.Second
+	// A start that failed is not tried again for a moment, doubled each time.
+	failMin = time.Second
+	failMax = 30 * time.Second
+	// maxFalls is how often a replica may end before it is ready.
+	maxFalls = 3
+)
+
+// Meter is a Runner that can tell whether its replicas are in use. Services of
+// others never fall asleep.
+type Meter interface {
+	// Connections counts those that are open to the service's replicas, also
+	// those whose handshake goes on.
+	Connections(model.ServiceName) (int, error)
+}
+
+// Scaler is a Runner that can be told of one service alone.
+type Scaler interface {
+	// Scale sets how many replicas run; false: Apply has not told of it.
+	Scale(name model.ServiceName, replicas int) bool
+}
+
+// sleeper is a service that may sleep.
+type sleeper struct {
+	name   model.ServiceName
+	scale  model.Scale
+	driver string // empty: known of an earlier agent only, until the first Apply
+	stage  stage
+	since  time.Time // of the stage
+	cause  string    // why it is awake, or asleep
+	kind   string    // of what woke it
+	ready  []model.Backend
+
+	waiting  int
+	changed  chan struct{} // closed and replaced when waiters should look
+	deadline time.Time     // of waking
+	falls    int           // replicas that ended while waking
+	restarts map[string]int
+
+	failure error // of the last start
+	pause   time.Duration
+	barred  time.Time // no start before it
+
+	busy    time.Time // last seen in use
+	opened  uint64    // connections the data plane had counted then
+	look    time.Time // when to look again
+	settled time.Time // dozing: when new connections were known to be held
+	note    string    // why it does not fall asleep
+}
+
+// sleepers is what an Activator knows of services that may sleep.
+type sleepers struct {
+	mu      sync.Mutex
+	by      map[model.ServiceName]*sleeper
+	stopped map[model.ServiceName]time.Time // by the owner's wish
+	turn    uint64                          // grows whenever a service falls asleep or begins to wake
+	kick    chan struct{}                   // asks doze for another look
+	stats   map[outcome]uint64
+	took    durations
+}
+
+// maySleep tells whether connections can wake a service: what it serves must
+// be TCP, which waits for an answer.
+func maySleep(svc *model.Service) bool {
+	w := svc.Workload
+	return w != nil && w.Scale.Min == 0 && w.Scale.Max > 0 && !w.Scale.Paused &&
+		!slices.ContainsFunc(svc.Ports, func(p model.Port) bool { return p.Protocol != model.TCP })
+}
+
+// learn takes over the services of a state.
+func (s *sleepers) learn(st *model.State, drivers map[string]bool, now time.Time, running map[model.ServiceName]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	there := map[model.ServiceName]bool{}
+	for _, svc := range st.Services {
+		if !maySleep(svc) || !drivers[svc.Workload.Driver] {
+			continue
+		}
+		there[svc.Name] = true
+		x := s.by[svc.Name]
+		if x == nil {
+			x = &sleeper{name: svc.Name, stage: asleep, since: now, cause: "nobody has used it yet", changed: make(chan struct{})}
+			if running[svc.Name] {
+				x.stage, x.cause, x.busy = awake, "it ran before it was allowed to sleep", now
+			}
+			s.by[svc.Name] = x
+		}
+		x.scale, x.driver = svc.Workload.Scale, svc.Workload.Driver
+	}
+	for name, x := range s.by {
+		if !there[name] {
+			x.signal()
+			delete(s.by, name)
+		}
+	}
+}
+
+// replicas is how many shall run of a service that asks for n.
+func (s *sleepers) replicas(name model.ServiceName, n int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.stopped[name]; ok {
+		return 0
+	}
+	if x := s.by[name]; x != nil && x.stage == asleep {
+		return 0
+	}
+	return n
+}
+
+// signal has those that wait look.
+func (x *sleeper) signal() {
+	close(x.changed)
+	x.changed = make(chan struct{})
+}
+
+func (s *sleepers) enter(x *sleeper, to stage, cause string, now time.Time) {
+	s.turn++
+	x.stage, x.since, x.cause = to, now, cause
+	if to == asleep {
+		x.ready = nil
+	}
+	x.signal()
+}
+
+// fell ends a start that failed.
+func (s *sleepers) fell(x *sleeper, why error, now time.Time) {
+	x.failure = why
+	x.pause = min(max(2*x.pause, failMin), failMax)
+	x.barred = now.Add(x.pause)
+	s.enter(x, asleep, "its last start failed: "+why.Error(), now)
+}
+
+func (s *sleepers) poke() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}

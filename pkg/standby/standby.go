@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package standby takes the TCP connections to services that sleep: it accepts
+// them, holds them without reading a byte, has the service woken, and then
+// moves bytes between them and a replica to their natural end. It is a Target:
+// it sees that the addresses of such services are this host's own. It starts
+// nothing, and connections to services that are awake do not come here but in
+// the moment of falling asleep or waking up.
+package standby
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/conn"
+	"github.com/fairlead-lb/fairlead/pkg/model"
+)
+
+// Config is what a Target needs. Listen, Own and Wake are required.
+type Config struct {
+	// Listen leads connections to services that may sleep to two listeners, one
+	// of each family (v6 may be nil), until it is closed.
+	Listen func(v4, v6 *net.TCPListener) (io.Closer, error)
+	// Own makes exactly these addresses local to this host.
+	Own func([]netip.Addr) error
+	// Wake has a service started and returns its replicas once one is ready;
+	// who is why, in words. It bounds the wait itself.
+	Wake func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error)
+	// Held bounds the connections that wait, over all services. Default 16 384.
+	Held int
+	Log  *slog.Logger // default slog.Default()
+}
+
+// dialTime bounds the connection to one replica.
+const dialTime = 3 * time.Second
+
+// Counts is what became of connections so far.
+type Counts struct {
+	Passed  uint64 // led to a replica
+	Failed  uint64 // closed: the service did not wake, or no replica took it
+	Refused uint64 // closed: too many wait
+	Waiting int    // held now
+}
+
+// Target implements reconcile.Target. Create it with New.
+type Target struct {
+	cfg      Config
+	acceptor *conn.Acceptor
+	pump     *conn.Pump
+	ports    atomic.Pointer[ports]
+
+	mu    sync.Mutex // guards what follows
+	open  *opened    // nil: nothing may sleep
+	owned []netip.Addr
+	known bool // owned is what is local
+
+	passed, failed, refused atomic.Uint64
+}
+
+// ports finds services by what clients connect to.
+type ports struct {
+	vips map[netip.AddrPort]target
+	node map[uint16]target // node ports, on any other address
+}
+
+type target struct {
+	service model.ServiceName
+	port    uint16 // container port
+}
+
+// opened is the listeners and who serves them.
+type opened struct {
+	lead   io.Closer
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// New makes a Target. It listens once a state has a service that may sleep.
+func New(cfg Config) (*Target, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Held == 0 {
+		cfg.Held = 16 << 10
+	}
+	t := &Target{cfg: cfg}
+	t.ports.Store(&ports{})
+	var err error
+	if t.pump, err = conn.NewPump(conn.PumpConfig{}); err != nil {
+		return nil, fmt.Errorf("hold connections: %w", err)
+	}
+	t.acceptor = conn.NewAcceptor(conn.AcceptConfig{
+		Handle: t.handle, Refused: func(netip.Addr) { t.refused.Add(1) },
+		Pending: cfg.Held, PendingPerSource: cfg.Held, Log: cfg.Log,
+	})
+	return t, nil
+}
+
+// Name is "standby".
+func (t *Target) Name() string { return "standby" }
+
+// Serves nothing by itself: a service sleeps if somebody wakes it, too.
+func (t *Target) Serves() []model.Feature { return nil }
+
+// Apply takes connections of the state's services that may sleep. Those that
+// are held or led on stay, whatever the state says.
+func (t *Target) Apply(_ context.Context, s *model.State) error {
+	next := &ports{vips: map[netip.AddrPort]target{}, node: map[uint16]target{}}
+	var own []netip.Addr
+	for _, svc := range s.Services {
+		if svc.Sleep == model.NeverSleeps {
+			continue
+		}
+		vips := svc.VIPs()
+		own = append(own, vips...)
+		for _, p := range svc.Ports {
+			if p.Protocol != model.TCP {
+				continue
+			}
+			for _, vip := range vips {
+				next.vips[netip.AddrPortFrom(vip, p.Service)] = target{svc.Name, p.Container}
+			}
+			for _, np := range svc.NodePorts {
+				if np.ServicePort == p.Service {
+					next.node[np.Port] = target{svc.Name, p.Container}
+				}
+			}
+		}
+	}
+	t.ports.Store(next)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(next.vips)+len(next.node) > 0 && t.open == nil {
+		if err := t.listen(); err != nil {
+			return fmt.Errorf("take connections to sleeping services: %w", err)
+		}
+	}
+	slices.SortFunc(own, netip.Addr.Compare)
+	if t.known && slices.Equal(own, t.owned) && len(own) == 0 {
+		return nil
+	}
+	if err := t.cfg.Own(own); err != nil {
+		return err
+	}
+	t.owned, t.known = own, true
+	return nil
+}
+
+// listen opens both listeners. They are on loopback: what comes to them by
+// their own address is nobody's.
+func (t *Target) listen() error {
+	v4, err := listenOn("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	listeners := []*net.TCPListener{v4}
+	v6, err := listenOn("tcp6", "[::1]:0")
+	if err == nil {
+		listeners = append(listeners, v6)
+	} else {
+		t.cfg.Log.Debug("no IPv6 for sleeping services", "error", err)
+	}
+	lead, err := t.cfg.Listen(v4, v6)
+	if err != nil {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	t.open = &opened{lead: lead, cancel: cancel}
+	for _, l := range listeners {
+		t.open.wg.Go(func() {
+			if err := t.acceptor.Serve(ctx, l); err != nil {
+				t.cfg.Log.Error("take connections to sleeping services", "error", err)
+			}
+		})
+	}
+	return nil
+}
+
+// listenOn opens a listener of plain TCP: the kernel leads nothing to one of
+// multipath TCP, which Go makes by default.
+func listenOn(network, address string) (*net.TCPListener, error) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(context.Background(), network, address)
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.TCPListener), nil
+}
+
+// Close takes no more connections and cuts those there are.
+func (t *Target) Close() {
+	t.mu.Lock()
+	o := t.open
+	t.open = nil
+	t.mu.Unlock()
+	if o != nil {
+		_ = o.lead.Close()
+		o.cancel()
+		o.wg.Wait()
+	}
+	t.pump.Close()
+}
+
+// Counts reads the counters.
+func (t *Target) Counts() Counts {
+	return Counts{Passed: t.passed.Load(), Failed: t.failed.Load(), Refused: t.refused.Load(), Waiting: t.acceptor.Pending()}
+}
+
+// find tells what a client that connected to an address wants.
+func (p *ports) find(local netip.AddrPort) (target, bool) {
+	if to, ok := p.vips[local]; ok {
+		return to, true
+	}
+	to, ok := p.node[local.Port()]
+	return to, ok && !local.Addr().IsLoopback()
+}
+
+// handle holds one connection until its service is awake, and leads it on.
+func (t *Target) handle(ctx context.Context, c *conn.Conn) {
+	to, ok := t.ports.Load().find(c.Local)
+	if !ok {
+		_ = c.Close()
+		return
+	}
+	backends, err := t.cfg.Wake(ctx, to.service, fmt.Sprintf("a connection from %s to port %d", c.Peer.Addr(), c.Local.Port()))
+	var up *net.TCPConn
+	if err == nil {
+		up, err = reach(ctx, backends, to.port, c.Peer.Addr())
+	}
+	if err != nil {
+		t.failed.Add(1)
+		t.cfg.Log.Warn("connection to a sleeping service failed", "service", to.service.String(), "client", c.Peer, "error", err)
+		_ = c.SetLinger(0) // a reset: the client must not take it for an empty answer
+		_ = c.Close()
+		return
+	}
+	t.passed.Add(1)
+	c.Routed()
+	if _, err := t.pump.Start(c.TCPConn, up, func(conn.Moved) {}); err != nil {
+		t.cfg.Log.Warn("lead connection on", "service", to.service.String(), "error", err)
+	}
+}
+
+// reach connects to a replica, in the client's family first.
+func reach(ctx context.Context, backends []model.Backend, port uint16, client netip.Addr) (*net.TCPConn, error) {
+	var errs []error
+	for _, same := range []bool{true, false} {
+		for _, b := range backends {
+			for _, a := range b.Addrs() {
+				if (a.Is4() == client.Is4()) != same {
+					continue
+				}
+				to, cancel := context.WithTimeout(ctx, dialTime)
+				up, err := conn.Dial(to, netip.AddrPortFrom(a, port))
+				cancel()
+				if err == nil {
+					return up, nil
+				}
+				errs = append(errs, fmt.Errorf("replica %s: %w", a, err))
+			}
+		}
+	}
+	if len(errs) == 0 {
+		return nil, errors.New("no replica has an address")
+	}
+	return nil, errors.Join(errs...)
+}
