@@ -300,9 +300,9 @@ struct scratch {
 	struct slow_pkt slow;
 	struct flow_key quote_key;
 	struct addr icmp_src;
-	struct xlate xlate; /* what the packet at hand becomes */
-	struct hop hop;	    /* and how it leaves */
-	__u32 mtu;	    /* of the link it does not fit */
+	struct xlate xlate;	     /* what the packet at hand becomes */
+	struct hop hop;		     /* and how it leaves */
+	__u32 mtu;		     /* of the link it does not fit */
 	struct bpf_sock_tuple tuple; /* of is_held */
 	__u32 pad5;
 };
