@@ -242,7 +242,7 @@ func (t *Target) handle(ctx context.Context, c *conn.Conn) {
 	}
 	if err != nil {
 		t.failed.Add(1)
-		t.cfg.Log.Warn("connection to a sleeping service failed", "service", to.service.String(), "client", c.Peer, "error", err)
+		t.cfg.Log.Debug("connection to a sleeping service failed", "service", to.service.String(), "client", c.Peer, "error", err)
 		_ = c.SetLinger(0) // a reset: the client must not take it for an empty answer
 		_ = c.Close()
 		return
