@@ -181,8 +181,8 @@ func TestViewIsWhatTheSocketShows(t *testing.T) {
 	if err := json.Unmarshal(plain, &v); err != nil {
 		t.Fatal(err)
 	}
-	if len(v.Services) != 1003 || v.Services[6].Replicas[1].Condition != "down" || v.Domains.Domains[0].Host != "shop.example.com" || v.At == 0 || v.Status.Verdict == "" {
-		t.Errorf("view: %d services, %+v", len(v.Services), v.Services[6])
+	if len(v.Services) != 1004 || v.Services[7].Replicas[1].Condition != "down" || v.Domains.Domains[0].Host != "shop.example.com" || v.At == 0 || v.Status.Verdict == "" {
+		t.Errorf("view: %d services, %+v", len(v.Services), v.Services[7])
 	}
 	t.Logf("1 000 services: %d bytes of JSON, %d in gzip", len(plain), len(body))
 }

@@ -71,10 +71,11 @@ func (f *fake) status() admin.Status {
 
 // services: every tenth has a replica that is down, every seventh one that drains.
 func (f *fake) services() []admin.Service {
-	reads := f.reads.Load()
+	reads, since := f.reads.Load(), time.Now().Add(-10*time.Minute)
 	out := []admin.Service{
 		{Name: "late/user", Workload: "process", Wanted: 1},
-		{Name: "sleepy/user", Workload: "process", Mode: "nat", Drain: "30s", VIP: netip.MustParseAddr("198.18.9.9")},
+		{Name: "sleepy/user", Workload: "process", Mode: "nat", Drain: "30s", VIP: netip.MustParseAddr("198.18.9.9"), Sleep: &admin.Nap{Stage: "asleep", Since: &since, Cause: "nobody used it"}},
+		{Name: "waking/user", Workload: "process", Mode: "nat", Drain: "30s", Wanted: 1, Sleep: &admin.Nap{Stage: "waking", Cause: "a connection", Waiting: 3}},
 		{Name: "strange/user", Title: hostile, Wanted: 1, Replicas: []admin.Replica{{Addr4: netip.MustParseAddr("10.9.9.9"), Weight: 1, Condition: "ready"}}},
 	}
 	for i := range f.n {

@@ -91,7 +91,7 @@ func TestPageInChromium(t *testing.T) {
 	content()
 	_ = s.Close()
 	b.shows("#stale", "The agent does not answer", "forwarding goes on without it")
-	b.shows("#services", "1003")
+	b.shows("#services", "1004")
 	b.shot("stale")
 }
 
@@ -99,7 +99,7 @@ func seeEverything(t *testing.T, b *browser) {
 	t.Helper()
 	b.shows("#verdict", "fairlead is running: 12 services, 36 replicas, all targets at generation 4")
 	b.shows("#problems", "certificate of shop.example.com: the CA answered 429", hostile, "not served yet: mode: dsr of web/0003")
-	b.shows("#services", "late/user", "15", "10.0.3.3 down: connect: connection refused", "10.0.2.2 draining", "asleep or stopped", "backoff: exit status 3", "2/3")
+	b.shows("#services", "late/user", "16", "10.0.3.3 down: connect: connection refused", "10.0.2.2 draining", "asleep for 10 min because of: nobody used it", "waking because of: a connection; 3 connections waiting for it", "backoff: exit status 3", "2/3")
 	b.shows("#domains", "shop.example.com", "unconfirmed", "shows the records to set", "test.user.fairlead.test")
 	b.shows("#certificates", "waiting", "the CA's check of http-01; the CA answered 429: too many orders; tried again in 10 min", "renewal in 30 days", "60 days")
 	b.shows("#node", "eth0", "XDP native, tcx", "there is no interface of this name", "not_allowed", "ingress", "4 of 4")
@@ -134,7 +134,7 @@ func seeDetail(t *testing.T, b *browser) {
 	b.until(`document.querySelector("#detail").hidden`)
 	b.eval(`put("10.0.3.3 down")`, nil)
 	b.until(`document.querySelectorAll("#services tr.pick").length === 1 && row("web/0003")`)
-	b.shows("#services .count", "1 of 15")
+	b.shows("#services .count", "1 of 16")
 	b.eval(`put("")`, nil)
 	b.eval(`[...document.querySelectorAll("#kinds button")].find((e) => e.innerText === "1 asleep").click()`, nil)
 	b.until(`document.querySelectorAll("#services tr.pick").length === 1 && row("sleepy/user")`)
@@ -145,14 +145,14 @@ func seeDetail(t *testing.T, b *browser) {
 func seeThousand(t *testing.T, b *browser) {
 	t.Helper()
 	b.look(1400, 1000, "light")
-	b.shows("#services .count", "1003")
+	b.shows("#services .count", "1004")
 	b.until(`drawn(row("web/0003").querySelector("canvas"))`)
 	b.shot("thousand-light")
 	b.eval(`document.querySelector("#services .scroll").scrollTop = 1e9`, nil)
 	b.until(`row("web/0999")?.getBoundingClientRect().bottom <= document.querySelector("#services .scroll").getBoundingClientRect().bottom + 1`)
 	var rows int
 	if b.eval(`document.querySelectorAll("#services tr").length`, &rows); rows > 80 {
-		t.Errorf("the document has %d rows of 1003 services, want those in view", rows)
+		t.Errorf("the document has %d rows of 1004 services, want those in view", rows)
 	}
 	b.eval(`[...document.querySelectorAll("#services th button")].find((e) => e.innerText.startsWith("Bytes/s")).click()`, nil)
 	b.until(`document.querySelector("#services th[aria-sort=descending]")?.innerText.startsWith("Bytes/s")`)
@@ -171,7 +171,7 @@ func seeThousand(t *testing.T, b *browser) {
 	b.eval(`put("")`, nil)
 	b.look(1400, 1000, "dark")
 	b.eval(`[...document.querySelectorAll("#kinds button")].find((e) => e.innerText.endsWith("down")).click()`, nil)
-	b.shows("#services .count", "101 of 1003")
+	b.shows("#services .count", "101 of 1004")
 	b.shot("thousand-dark")
 	b.look(420, 900, "light")
 	b.shot("narrow")

@@ -32,7 +32,7 @@ const tables = {
 for (const [id, table] of Object.entries(tables)) $(id).append(table.root);
 const detail = new Detail($("detail"), () => pick());
 
-const kinds = ["down", "draining", "starting", "asleep"];
+const kinds = ["down", "draining", "starting", "asleep", "stopped"];
 const buttons = kinds.map((kind) => el("button", {type: "button", "aria-pressed": "false", onclick: () => only(kind)}, kind));
 $("kinds").append(...buttons);
 let kind; // that is shown alone
@@ -56,7 +56,7 @@ const match = (hay, wanted) => wanted.every((t) => hay.includes(t));
 
 function itemOf(service, workloads, asking) {
 	const replicas = (service.replicas || []).map((r) => ({...words.replica(r), at: words.addresses(r)}));
-	const is = words.service(service, workloads);
+	const is = words.service(service, workloads, view.at);
 	const item = {
 		...is, name: service.name, service, replicas, history: rates.of(service.name),
 		ready: replicas.filter((r) => r.word === "ready").length,

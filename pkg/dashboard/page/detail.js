@@ -3,7 +3,7 @@
 import {el, plain} from "./dom.js";
 import {lines} from "./lines.js";
 import {Plot} from "./plot.js";
-import {addresses, replica, span, whole} from "./words.js";
+import {addresses, nap, replica, span, whole} from "./words.js";
 
 // Detail is everything of one service, in a panel at the side.
 export class Detail {
@@ -69,6 +69,7 @@ export class Detail {
 		]), "None runs now.");
 		put("facts", ["Setting", "Value"], [
 			["mode", s.mode], ["drain", s.drain], ["replicas wanted", String(s.wanted)],
+			...(s.sleep ? [["sleep", nap(s.sleep, view.at)]] : []),
 			...(s.lastResort ? [["last resort", s.lastResort]] : []),
 			...((s.notServedYet || []).length ? [["not served yet", s.notServedYet.join(", ")]] : []),
 		], "");

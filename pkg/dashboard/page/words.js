@@ -45,9 +45,21 @@ export function replica(r) {
 	return {look: "ok", word: r.condition, why: ""};
 }
 
+// nap says whether a workload runs, and why.
+export function nap(n, now) {
+	return [
+		n.stage + (n.since ? " for " + span((now - Date.parse(n.since)) / 1000) : "") + (n.cause ? " because of: " + n.cause : ""),
+		n.waiting ? plural(n.waiting, "connection") + " waiting for it" : "",
+		n.until && Date.parse(n.until) > now ? `falls asleep in ${until(n.until, now)} if nobody uses it` : "",
+		n.note,
+	].filter(Boolean).join("; ");
+}
+
 // service tells how one is, as {kind, look, words}. kind is what can be
-// filtered by: "ready", "draining", "down", "asleep", "starting".
-export function service(s, workloads) {
+// filtered by: "ready", "draining", "down", "asleep", "stopped", "starting".
+export function service(s, workloads, now) {
+	const stage = s.sleep && s.sleep.stage;
+	if (stage === "asleep" || stage === "stopped") return {kind: stage, look: "idle", words: nap(s.sleep, now)};
 	const all = (s.replicas || []).map((r) => ({...replica(r), at: addresses(r)}));
 	const bad = all.filter((r) => r.look === "bad");
 	const ready = all.filter((r) => r.word === "ready").length;
@@ -58,8 +70,9 @@ export function service(s, workloads) {
 			words: late.phase + (late.reason ? ": " + late.reason : "")};
 	}
 	if (all.length === 0) {
+		if (stage === "waking") return {kind: "starting", look: "warn", words: nap(s.sleep, now)};
 		if (!s.workload) return {kind: "down", look: "warn", words: "it has no replica"};
-		if (s.wanted === 0) return {kind: "asleep", look: "idle", words: "asleep or stopped: no replica is wanted now"};
+		if (s.wanted === 0) return {kind: "stopped", look: "idle", words: "no replica is wanted now"};
 		return {kind: "starting", look: "warn", words: "no replica yet"};
 	}
 	if (ready === 0) {
