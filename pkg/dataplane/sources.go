@@ -81,7 +81,7 @@ func (t *Target) setSources(s *model.State) error {
 	if err != nil {
 		return err
 	}
-	next := place256(have, want)
+	next := placeSources(have, want)
 	local := [2]uint16{first, last}
 	if slices.Equal(have, next) && slices.Equal(p.sources, next) && p.own == own && p.local == local {
 		return nil
@@ -124,8 +124,8 @@ func (t *Target) wantSources(s *model.State) (want []netip.Addr, own bool, err e
 	return want, false, nil
 }
 
-// place256 puts the wanted addresses where they are already, or where there is room.
-func place256(have, want []netip.Addr) []netip.Addr {
+// placeSources puts the wanted addresses where they are already, or where there is room.
+func placeSources(have, want []netip.Addr) []netip.Addr {
 	next := make([]netip.Addr, len(have))
 	var rest []netip.Addr
 	for _, a := range want {

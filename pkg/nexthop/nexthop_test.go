@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-lb/fairlead/pkg/nexthop/nstest"
+	"github.com/fairlead-lb/fairlead/test/feature"
 )
 
 func TestMain(m *testing.M) {
@@ -353,7 +354,7 @@ func TestXDPXmitFollowsPeer(t *testing.T) {
 	}
 	table.Track([]netip.Addr{a("10.1.0.2")})
 	if !f.Known {
-		t.Skip("this kernel (before 6.3) does not tell what drivers can do")
+		feature.Lacks(t, "what drivers can do with XDP, by netlink", 6, 3)
 	}
 	if !f.Basic || !f.Redirect || f.Xmit || table.Lookup(a("10.1.0.2")).XDPXmit {
 		t.Errorf("veth without GRO: %+v", f)

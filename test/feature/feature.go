@@ -65,6 +65,16 @@ func Needs(t testing.TB, f Feature) {
 	}
 }
 
+// Lacks is for a test that has found a feature missing by itself: it skips the
+// test on a kernel that is too old for it, and fails it on any other.
+func Lacks(t testing.TB, name string, major, minor int) {
+	t.Helper()
+	if release := running(); !older(release, major, minor) {
+		t.Fatalf("%s: this kernel (%s) should have it, Linux %d.%d brought it", name, release, major, minor)
+	}
+	t.Skipf("%s (Linux %d.%d)", name, major, minor)
+}
+
 // BestTC is how TC programs are attached where node.tc is auto.
 func BestTC(t testing.TB) string {
 	t.Helper()
