@@ -4,12 +4,21 @@
  * XDP where frames arrive from a wire, TC at the ingress of a NIC and of the
  * host side of a workload's veth.
  */
-#include "lib/balance.h"
+#include "lib/quick.h"
 
 /* Enough for Ethernet, the longest IPv4 header or some extension headers, and TCP. */
 #define LINEAR 160
 
 /* These are global functions, so that the verifier checks each of them once. */
+
+__noinline int xdp_quick(struct xdp_md *ctx)
+{
+	struct pkt p = { .ctx = ctx, .tc = false, .ifindex = ctx->ingress_ifindex };
+
+	pkt_reload(&p);
+	p.bytes = p.end - p.data;
+	return quick(&p);
+}
 
 __noinline int xdp_process(struct xdp_md *ctx)
 {
@@ -43,7 +52,11 @@ __noinline int xdp_too_big(struct xdp_md *ctx)
 SEC("xdp")
 int fl_xdp(struct xdp_md *ctx)
 {
-	int act = xdp_process(ctx);
+	int act = xdp_quick(ctx);
+
+	if (act != QUICK_NOT)
+		return act;
+	act = xdp_process(ctx);
 
 	switch (act) {
 	case SLOW_ICMP:
@@ -56,6 +69,16 @@ int fl_xdp(struct xdp_md *ctx)
 		return xdp_too_big(ctx);
 	}
 	return act;
+}
+
+__noinline int tc_quick(struct __sk_buff *ctx)
+{
+	struct pkt p = { .ctx = ctx, .tc = true, .ifindex = ctx->ifindex, .bytes = ctx->len };
+
+	if (ctx->vlan_present)
+		return QUICK_NOT;
+	pkt_reload(&p);
+	return quick(&p);
 }
 
 __noinline int tc_process(struct __sk_buff *ctx)
@@ -91,7 +114,11 @@ __noinline int tc_too_big(struct __sk_buff *ctx)
 SEC("tc")
 int fl_tc(struct __sk_buff *ctx)
 {
-	int act = tc_process(ctx);
+	int act = tc_quick(ctx);
+
+	if (act != QUICK_NOT)
+		return act;
+	act = tc_process(ctx);
 
 	switch (act) {
 	case SLOW_ICMP:

@@ -3,6 +3,7 @@
 #define FL_ADDR_H
 
 #include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
 
 #include "types.h"
 

@@ -19,14 +19,11 @@ volatile const bool has_check_mtu;
  * The longest IP packet on a wire that the stack makes of one that it joined
  * (GSO). Apart from its callers, so that the verifier does not follow both.
  */
-__noinline __u32 segment_len(struct __sk_buff *ctx, __u32 l3, __u32 l4)
+__noinline __u32 segment_len(struct __sk_buff *ctx, __u32 l3, __u32 l4, __u32 proto)
 {
-	struct scratch *s = scratch();
 	struct tcphdr *th;
 
-	if (!s)
-		return 0;
-	if (s->pkt_key.proto != IPPROTO_TCP)
+	if (proto != IPPROTO_TCP)
 		return l4 - l3 + sizeof(struct udphdr) + ctx->gso_size;
 	th = (void *)(long)ctx->data + (l4 & L4_MASK);
 	if ((void *)(th + 1) > (void *)(long)ctx->data_end)
@@ -39,7 +36,7 @@ static __always_inline __u32 wire_len(const struct pkt *p)
 {
 	struct __sk_buff *skb = p->ctx;
 
-	return p->tc && skb->gso_size ? segment_len(p->ctx, p->l3, p->l4) : p->l3_len;
+	return p->tc && skb->gso_size ? segment_len(p->ctx, p->l3, p->l4, p->key->proto) : p->l3_len;
 }
 
 /*
@@ -179,21 +176,21 @@ static __always_inline int verdict_drop(const struct pkt *p)
 	return p->tc ? TC_ACT_SHOT : XDP_DROP;
 }
 
-/* Sends a translated packet the way hop says; its own failure is counted. */
+/* Sends a translated packet the way hop says. *why is what to count it as: of a failure of its own, REASON_REWRITE. */
+static __always_inline int emit_by(struct pkt *p, const struct hop *h, enum reason *why)
+{
+	int act = p->tc ? emit_tc(p, h) : emit_xdp(p, h);
+
+	if (act != (p->tc ? TC_ACT_SHOT : XDP_ABORTED))
+		return act;
+	*why = REASON_REWRITE;
+	return verdict_drop(p);
+}
+
 static __always_inline int emit(struct pkt *p, const struct hop *h, enum reason why)
 {
-	int act;
+	int act = emit_by(p, h, &why);
 
-	if (p->tc) {
-		act = emit_tc(p, h);
-		count(p, act == TC_ACT_SHOT ? REASON_REWRITE : why);
-		return act;
-	}
-	act = emit_xdp(p, h);
-	if (act == XDP_ABORTED) {
-		count(p, REASON_REWRITE);
-		return XDP_DROP;
-	}
 	count(p, why);
 	return act;
 }

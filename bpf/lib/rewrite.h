@@ -83,10 +83,10 @@ static __always_inline int ip_rewrite(struct pkt *p, const struct addr *src, con
 		return -1;
 	ttl_proto = (__u16 *)&iph->ttl;
 	old = *ttl_proto;
-	iph->ttl--;
+	*ttl_proto = old - bpf_htons(0x100);
 	iph->saddr = src->w[3];
 	iph->daddr = dst->w[3];
-	csum_apply(&iph->check, csum_diff32(addr_diff, old, *ttl_proto));
+	csum_apply(&iph->check, csum_diff32(addr_diff, old, (__u16)(old - bpf_htons(0x100))));
 	return 0;
 }
 

@@ -5,13 +5,19 @@
 #include "pkt.h"
 #include "trace.h"
 
-static __always_inline void count(const struct pkt *p, enum reason r)
+static __always_inline void count_reason(const struct pkt *p, enum reason r)
 {
 	__u32 i = p->slot * STAT_REASONS + r;
 	__u64 *n = bpf_map_lookup_elem(&fl_stats, &i);
 
 	if (n)
 		(*n)++;
+}
+
+/* Counts the packet at hand, which leaves, and tells who watches. */
+static __always_inline void count(const struct pkt *p, enum reason r)
+{
+	count_reason(p, r);
 	trace(p, r);
 }
 
