@@ -29,6 +29,7 @@ static __always_inline void replies_forget(struct scratch *s)
 {
 	bpf_map_delete_elem(&fl_flows, &s->other);
 	bpf_map_delete_elem(&fl_embryos, &s->other);
+	handshake_find(&s->other, HANDSHAKE_FORGET);
 }
 
 /* Is the flow of these replies the one the packet belongs to? A SYN may begin another on its tuple. */
@@ -138,8 +139,11 @@ static __always_inline void direct_end(const struct pkt *p, const struct backend
 		return;
 	s->key = *p->key;
 	f = replies_of(s, b);
-	if (f)
-		f->state |= p->tcp_flags & TCP_RST ? FLOW_RST : FLOW_FIN_CLIENT;
+	if (!f)
+		return;
+	f->state |= p->tcp_flags & TCP_RST ? FLOW_RST : FLOW_FIN_CLIENT;
+	if (is_handshake(s, f))
+		handshake_note(&s->other, f->state, f->isn);
 }
 
 static __always_inline struct backend *direct_backend(const struct flow_key *k, const struct service *svc, bool syn,

@@ -2,22 +2,23 @@
 #ifndef FL_FLOW_H
 #define FL_FLOW_H
 
+#include "handshake.h"
 #include "source.h"
 
 /*
  * The flow table: which backend a flow has, and its translation. Callers know
  * flow_find, flow_open, flow_touch and flow_close; how it is stored (two LRU
- * hashes, an entry per direction) stays in here.
+ * hashes, an entry per direction; lines of handshakes) stays in here.
  *
- * A flow starts as an embryo and moves to fl_flows when the client's side has
+ * A flow starts as an embryo, in fl_embryos or, with an entry for the replies
+ * alone, in fl_handshakes; it moves to fl_flows when the client's side has
  * answered the backend's (TCP: a segment without SYN) or the backend has (UDP).
  */
 
 /* Jiffies between writes of a flow's time: about a second, less at HZ below 1000. */
 #define SEEN_EVERY 256
 
-volatile const __u64 hash_seed;
-
+/* The entry of a flow; that of a handshake is a copy (is_handshake). */
 static __always_inline struct flow *flow_find(const struct flow_key *key, bool *embryo)
 {
 	struct flow *f = bpf_map_lookup_elem(&fl_flows, key);
@@ -26,7 +27,14 @@ static __always_inline struct flow *flow_find(const struct flow_key *key, bool *
 	if (f)
 		return f;
 	*embryo = true;
-	return bpf_map_lookup_elem(&fl_embryos, key);
+	f = bpf_map_lookup_elem(&fl_embryos, key);
+	return f ?: handshake_find(key, 0);
+}
+
+/* Is what flow_find found a copy? Then what changes is told by handshake_note. */
+static __always_inline bool is_handshake(const struct scratch *s, const struct flow *f)
+{
+	return f == &s->handshake;
 }
 
 /* Both entries go, wherever they are, and what the flow held is free. */
@@ -42,6 +50,8 @@ static __always_inline void flow_close(const struct flow_key *key, struct flow *
 	bpf_map_delete_elem(&fl_embryos, &s->other);
 	bpf_map_delete_elem(&fl_flows, key);
 	bpf_map_delete_elem(&fl_embryos, key);
+	if (is_handshake(s, f))
+		handshake_find(key, HANDSHAKE_FORGET);
 }
 
 /* The byte of a flow's hash in fl_pending. */
@@ -68,6 +78,25 @@ static __always_inline bool pending_fresh(__u8 since)
 	return since && ((pending_now() - since) & 0x7f) <= 1;
 }
 
+/* Is ack what a client says that got the SYN-ACK of these replies? */
+static __always_inline bool flow_proved(const struct flow *replies, __u32 ack)
+{
+	return replies->state & FLOW_SEEN_SYN_ACK && ack == replies->isn + 1;
+}
+
+/* Moves the handshake whose key is in scratch to the table of confirmed flows. */
+static __always_inline bool handshake_confirm(struct scratch *s, __u32 ack, __u32 by_client)
+{
+	struct flow *f = handshake_find(&s->key, 0);
+
+	if (!f || (by_client && !flow_proved(f, ack)))
+		return false;
+	s->flow = *f;
+	bpf_map_update_elem(&fl_flows, &s->key, &s->flow, BPF_ANY);
+	handshake_find(&s->key, HANDSHAKE_FORGET);
+	return true;
+}
+
 /*
  * Moves the embryo whose key is in scratch, with its twin if it has one, to the
  * table of confirmed flows. by_client: only if ack is what the client must
@@ -83,8 +112,11 @@ __noinline int flow_confirm(__u32 ack, __u32 by_client)
 	if (!s)
 		return 0;
 	f = bpf_map_lookup_elem(&fl_embryos, &s->key);
-	if (!f)
-		return 0;
+	if (!f) {
+		if (!handshake_confirm(s, ack, by_client))
+			return 0;
+		goto confirmed;
+	}
 	s->flow = *f;
 	t = NULL;
 	if (!(f->flags & FLOW_SINGLE)) {
@@ -94,7 +126,7 @@ __noinline int flow_confirm(__u32 ack, __u32 by_client)
 			return 0;
 	}
 	replies = t && !(f->flags & FLOW_REPLY) ? t : f;
-	if (by_client && (!(replies->state & FLOW_SEEN_SYN_ACK) || ack != replies->isn + 1))
+	if (by_client && !flow_proved(replies, ack))
 		return 0;
 	/* Or clang tests FLOW_SINGLE in place of t, and the verifiers of 5.10 and 6.1 do not see that it is the same. */
 	opaque(t);
@@ -104,6 +136,7 @@ __noinline int flow_confirm(__u32 ack, __u32 by_client)
 	}
 	bpf_map_update_elem(&fl_flows, &s->key, &s->flow, BPF_ANY);
 	bpf_map_delete_elem(&fl_embryos, &s->key);
+confirmed:
 	pending = flow_pending(s->flow.hash);
 	if (pending)
 		*pending = 0;
@@ -158,6 +191,16 @@ static __always_inline void flow_mark(const struct flow_key *key, struct flow *f
 		flow_return(key, f, t);
 }
 
+/* What a backend's segment says of its handshake. */
+static __always_inline __u8 handshake_event(__u32 tcp_flags)
+{
+	if (tcp_flags & TCP_RST)
+		return FLOW_RST;
+	if (tcp_flags & TCP_FIN)
+		return FLOW_FIN_BACKEND;
+	return (tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) ? FLOW_SEEN_SYN_ACK : 0;
+}
+
 /*
  * What is not done for every packet of a flow, whose key is in scratch: the
  * time, the handshake and the end of TCP, the confirmation of an embryo.
@@ -176,6 +219,8 @@ __noinline int flow_event(__u32 tcp_flags, __u32 seq, __u32 ack)
 		return 0;
 	reply = f->flags & FLOW_REPLY;
 	f->seen = bpf_jiffies64();
+	if (is_handshake(s, f))
+		handshake_note(&s->key, handshake_event(tcp_flags), seq);
 	if (!reply && !embryo)
 		flow_mend(s, f);
 	confirms = reply;
@@ -230,22 +275,25 @@ static __always_inline bool flow_same(const struct flow *a, const struct flow *b
 }
 
 /*
- * Claims the reverse tuple of a new flow. A backend behind two VIP ports may
- * see the same client port twice: the loser tries again, it never overwrites a
- * live flow. vacant: the caller has looked, and there is none.
+ * Claims the reverse tuple of a new flow: twin and reply of scratch. A backend
+ * behind two VIP ports may see the same client port twice: the loser tries
+ * again, it never overwrites a live flow. vacant: the caller has looked, and
+ * there is none.
  */
-static __always_inline bool flow_claim(struct flow_key *twin, struct flow *rev, bool vacant)
+static __always_inline bool flow_claim(struct scratch *s, bool single, bool vacant)
 {
 	struct flow *old;
 	bool embryo;
 
-	old = vacant ? NULL : flow_find(twin, &embryo);
+	old = vacant ? NULL : flow_find(&s->twin, &embryo);
 	if (old) {
-		if (!flow_over(old) && !flow_same(old, rev))
+		if (!flow_over(old) && !flow_same(old, &s->reply))
 			return false;
-		flow_close(twin, old);
+		flow_close(&s->twin, old);
 	}
-	return bpf_map_update_elem(&fl_embryos, twin, rev, BPF_NOEXIST) == 0;
+	if (single)
+		return handshake_open() >= 0;
+	return bpf_map_update_elem(&fl_embryos, &s->twin, &s->reply, BPF_NOEXIST) == 0;
 }
 
 #endif

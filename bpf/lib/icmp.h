@@ -179,6 +179,8 @@ static __always_inline int icmp_error(struct pkt *p, bool *handled)
 		if (embryo && icmp_is_unreachable(p)) {
 			f->state |= FLOW_UNREACHABLE;
 			f->seen = bpf_jiffies64();
+			if (is_handshake(s, f))
+				handshake_note(q.key, f->state, f->isn);
 		}
 	} else {
 		xlate_of(x, f);

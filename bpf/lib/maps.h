@@ -45,8 +45,16 @@ struct {
 
 /*
  * Flows nobody has confirmed yet: a flood of SYNs (or of lone datagrams) fills
- * this table and cannot evict an established flow from the other.
+ * these tables and cannot evict an established flow from the other. Those that
+ * have an entry for the replies alone are in the lines, the others in the hash.
  */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct handshake_line);
+	__uint(max_entries, 1 << 15); /* a power of two */
+} fl_handshakes SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, struct flow_key);

@@ -148,7 +148,7 @@ __noinline enum reason flow_choose(__u32 ifindex, __u32 single)
 		}
 		if (single)
 			s->reply.flags |= FLOW_SINGLE;
-		if (flow_claim(&s->twin, &s->reply, single && s->vacant))
+		if (flow_claim(s, single, single && s->vacant))
 			goto claimed;
 		flow_unclaim(s);
 		if (single)

@@ -200,6 +200,25 @@ struct flow {
 };
 _Static_assert(sizeof(struct flow) == 64, "flow is a cache line");
 
+/*
+ * Handshakes of connections whose only entry is that of the replies, by its key.
+ * One that is older than HANDSHAKE_LIFE is not there any longer.
+ */
+#define HANDSHAKE_LIFE (1 << 15) /* jiffies: half a minute to five, by HZ */
+#define HANDSHAKES_PER_LINE 4
+struct handshake {
+	struct flow_key key;
+	struct flow flow;
+};
+struct handshake_line {
+	struct bpf_spin_lock lock;
+	__u32 pad[7];
+	__u32 tag[HANDSHAKES_PER_LINE];	  /* of the hash of the key; 0: free */
+	__u32 since[HANDSHAKES_PER_LINE]; /* jiffies */
+	struct handshake entry[HANDSHAKES_PER_LINE];
+};
+_Static_assert(sizeof(struct handshake_line) == 480, "handshake_line has no hole");
+
 /* What the agent knows of an interface, at index (ifindex & IFACE_MASK). */
 #define IFACE_MASK 0xffff
 enum {
@@ -301,11 +320,13 @@ struct scratch {
 	struct slow_pkt slow;
 	struct flow_key quote_key;
 	struct addr icmp_src;
-	struct xlate xlate;	     /* what the packet at hand becomes */
-	struct hop hop;		     /* and how it leaves */
-	__u32 mtu;		     /* of the link it does not fit */
-	struct bpf_sock_tuple tuple; /* of is_held */
-	__u32 pad5;
+	struct xlate xlate;	       /* what the packet at hand becomes */
+	struct hop hop;		       /* and how it leaves */
+	__u32 mtu;		       /* of the link it does not fit */
+	struct bpf_sock_tuple tuple;   /* of is_held */
+	__u32 handshake_now;	       /* jiffies, for handshake_at */
+	struct flow_key handshake_key; /* of handshake_find and the like */
+	struct flow handshake;	       /* what it found */
 };
 
 /*

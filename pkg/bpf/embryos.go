@@ -2,8 +2,74 @@
 
 package bpf
 
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+
+	"github.com/cilium/ebpf"
+)
+
+// The lines of fl_handshakes (bpf/lib/types.h).
+const (
+	handshakesPerLine = 4
+	handshakeLife     = 1 << 15 // jiffies; an older one is none
+	handshakeBatch    = 256     // lines that one system call reads
+)
+
+// handshakeLines is the size of fl_handshakes for so many handshakes: a power
+// of two, at least 1.
+func handshakeLines(n uint32) uint32 {
+	return 1 << bits.Len32(max(n/handshakesPerLine, 1)-1)
+}
+
 // EachEmbryo calls yield for every entry of a flow that nobody has confirmed
 // yet, both directions, until it returns false.
 func (o *Objects) EachEmbryo(yield func(k FlowKey, f Flow) bool) error {
+	more := true
+	err := o.eachHandshake(func(k FlowKey, f Flow) bool {
+		more = yield(k, f)
+		return more
+	})
+	if err != nil || !more {
+		return err
+	}
 	return eachFlow(o.maps[lbMapFlEmbryos], yield)
+}
+
+// eachHandshake is EachEmbryo for those that have an entry of the replies alone.
+func (o *Objects) eachHandshake(yield func(FlowKey, Flow) bool) error {
+	now, _, err := o.Clock()
+	if err != nil {
+		return err
+	}
+	lines, index := make([]lbHandshakeLine, handshakeBatch), make([]uint32, handshakeBatch)
+	locked := &ebpf.BatchOptions{ElemFlags: uint64(ebpf.LookupLock)}
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := o.maps[lbMapFlHandshakes].BatchLookup(&cursor, index, lines, locked)
+		for i := range n {
+			if !eachOfLine(&lines[i], uint32(now), yield) {
+				return nil
+			}
+		}
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil // the end
+		}
+		if err != nil {
+			return fmt.Errorf("read handshakes: %w", err)
+		}
+	}
+}
+
+func eachOfLine(l *lbHandshakeLine, now uint32, yield func(FlowKey, Flow) bool) (more bool) {
+	for i := range l.Entry {
+		if l.Tag[i] == 0 || now-l.Since[i] > handshakeLife {
+			continue
+		}
+		if e := &l.Entry[i]; !yield(flowKeyOf(&e.Key), flowOf(&e.Flow)) {
+			return false
+		}
+	}
+	return true
 }

@@ -18,16 +18,14 @@ const flowBatch = 4096
 func (o *Objects) EachFlow(yield func(k FlowKey, f Flow, confirmed bool) bool) error {
 	more := true
 	// Embryos first: one that is confirmed meanwhile is seen twice, not never.
-	for _, name := range []string{lbMapFlEmbryos, lbMapFlFlows} {
-		err := eachFlow(o.maps[name], func(k FlowKey, f Flow) bool {
-			more = yield(k, f, name == lbMapFlFlows)
-			return more
-		})
-		if err != nil || !more {
-			return err
-		}
+	err := o.EachEmbryo(func(k FlowKey, f Flow) bool {
+		more = yield(k, f, false)
+		return more
+	})
+	if err != nil || !more {
+		return err
 	}
-	return nil
+	return eachFlow(o.maps[lbMapFlFlows], func(k FlowKey, f Flow) bool { return yield(k, f, true) })
 }
 
 func eachFlow(m *ebpf.Map, yield func(FlowKey, Flow) bool) error {
@@ -62,7 +60,8 @@ func (o *Objects) PutFlow(k FlowKey, f Flow, confirmed bool) error {
 }
 
 // DeleteFlow removes an entry from wherever it is, if it is still the one that
-// was seen: another connection may have begun on its tuple. deleted tells.
+// was seen: another connection may have begun on its tuple. deleted tells. That
+// of a handshake under way ends by itself (HANDSHAKE_LIFE) and holds nothing.
 func (o *Objects) DeleteFlow(k FlowKey, seen Flow) (deleted bool, err error) {
 	key := k.kernel()
 	for _, name := range []string{lbMapFlFlows, lbMapFlEmbryos} {

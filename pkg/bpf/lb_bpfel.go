@@ -85,6 +85,22 @@ type lbFlowKey struct {
 	Pad   [3]uint8
 }
 
+type lbHandshakeLine struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Pad   [7]uint32
+	Tag   [4]uint32
+	Since [4]uint32
+	Entry [4]struct {
+		_    structs.HostLayout
+		Key  lbFlowKey
+		Flow lbFlow
+	}
+}
+
 type lbIface struct {
 	_       structs.HostLayout
 	Ifindex uint32
@@ -209,6 +225,7 @@ const (
 	lbMapFlFilter      = "fl_filter"
 	lbMapFlFlows       = "fl_flows"
 	lbMapFlFrags       = "fl_frags"
+	lbMapFlHandshakes  = "fl_handshakes"
 	lbMapFlIfaces      = "fl_ifaces"
 	lbMapFlLoad        = "fl_load"
 	lbMapFlPending     = "fl_pending"
@@ -231,6 +248,7 @@ const (
 	lbVarFlTraceLost   = "fl_trace_lost"
 	lbVarFlTraceOn     = "fl_trace_on"
 	lbVarFlTraceUntil  = "fl_trace_until"
+	lbVarHandshakeMask = "handshake_mask"
 	lbVarHasCheckMtu   = "has_check_mtu"
 	lbVarHasCsumIpv6   = "has_csum_ipv6"
 	lbVarHasXdpFrags   = "has_xdp_frags"
@@ -288,29 +306,30 @@ type lbProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbMapSpecs struct {
-	FlAllow     *ebpf.MapSpec `ebpf:"fl_allow"`
-	FlBackends  *ebpf.MapSpec `ebpf:"fl_backends"`
-	FlClients   *ebpf.MapSpec `ebpf:"fl_clients"`
-	FlClock     *ebpf.MapSpec `ebpf:"fl_clock"`
-	FlEmbryos   *ebpf.MapSpec `ebpf:"fl_embryos"`
-	FlFilter    *ebpf.MapSpec `ebpf:"fl_filter"`
-	FlFlows     *ebpf.MapSpec `ebpf:"fl_flows"`
-	FlFrags     *ebpf.MapSpec `ebpf:"fl_frags"`
-	FlIfaces    *ebpf.MapSpec `ebpf:"fl_ifaces"`
-	FlLoad      *ebpf.MapSpec `ebpf:"fl_load"`
-	FlPending   *ebpf.MapSpec `ebpf:"fl_pending"`
-	FlPortsTcp4 *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
-	FlPortsTcp6 *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
-	FlPortsUdp4 *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
-	FlPortsUdp6 *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
-	FlScratch   *ebpf.MapSpec `ebpf:"fl_scratch"`
-	FlServices  *ebpf.MapSpec `ebpf:"fl_services"`
-	FlSlots     *ebpf.MapSpec `ebpf:"fl_slots"`
-	FlSources   *ebpf.MapSpec `ebpf:"fl_sources"`
-	FlStats     *ebpf.MapSpec `ebpf:"fl_stats"`
-	FlSvcStats  *ebpf.MapSpec `ebpf:"fl_svc_stats"`
-	FlTraceEnds *ebpf.MapSpec `ebpf:"fl_trace_ends"`
-	FlTraces    *ebpf.MapSpec `ebpf:"fl_traces"`
+	FlAllow      *ebpf.MapSpec `ebpf:"fl_allow"`
+	FlBackends   *ebpf.MapSpec `ebpf:"fl_backends"`
+	FlClients    *ebpf.MapSpec `ebpf:"fl_clients"`
+	FlClock      *ebpf.MapSpec `ebpf:"fl_clock"`
+	FlEmbryos    *ebpf.MapSpec `ebpf:"fl_embryos"`
+	FlFilter     *ebpf.MapSpec `ebpf:"fl_filter"`
+	FlFlows      *ebpf.MapSpec `ebpf:"fl_flows"`
+	FlFrags      *ebpf.MapSpec `ebpf:"fl_frags"`
+	FlHandshakes *ebpf.MapSpec `ebpf:"fl_handshakes"`
+	FlIfaces     *ebpf.MapSpec `ebpf:"fl_ifaces"`
+	FlLoad       *ebpf.MapSpec `ebpf:"fl_load"`
+	FlPending    *ebpf.MapSpec `ebpf:"fl_pending"`
+	FlPortsTcp4  *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
+	FlPortsTcp6  *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
+	FlPortsUdp4  *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
+	FlPortsUdp6  *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
+	FlScratch    *ebpf.MapSpec `ebpf:"fl_scratch"`
+	FlServices   *ebpf.MapSpec `ebpf:"fl_services"`
+	FlSlots      *ebpf.MapSpec `ebpf:"fl_slots"`
+	FlSources    *ebpf.MapSpec `ebpf:"fl_sources"`
+	FlStats      *ebpf.MapSpec `ebpf:"fl_stats"`
+	FlSvcStats   *ebpf.MapSpec `ebpf:"fl_svc_stats"`
+	FlTraceEnds  *ebpf.MapSpec `ebpf:"fl_trace_ends"`
+	FlTraces     *ebpf.MapSpec `ebpf:"fl_traces"`
 }
 
 // lbVariableSpecs contains global variables before they are loaded into the kernel.
@@ -321,6 +340,7 @@ type lbVariableSpecs struct {
 	FlTraceLost   *ebpf.VariableSpec `ebpf:"fl_trace_lost"`
 	FlTraceOn     *ebpf.VariableSpec `ebpf:"fl_trace_on"`
 	FlTraceUntil  *ebpf.VariableSpec `ebpf:"fl_trace_until"`
+	HandshakeMask *ebpf.VariableSpec `ebpf:"handshake_mask"`
 	HasCheckMtu   *ebpf.VariableSpec `ebpf:"has_check_mtu"`
 	HasCsumIpv6   *ebpf.VariableSpec `ebpf:"has_csum_ipv6"`
 	HasXdpFrags   *ebpf.VariableSpec `ebpf:"has_xdp_frags"`
@@ -347,29 +367,30 @@ func (o *lbObjects) Close() error {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbMaps struct {
-	FlAllow     *ebpf.Map `ebpf:"fl_allow"`
-	FlBackends  *ebpf.Map `ebpf:"fl_backends"`
-	FlClients   *ebpf.Map `ebpf:"fl_clients"`
-	FlClock     *ebpf.Map `ebpf:"fl_clock"`
-	FlEmbryos   *ebpf.Map `ebpf:"fl_embryos"`
-	FlFilter    *ebpf.Map `ebpf:"fl_filter"`
-	FlFlows     *ebpf.Map `ebpf:"fl_flows"`
-	FlFrags     *ebpf.Map `ebpf:"fl_frags"`
-	FlIfaces    *ebpf.Map `ebpf:"fl_ifaces"`
-	FlLoad      *ebpf.Map `ebpf:"fl_load"`
-	FlPending   *ebpf.Map `ebpf:"fl_pending"`
-	FlPortsTcp4 *ebpf.Map `ebpf:"fl_ports_tcp4"`
-	FlPortsTcp6 *ebpf.Map `ebpf:"fl_ports_tcp6"`
-	FlPortsUdp4 *ebpf.Map `ebpf:"fl_ports_udp4"`
-	FlPortsUdp6 *ebpf.Map `ebpf:"fl_ports_udp6"`
-	FlScratch   *ebpf.Map `ebpf:"fl_scratch"`
-	FlServices  *ebpf.Map `ebpf:"fl_services"`
-	FlSlots     *ebpf.Map `ebpf:"fl_slots"`
-	FlSources   *ebpf.Map `ebpf:"fl_sources"`
-	FlStats     *ebpf.Map `ebpf:"fl_stats"`
-	FlSvcStats  *ebpf.Map `ebpf:"fl_svc_stats"`
-	FlTraceEnds *ebpf.Map `ebpf:"fl_trace_ends"`
-	FlTraces    *ebpf.Map `ebpf:"fl_traces"`
+	FlAllow      *ebpf.Map `ebpf:"fl_allow"`
+	FlBackends   *ebpf.Map `ebpf:"fl_backends"`
+	FlClients    *ebpf.Map `ebpf:"fl_clients"`
+	FlClock      *ebpf.Map `ebpf:"fl_clock"`
+	FlEmbryos    *ebpf.Map `ebpf:"fl_embryos"`
+	FlFilter     *ebpf.Map `ebpf:"fl_filter"`
+	FlFlows      *ebpf.Map `ebpf:"fl_flows"`
+	FlFrags      *ebpf.Map `ebpf:"fl_frags"`
+	FlHandshakes *ebpf.Map `ebpf:"fl_handshakes"`
+	FlIfaces     *ebpf.Map `ebpf:"fl_ifaces"`
+	FlLoad       *ebpf.Map `ebpf:"fl_load"`
+	FlPending    *ebpf.Map `ebpf:"fl_pending"`
+	FlPortsTcp4  *ebpf.Map `ebpf:"fl_ports_tcp4"`
+	FlPortsTcp6  *ebpf.Map `ebpf:"fl_ports_tcp6"`
+	FlPortsUdp4  *ebpf.Map `ebpf:"fl_ports_udp4"`
+	FlPortsUdp6  *ebpf.Map `ebpf:"fl_ports_udp6"`
+	FlScratch    *ebpf.Map `ebpf:"fl_scratch"`
+	FlServices   *ebpf.Map `ebpf:"fl_services"`
+	FlSlots      *ebpf.Map `ebpf:"fl_slots"`
+	FlSources    *ebpf.Map `ebpf:"fl_sources"`
+	FlStats      *ebpf.Map `ebpf:"fl_stats"`
+	FlSvcStats   *ebpf.Map `ebpf:"fl_svc_stats"`
+	FlTraceEnds  *ebpf.Map `ebpf:"fl_trace_ends"`
+	FlTraces     *ebpf.Map `ebpf:"fl_traces"`
 }
 
 func (m *lbMaps) Close() error {
@@ -382,6 +403,7 @@ func (m *lbMaps) Close() error {
 		m.FlFilter,
 		m.FlFlows,
 		m.FlFrags,
+		m.FlHandshakes,
 		m.FlIfaces,
 		m.FlLoad,
 		m.FlPending,
@@ -408,6 +430,7 @@ type lbVariables struct {
 	FlTraceLost   *ebpf.Variable `ebpf:"fl_trace_lost"`
 	FlTraceOn     *ebpf.Variable `ebpf:"fl_trace_on"`
 	FlTraceUntil  *ebpf.Variable `ebpf:"fl_trace_until"`
+	HandshakeMask *ebpf.Variable `ebpf:"handshake_mask"`
 	HasCheckMtu   *ebpf.Variable `ebpf:"has_check_mtu"`
 	HasCsumIpv6   *ebpf.Variable `ebpf:"has_csum_ipv6"`
 	HasXdpFrags   *ebpf.Variable `ebpf:"has_xdp_frags"`

@@ -16,28 +16,29 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	listenMapFlAllow     = "fl_allow"
-	listenMapFlBackends  = "fl_backends"
-	listenMapFlClients   = "fl_clients"
-	listenMapFlEmbryos   = "fl_embryos"
-	listenMapFlFilter    = "fl_filter"
-	listenMapFlFlows     = "fl_flows"
-	listenMapFlFrags     = "fl_frags"
-	listenMapFlIfaces    = "fl_ifaces"
-	listenMapFlListeners = "fl_listeners"
-	listenMapFlLoad      = "fl_load"
-	listenMapFlPending   = "fl_pending"
-	listenMapFlPortsTcp4 = "fl_ports_tcp4"
-	listenMapFlPortsTcp6 = "fl_ports_tcp6"
-	listenMapFlPortsUdp4 = "fl_ports_udp4"
-	listenMapFlPortsUdp6 = "fl_ports_udp6"
-	listenMapFlScratch   = "fl_scratch"
-	listenMapFlServices  = "fl_services"
-	listenMapFlSlots     = "fl_slots"
-	listenMapFlSources   = "fl_sources"
-	listenMapFlStats     = "fl_stats"
-	listenMapFlSvcStats  = "fl_svc_stats"
-	listenProgFlListen   = "fl_listen"
+	listenMapFlAllow      = "fl_allow"
+	listenMapFlBackends   = "fl_backends"
+	listenMapFlClients    = "fl_clients"
+	listenMapFlEmbryos    = "fl_embryos"
+	listenMapFlFilter     = "fl_filter"
+	listenMapFlFlows      = "fl_flows"
+	listenMapFlFrags      = "fl_frags"
+	listenMapFlHandshakes = "fl_handshakes"
+	listenMapFlIfaces     = "fl_ifaces"
+	listenMapFlListeners  = "fl_listeners"
+	listenMapFlLoad       = "fl_load"
+	listenMapFlPending    = "fl_pending"
+	listenMapFlPortsTcp4  = "fl_ports_tcp4"
+	listenMapFlPortsTcp6  = "fl_ports_tcp6"
+	listenMapFlPortsUdp4  = "fl_ports_udp4"
+	listenMapFlPortsUdp6  = "fl_ports_udp6"
+	listenMapFlScratch    = "fl_scratch"
+	listenMapFlServices   = "fl_services"
+	listenMapFlSlots      = "fl_slots"
+	listenMapFlSources    = "fl_sources"
+	listenMapFlStats      = "fl_stats"
+	listenMapFlSvcStats   = "fl_svc_stats"
+	listenProgFlListen    = "fl_listen"
 )
 
 // loadListen returns the embedded CollectionSpec for listen.
@@ -89,27 +90,28 @@ type listenProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type listenMapSpecs struct {
-	FlAllow     *ebpf.MapSpec `ebpf:"fl_allow"`
-	FlBackends  *ebpf.MapSpec `ebpf:"fl_backends"`
-	FlClients   *ebpf.MapSpec `ebpf:"fl_clients"`
-	FlEmbryos   *ebpf.MapSpec `ebpf:"fl_embryos"`
-	FlFilter    *ebpf.MapSpec `ebpf:"fl_filter"`
-	FlFlows     *ebpf.MapSpec `ebpf:"fl_flows"`
-	FlFrags     *ebpf.MapSpec `ebpf:"fl_frags"`
-	FlIfaces    *ebpf.MapSpec `ebpf:"fl_ifaces"`
-	FlListeners *ebpf.MapSpec `ebpf:"fl_listeners"`
-	FlLoad      *ebpf.MapSpec `ebpf:"fl_load"`
-	FlPending   *ebpf.MapSpec `ebpf:"fl_pending"`
-	FlPortsTcp4 *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
-	FlPortsTcp6 *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
-	FlPortsUdp4 *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
-	FlPortsUdp6 *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
-	FlScratch   *ebpf.MapSpec `ebpf:"fl_scratch"`
-	FlServices  *ebpf.MapSpec `ebpf:"fl_services"`
-	FlSlots     *ebpf.MapSpec `ebpf:"fl_slots"`
-	FlSources   *ebpf.MapSpec `ebpf:"fl_sources"`
-	FlStats     *ebpf.MapSpec `ebpf:"fl_stats"`
-	FlSvcStats  *ebpf.MapSpec `ebpf:"fl_svc_stats"`
+	FlAllow      *ebpf.MapSpec `ebpf:"fl_allow"`
+	FlBackends   *ebpf.MapSpec `ebpf:"fl_backends"`
+	FlClients    *ebpf.MapSpec `ebpf:"fl_clients"`
+	FlEmbryos    *ebpf.MapSpec `ebpf:"fl_embryos"`
+	FlFilter     *ebpf.MapSpec `ebpf:"fl_filter"`
+	FlFlows      *ebpf.MapSpec `ebpf:"fl_flows"`
+	FlFrags      *ebpf.MapSpec `ebpf:"fl_frags"`
+	FlHandshakes *ebpf.MapSpec `ebpf:"fl_handshakes"`
+	FlIfaces     *ebpf.MapSpec `ebpf:"fl_ifaces"`
+	FlListeners  *ebpf.MapSpec `ebpf:"fl_listeners"`
+	FlLoad       *ebpf.MapSpec `ebpf:"fl_load"`
+	FlPending    *ebpf.MapSpec `ebpf:"fl_pending"`
+	FlPortsTcp4  *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
+	FlPortsTcp6  *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
+	FlPortsUdp4  *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
+	FlPortsUdp6  *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
+	FlScratch    *ebpf.MapSpec `ebpf:"fl_scratch"`
+	FlServices   *ebpf.MapSpec `ebpf:"fl_services"`
+	FlSlots      *ebpf.MapSpec `ebpf:"fl_slots"`
+	FlSources    *ebpf.MapSpec `ebpf:"fl_sources"`
+	FlStats      *ebpf.MapSpec `ebpf:"fl_stats"`
+	FlSvcStats   *ebpf.MapSpec `ebpf:"fl_svc_stats"`
 }
 
 // listenVariableSpecs contains global variables before they are loaded into the kernel.
@@ -138,27 +140,28 @@ func (o *listenObjects) Close() error {
 //
 // It can be passed to loadListenObjects or ebpf.CollectionSpec.LoadAndAssign.
 type listenMaps struct {
-	FlAllow     *ebpf.Map `ebpf:"fl_allow"`
-	FlBackends  *ebpf.Map `ebpf:"fl_backends"`
-	FlClients   *ebpf.Map `ebpf:"fl_clients"`
-	FlEmbryos   *ebpf.Map `ebpf:"fl_embryos"`
-	FlFilter    *ebpf.Map `ebpf:"fl_filter"`
-	FlFlows     *ebpf.Map `ebpf:"fl_flows"`
-	FlFrags     *ebpf.Map `ebpf:"fl_frags"`
-	FlIfaces    *ebpf.Map `ebpf:"fl_ifaces"`
-	FlListeners *ebpf.Map `ebpf:"fl_listeners"`
-	FlLoad      *ebpf.Map `ebpf:"fl_load"`
-	FlPending   *ebpf.Map `ebpf:"fl_pending"`
-	FlPortsTcp4 *ebpf.Map `ebpf:"fl_ports_tcp4"`
-	FlPortsTcp6 *ebpf.Map `ebpf:"fl_ports_tcp6"`
-	FlPortsUdp4 *ebpf.Map `ebpf:"fl_ports_udp4"`
-	FlPortsUdp6 *ebpf.Map `ebpf:"fl_ports_udp6"`
-	FlScratch   *ebpf.Map `ebpf:"fl_scratch"`
-	FlServices  *ebpf.Map `ebpf:"fl_services"`
-	FlSlots     *ebpf.Map `ebpf:"fl_slots"`
-	FlSources   *ebpf.Map `ebpf:"fl_sources"`
-	FlStats     *ebpf.Map `ebpf:"fl_stats"`
-	FlSvcStats  *ebpf.Map `ebpf:"fl_svc_stats"`
+	FlAllow      *ebpf.Map `ebpf:"fl_allow"`
+	FlBackends   *ebpf.Map `ebpf:"fl_backends"`
+	FlClients    *ebpf.Map `ebpf:"fl_clients"`
+	FlEmbryos    *ebpf.Map `ebpf:"fl_embryos"`
+	FlFilter     *ebpf.Map `ebpf:"fl_filter"`
+	FlFlows      *ebpf.Map `ebpf:"fl_flows"`
+	FlFrags      *ebpf.Map `ebpf:"fl_frags"`
+	FlHandshakes *ebpf.Map `ebpf:"fl_handshakes"`
+	FlIfaces     *ebpf.Map `ebpf:"fl_ifaces"`
+	FlListeners  *ebpf.Map `ebpf:"fl_listeners"`
+	FlLoad       *ebpf.Map `ebpf:"fl_load"`
+	FlPending    *ebpf.Map `ebpf:"fl_pending"`
+	FlPortsTcp4  *ebpf.Map `ebpf:"fl_ports_tcp4"`
+	FlPortsTcp6  *ebpf.Map `ebpf:"fl_ports_tcp6"`
+	FlPortsUdp4  *ebpf.Map `ebpf:"fl_ports_udp4"`
+	FlPortsUdp6  *ebpf.Map `ebpf:"fl_ports_udp6"`
+	FlScratch    *ebpf.Map `ebpf:"fl_scratch"`
+	FlServices   *ebpf.Map `ebpf:"fl_services"`
+	FlSlots      *ebpf.Map `ebpf:"fl_slots"`
+	FlSources    *ebpf.Map `ebpf:"fl_sources"`
+	FlStats      *ebpf.Map `ebpf:"fl_stats"`
+	FlSvcStats   *ebpf.Map `ebpf:"fl_svc_stats"`
 }
 
 func (m *listenMaps) Close() error {
@@ -170,6 +173,7 @@ func (m *listenMaps) Close() error {
 		m.FlFilter,
 		m.FlFlows,
 		m.FlFrags,
+		m.FlHandshakes,
 		m.FlIfaces,
 		m.FlListeners,
 		m.FlLoad,

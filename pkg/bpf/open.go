@@ -149,11 +149,15 @@ func (o *Objects) configure(lb *ebpf.CollectionSpec) error {
 		lbMapFlServices: o.cfg.Services, lbMapFlSvcStats: o.cfg.Services,
 		lbMapFlBackends: o.cfg.Backends, lbMapFlSlots: (o.cfg.Slots + slotsPerLine - 1) / slotsPerLine,
 		lbMapFlLoad: o.cfg.Backends, lbMapFlFlows: o.cfg.Flows, lbMapFlEmbryos: o.cfg.Embryos,
+		lbMapFlHandshakes: handshakeLines(o.cfg.Embryos),
 	} {
 		lb.Maps[name].MaxEntries = size
 	}
 	if err := lb.Variables[lbVarHashSeed].Set(o.seed); err != nil {
 		return fmt.Errorf("set hash seed: %w", err)
+	}
+	if err := lb.Variables[lbVarHandshakeMask].Set(handshakeLines(o.cfg.Embryos) - 1); err != nil {
+		return fmt.Errorf("set the size of the table of handshakes: %w", err)
 	}
 	if err := lb.Variables[lbVarHasCsumIpv6].Set(probeCsumIPv6()); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)

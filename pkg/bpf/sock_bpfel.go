@@ -46,6 +46,7 @@ const (
 	sockMapFlFilter        = "fl_filter"
 	sockMapFlFlows         = "fl_flows"
 	sockMapFlFrags         = "fl_frags"
+	sockMapFlHandshakes    = "fl_handshakes"
 	sockMapFlIfaces        = "fl_ifaces"
 	sockMapFlLoad          = "fl_load"
 	sockMapFlPending       = "fl_pending"
@@ -128,27 +129,28 @@ type sockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockMapSpecs struct {
-	FlAllow     *ebpf.MapSpec `ebpf:"fl_allow"`
-	FlBackends  *ebpf.MapSpec `ebpf:"fl_backends"`
-	FlClients   *ebpf.MapSpec `ebpf:"fl_clients"`
-	FlEmbryos   *ebpf.MapSpec `ebpf:"fl_embryos"`
-	FlFilter    *ebpf.MapSpec `ebpf:"fl_filter"`
-	FlFlows     *ebpf.MapSpec `ebpf:"fl_flows"`
-	FlFrags     *ebpf.MapSpec `ebpf:"fl_frags"`
-	FlIfaces    *ebpf.MapSpec `ebpf:"fl_ifaces"`
-	FlLoad      *ebpf.MapSpec `ebpf:"fl_load"`
-	FlPending   *ebpf.MapSpec `ebpf:"fl_pending"`
-	FlPortsTcp4 *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
-	FlPortsTcp6 *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
-	FlPortsUdp4 *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
-	FlPortsUdp6 *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
-	FlScratch   *ebpf.MapSpec `ebpf:"fl_scratch"`
-	FlServices  *ebpf.MapSpec `ebpf:"fl_services"`
-	FlSlots     *ebpf.MapSpec `ebpf:"fl_slots"`
-	FlSocks     *ebpf.MapSpec `ebpf:"fl_socks"`
-	FlSources   *ebpf.MapSpec `ebpf:"fl_sources"`
-	FlStats     *ebpf.MapSpec `ebpf:"fl_stats"`
-	FlSvcStats  *ebpf.MapSpec `ebpf:"fl_svc_stats"`
+	FlAllow      *ebpf.MapSpec `ebpf:"fl_allow"`
+	FlBackends   *ebpf.MapSpec `ebpf:"fl_backends"`
+	FlClients    *ebpf.MapSpec `ebpf:"fl_clients"`
+	FlEmbryos    *ebpf.MapSpec `ebpf:"fl_embryos"`
+	FlFilter     *ebpf.MapSpec `ebpf:"fl_filter"`
+	FlFlows      *ebpf.MapSpec `ebpf:"fl_flows"`
+	FlFrags      *ebpf.MapSpec `ebpf:"fl_frags"`
+	FlHandshakes *ebpf.MapSpec `ebpf:"fl_handshakes"`
+	FlIfaces     *ebpf.MapSpec `ebpf:"fl_ifaces"`
+	FlLoad       *ebpf.MapSpec `ebpf:"fl_load"`
+	FlPending    *ebpf.MapSpec `ebpf:"fl_pending"`
+	FlPortsTcp4  *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
+	FlPortsTcp6  *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
+	FlPortsUdp4  *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
+	FlPortsUdp6  *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
+	FlScratch    *ebpf.MapSpec `ebpf:"fl_scratch"`
+	FlServices   *ebpf.MapSpec `ebpf:"fl_services"`
+	FlSlots      *ebpf.MapSpec `ebpf:"fl_slots"`
+	FlSocks      *ebpf.MapSpec `ebpf:"fl_socks"`
+	FlSources    *ebpf.MapSpec `ebpf:"fl_sources"`
+	FlStats      *ebpf.MapSpec `ebpf:"fl_stats"`
+	FlSvcStats   *ebpf.MapSpec `ebpf:"fl_svc_stats"`
 }
 
 // sockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -179,27 +181,28 @@ func (o *sockObjects) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockMaps struct {
-	FlAllow     *ebpf.Map `ebpf:"fl_allow"`
-	FlBackends  *ebpf.Map `ebpf:"fl_backends"`
-	FlClients   *ebpf.Map `ebpf:"fl_clients"`
-	FlEmbryos   *ebpf.Map `ebpf:"fl_embryos"`
-	FlFilter    *ebpf.Map `ebpf:"fl_filter"`
-	FlFlows     *ebpf.Map `ebpf:"fl_flows"`
-	FlFrags     *ebpf.Map `ebpf:"fl_frags"`
-	FlIfaces    *ebpf.Map `ebpf:"fl_ifaces"`
-	FlLoad      *ebpf.Map `ebpf:"fl_load"`
-	FlPending   *ebpf.Map `ebpf:"fl_pending"`
-	FlPortsTcp4 *ebpf.Map `ebpf:"fl_ports_tcp4"`
-	FlPortsTcp6 *ebpf.Map `ebpf:"fl_ports_tcp6"`
-	FlPortsUdp4 *ebpf.Map `ebpf:"fl_ports_udp4"`
-	FlPortsUdp6 *ebpf.Map `ebpf:"fl_ports_udp6"`
-	FlScratch   *ebpf.Map `ebpf:"fl_scratch"`
-	FlServices  *ebpf.Map `ebpf:"fl_services"`
-	FlSlots     *ebpf.Map `ebpf:"fl_slots"`
-	FlSocks     *ebpf.Map `ebpf:"fl_socks"`
-	FlSources   *ebpf.Map `ebpf:"fl_sources"`
-	FlStats     *ebpf.Map `ebpf:"fl_stats"`
-	FlSvcStats  *ebpf.Map `ebpf:"fl_svc_stats"`
+	FlAllow      *ebpf.Map `ebpf:"fl_allow"`
+	FlBackends   *ebpf.Map `ebpf:"fl_backends"`
+	FlClients    *ebpf.Map `ebpf:"fl_clients"`
+	FlEmbryos    *ebpf.Map `ebpf:"fl_embryos"`
+	FlFilter     *ebpf.Map `ebpf:"fl_filter"`
+	FlFlows      *ebpf.Map `ebpf:"fl_flows"`
+	FlFrags      *ebpf.Map `ebpf:"fl_frags"`
+	FlHandshakes *ebpf.Map `ebpf:"fl_handshakes"`
+	FlIfaces     *ebpf.Map `ebpf:"fl_ifaces"`
+	FlLoad       *ebpf.Map `ebpf:"fl_load"`
+	FlPending    *ebpf.Map `ebpf:"fl_pending"`
+	FlPortsTcp4  *ebpf.Map `ebpf:"fl_ports_tcp4"`
+	FlPortsTcp6  *ebpf.Map `ebpf:"fl_ports_tcp6"`
+	FlPortsUdp4  *ebpf.Map `ebpf:"fl_ports_udp4"`
+	FlPortsUdp6  *ebpf.Map `ebpf:"fl_ports_udp6"`
+	FlScratch    *ebpf.Map `ebpf:"fl_scratch"`
+	FlServices   *ebpf.Map `ebpf:"fl_services"`
+	FlSlots      *ebpf.Map `ebpf:"fl_slots"`
+	FlSocks      *ebpf.Map `ebpf:"fl_socks"`
+	FlSources    *ebpf.Map `ebpf:"fl_sources"`
+	FlStats      *ebpf.Map `ebpf:"fl_stats"`
+	FlSvcStats   *ebpf.Map `ebpf:"fl_svc_stats"`
 }
 
 func (m *sockMaps) Close() error {
@@ -211,6 +214,7 @@ func (m *sockMaps) Close() error {
 		m.FlFilter,
 		m.FlFlows,
 		m.FlFrags,
+		m.FlHandshakes,
 		m.FlIfaces,
 		m.FlLoad,
 		m.FlPending,
