@@ -6,9 +6,9 @@
 
 /*
  * The way of most packets, in few instructions: TCP over IPv4 or IPv6 without
- * options, extension headers, fragments or tags, in the middle of a connection
- * to a service whose table says all (direct.h); and TCP that concerns nobody
- * here. It does to the packet what process() would do, or leaves the whole of
+ * options, extension headers, fragments or tags, at the beginning or in the
+ * middle of a connection to a service whose table says all (direct.h); and TCP
+ * that concerns nobody here. It does to the packet what process() would do, or leaves the whole of
  * it to process(), and decides that before a byte is changed.
  *
  * All it knows of the packet stays in registers and on its own stack. process()
@@ -19,8 +19,14 @@
 /* Not a verdict: process() has the packet. */
 #define QUICK_NOT (-2)
 
-/* A TCP segment with any of these is an event of its connection. */
-#define TCP_EVENTS (TCP_FIN | TCP_SYN | TCP_RST)
+/* A packet of a client, and what is found out about it. */
+struct quick {
+	struct service *svc;
+	struct backend *b;
+	__u8 *pending;
+	__u32 hash;
+	__u32 id; /* of the backend */
+};
 
 static __always_inline bool quick_parse4(struct pkt *p)
 {
@@ -68,27 +74,66 @@ static __always_inline bool quick_parse(struct pkt *p)
 	return true;
 }
 
-/* The backend of a packet in mid-connection, where the present table of the service tells it. */
-static __always_inline struct backend *quick_backend(const struct pkt *p, const struct service *svc)
+/* Finds the backend of a packet where the present table of the service tells it. */
+static __always_inline bool quick_backend(const struct pkt *p, struct quick *q)
 {
-	__u32 hash, id;
-	__u8 *pending;
+	struct service_key vip = { .port = p->key->dport, .proto = IPPROTO_TCP };
 
-	if (svc->flags & (SVC_FLOWS | SVC_WAKES) || svc->olds || is_martian(p->key))
-		return NULL;
-	hash = hash_flow(p->key, hash_seed);
-	pending = flow_pending(hash);
-	if (!pending || *pending)
-		return NULL; /* it may be the end of a handshake */
-	return backend_at(svc, hash, &id);
+	vip.vip = p->key->dst;
+	q->svc = bpf_map_lookup_elem(&fl_services, &vip);
+	if (!q->svc || q->svc->flags & (SVC_FLOWS | SVC_WAKES) || q->svc->olds || is_martian(p->key))
+		return false;
+	q->hash = hash_flow(p->key, hash_seed);
+	q->pending = flow_pending(q->hash);
+	q->b = backend_at(q->svc, q->hash, &q->id);
+	return q->pending && q->b && !addr_equal(&q->b->addr, &p->key->src);
+}
+
+/* Notes the handshake that a SYN begins or tries again. false: there is more to it. */
+static __always_inline bool quick_open(const struct pkt *p, const struct quick *q)
+{
+	struct flow_key replies = { .sport = q->b->port, .dport = p->key->sport, .proto = IPPROTO_TCP };
+	struct flow f = { .sport = p->key->dport,
+			  .dport = p->key->sport,
+			  .backend = q->id,
+			  .service = q->svc->id,
+			  .ifindex = p->ifindex,
+			  .flags = FLOW_REPLY | FLOW_SINGLE,
+			  .hash = q->hash,
+			  .seen = bpf_jiffies64() };
+	int again;
+
+	if (q->svc->flags & SVC_ALLOW || q->svc->rate)
+		return false;
+	replies.src = q->b->addr;
+	replies.dst = p->key->src;
+	if (bpf_map_lookup_elem(&fl_flows, &replies) || bpf_map_lookup_elem(&fl_embryos, &replies))
+		return false;
+	f.src = p->key->dst;
+	f.dst = p->key->src;
+	again = handshake_put(&replies, &f, hash_flow(&replies, hash_seed));
+	if (again < 0)
+		return false;
+	if (!again)
+		count_connection(q->svc->id, false);
+	*q->pending = pending_now();
+	return true;
+}
+
+/* Is what the segment says of its connection said elsewhere, and noted there? */
+static __always_inline bool quick_flags(const struct pkt *p, const struct quick *q)
+{
+	__u8 event = p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_FIN | TCP_RST);
+
+	if (event == TCP_SYN)
+		return quick_open(p, q);
+	return !(event & ~TCP_ACK) && !*q->pending; /* or it may be the end of a handshake */
 }
 
 static __always_inline int quick_family(struct pkt *p)
 {
 	enum reason why = REASON_FORWARDED;
-	struct service_key vip = {};
-	struct service *svc;
-	struct backend *b;
+	struct quick q = {};
 	struct xlate x;
 	struct hop h;
 	int act;
@@ -101,20 +146,13 @@ static __always_inline int quick_family(struct pkt *p)
 		count_reason(p, REASON_NOT_OURS);
 		return verdict_pass(p);
 	}
-	if (p->tcp_flags & TCP_EVENTS)
+	if (!quick_backend(p, &q))
 		return QUICK_NOT;
-	vip.vip = p->key->dst;
-	vip.port = p->key->dport;
-	vip.proto = IPPROTO_TCP;
-	svc = bpf_map_lookup_elem(&fl_services, &vip);
-	b = svc ? quick_backend(p, svc) : NULL;
-	if (!b || addr_equal(&b->addr, &p->key->src))
+	hop_backend(p, q.b, &h);
+	if ((h.how != EXIT_REDIRECT && h.how != EXIT_PEER) || !fits(p, &h) || !quick_flags(p, &q))
 		return QUICK_NOT;
-	hop_backend(p, b, &h);
-	if ((h.how != EXIT_REDIRECT && h.how != EXIT_PEER) || !fits(p, &h))
-		return QUICK_NOT;
-	xlate_direct(&x, p->key, b);
-	count_bytes(svc->id, p->bytes, false);
+	xlate_direct(&x, p->key, q.b);
+	count_bytes(q.svc->id, p->bytes, false);
 	if (rewrite(p, &x)) {
 		why = REASON_REWRITE;
 		act = verdict_drop(p);
