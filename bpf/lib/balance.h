@@ -155,6 +155,7 @@ static __always_inline int balance(struct pkt *p)
 	if (!entries) {
 		/* why, x and h are set */
 	} else if (f && f->flags & FLOW_REPLY) {
+		f = flow_renewed(p, f, &embryo);
 		xlate_of(x, f);
 		hop_client(p, x, f->ifindex, h);
 		if (h->how != EXIT_TO_TC)

@@ -163,6 +163,25 @@ static __always_inline void flow_mend(struct scratch *s, const struct flow *f)
 	bpf_map_update_elem(&fl_flows, &s->other, &s->reply, BPF_NOEXIST);
 }
 
+/*
+ * The entry that a reply goes by: f, which flow_find found, or that of a
+ * handshake on the tuple of a connection before. Only a backend that took the
+ * new one sends a SYN-ACK, so from now on the old one is not there any longer.
+ */
+static __always_inline struct flow *flow_renewed(const struct pkt *p, struct flow *f, bool *embryo)
+{
+	struct flow *now;
+
+	if (*embryo || p->key->proto != IPPROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) != (TCP_SYN | TCP_ACK))
+		return f;
+	now = handshake_find(p->key, 0);
+	if (!now)
+		return f;
+	bpf_map_delete_elem(&fl_flows, p->key);
+	*embryo = true;
+	return now;
+}
+
 /* Is a flow's connection over, so that a SYN on its tuple is a new one? */
 static __always_inline bool flow_over(const struct flow *f)
 {

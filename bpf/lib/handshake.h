@@ -48,6 +48,20 @@ static __always_inline __u32 handshake_slot(const struct handshake_line *l, __u3
 	return HANDSHAKES_PER_LINE;
 }
 
+/* May there be a handshake whose replies have this hash? Without the lock: only by the tags. */
+static __always_inline bool handshake_may_be(__u32 hash)
+{
+	struct handshake_line *l = handshake_line(hash);
+	__u32 tag = handshake_tag(hash);
+
+	if (!l)
+		return false;
+	for (__u32 i = 0; i < HANDSHAKES_PER_LINE; i++)
+		if (l->tag[i] == tag)
+			return true;
+	return false;
+}
+
 /* The place of a line that was taken longest ago, or that is free. */
 static __always_inline __u32 handshake_oldest(const struct handshake_line *l, __u32 now)
 {
@@ -64,6 +78,16 @@ static __always_inline __u32 handshake_oldest(const struct handshake_line *l, __
 	return at;
 }
 
+/* Has the processor fetch all of a line at once: after the lock it would be one part after the other. */
+static __always_inline void handshake_touch(const struct handshake_line *l)
+{
+#pragma unroll
+	for (__u32 i = 0; i < sizeof(*l); i += 64)
+		if (i > 0)
+			(void)*(const volatile __u32 *)((const void *)l + i);
+	(void)*(const volatile __u32 *)&l->tag[0];
+}
+
 /*
  * Notes a SYN of the connection with these replies, which goes to f->backend.
  * 0: it is the first; 1: it was sent again; -1: there is no place.
@@ -76,6 +100,7 @@ static __always_inline int handshake_put(const struct flow_key *k, const struct 
 
 	if (!l)
 		return -1;
+	handshake_touch(l);
 	bpf_spin_lock(&l->lock);
 	at = handshake_slot(l, tag, k);
 	if (at < HANDSHAKES_PER_LINE) {

@@ -89,10 +89,24 @@ static __always_inline bool quick_backend(const struct pkt *p, struct quick *q)
 	return q->pending && q->b && !addr_equal(&q->b->addr, &p->key->src);
 }
 
-/* Notes the handshake that a SYN begins or tries again. false: there is more to it. */
+static __always_inline struct flow_key replies_key(const struct pkt *p, const struct quick *q)
+{
+	struct flow_key k = { .sport = q->b->port, .dport = p->key->sport, .proto = IPPROTO_TCP };
+
+	k.src = q->b->addr;
+	k.dst = p->key->src;
+	return k;
+}
+
+/*
+ * Notes the handshake that a SYN begins or tries again. false: there is more to
+ * it. Nobody looks here whether the tuple had a connection before: the backend
+ * knows, and only its SYN-ACK makes this one take that one's place
+ * (flow_renewed). A flood of SYNs is not worth two lookups each.
+ */
 static __always_inline bool quick_open(const struct pkt *p, const struct quick *q)
 {
-	struct flow_key replies = { .sport = q->b->port, .dport = p->key->sport, .proto = IPPROTO_TCP };
+	struct flow_key replies;
 	struct flow f = { .sport = p->key->dport,
 			  .dport = p->key->sport,
 			  .backend = q->id,
@@ -105,10 +119,7 @@ static __always_inline bool quick_open(const struct pkt *p, const struct quick *
 
 	if (q->svc->flags & SVC_ALLOW || q->svc->rate)
 		return false;
-	replies.src = q->b->addr;
-	replies.dst = p->key->src;
-	if (bpf_map_lookup_elem(&fl_flows, &replies) || bpf_map_lookup_elem(&fl_embryos, &replies))
-		return false;
+	replies = replies_key(p, q);
 	f.src = p->key->dst;
 	f.dst = p->key->src;
 	again = handshake_put(&replies, &f, hash_flow(&replies, hash_seed));
@@ -120,14 +131,26 @@ static __always_inline bool quick_open(const struct pkt *p, const struct quick *
 	return true;
 }
 
-/* Is what the segment says of its connection said elsewhere, and noted there? */
+/* May this be the end of a handshake? Only by tags: what comes after it looks at more. */
+static __always_inline bool quick_ends(const struct pkt *p, const struct quick *q)
+{
+	struct flow_key replies;
+	__u8 since = *q->pending;
+
+	if (!pending_fresh(since))
+		return false;
+	replies = replies_key(p, q);
+	return handshake_may_be(hash_flow(&replies, hash_seed));
+}
+
+/* Is there no more to do for the flags of this segment than was done here? */
 static __always_inline bool quick_flags(const struct pkt *p, const struct quick *q)
 {
 	__u8 event = p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_FIN | TCP_RST);
 
 	if (event == TCP_SYN)
 		return quick_open(p, q);
-	return !(event & ~TCP_ACK) && !*q->pending; /* or it may be the end of a handshake */
+	return !(event & ~TCP_ACK) && !quick_ends(p, q);
 }
 
 static __always_inline int quick_family(struct pkt *p)
