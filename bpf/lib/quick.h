@@ -5,11 +5,11 @@
 #include "balance.h"
 
 /*
- * The way of most packets, in few instructions: TCP over IPv4 or IPv6 without
- * options, extension headers, fragments or tags, at the beginning or in the
- * middle of a connection to a service whose table says all (direct.h); and TCP
- * that concerns nobody here. It does to the packet what process() would do, or leaves the whole of
- * it to process(), and decides that before a byte is changed.
+ * The way of most packets, in few instructions: TCP and UDP over IPv4 or IPv6
+ * without options, extension headers, fragments or tags; to a service whose
+ * table says all (direct.h), at the beginning or in the middle of a connection;
+ * in either direction of a confirmed flow; and what concerns nobody here. It does
+ * to the packet what process() would do, or leaves the whole of it to process(), and decides that before a byte is changed.
  *
  * All it knows of the packet stays in registers and on its own stack. process()
  * hands it on by scratch, and much of what that costs is waiting for its own
@@ -38,7 +38,8 @@ static __always_inline bool quick_parse4(struct pkt *p)
 	p->l3_len = bpf_ntohs(iph->tot_len);
 	addr_map4(&p->key->src, iph->saddr);
 	addr_map4(&p->key->dst, iph->daddr);
-	return *(__u8 *)iph == 0x45 && iph->protocol == IPPROTO_TCP && iph->ttl > 1 && !(iph->frag_off & bpf_htons(0x3fff));
+	p->key->proto = iph->protocol;
+	return *(__u8 *)iph == 0x45 && iph->ttl > 1 && !(iph->frag_off & bpf_htons(0x3fff));
 }
 
 static __always_inline bool quick_parse6(struct pkt *p)
@@ -51,37 +52,45 @@ static __always_inline bool quick_parse6(struct pkt *p)
 	p->l3_len = sizeof(*ip6) + bpf_ntohs(ip6->payload_len);
 	__builtin_memcpy(&p->key->src, &ip6->saddr, sizeof(p->key->src));
 	__builtin_memcpy(&p->key->dst, &ip6->daddr, sizeof(p->key->dst));
-	return ip6->version == 6 && ip6->nexthdr == IPPROTO_TCP && ip6->hop_limit > 1 && !addr_is4(&p->key->src) &&
-	       !addr_is4(&p->key->dst);
+	p->key->proto = ip6->nexthdr;
+	return ip6->version == 6 && ip6->hop_limit > 1 && !addr_is4(&p->key->src) && !addr_is4(&p->key->dst);
 }
 
 /* Reads the headers. false: not such a packet as above. */
 static __always_inline bool quick_parse(struct pkt *p)
 {
 	struct tcphdr *th;
+	struct udphdr *uh;
+	__u32 l4_len;
 
 	p->l3 = ETH_HLEN;
-	if (!(p->v6 ? quick_parse6(p) : quick_parse4(p)))
+	if (!(p->v6 ? quick_parse6(p) : quick_parse4(p)) || p->l3 + p->l3_len > p->bytes || p->l3 + p->l3_len < p->l4)
 		return false;
+	l4_len = p->l3 + p->l3_len - p->l4;
 	th = p->data + p->l4;
-	if ((void *)(th + 1) > p->end || p->l3 + p->l3_len > p->bytes || th->doff < 5 ||
-	    p->l4 + th->doff * 4 > p->l3 + p->l3_len)
+	uh = p->data + p->l4;
+	switch (p->key->proto) {
+	case IPPROTO_TCP:
+		if ((void *)(th + 1) > p->end || th->doff < 5 || th->doff * 4 > l4_len)
+			return false;
+		p->tcp_flags = ((__u8 *)th)[13] & (TCP_SYN | TCP_ACK | TCP_FIN | TCP_RST);
+		break;
+	case IPPROTO_UDP:
+		if ((void *)(uh + 1) > p->end || bpf_ntohs(uh->len) < sizeof(*uh) || bpf_ntohs(uh->len) > l4_len)
+			return false;
+		break;
+	default:
 		return false;
-	p->key->sport = th->source;
-	p->key->dport = th->dest;
-	p->key->proto = IPPROTO_TCP;
-	p->tcp_flags = ((__u8 *)th)[13];
+	}
+	p->key->sport = uh->source;
+	p->key->dport = uh->dest;
 	return true;
 }
 
 /* Finds the backend of a packet where the present table of the service tells it. */
 static __always_inline bool quick_backend(const struct pkt *p, struct quick *q)
 {
-	struct service_key vip = { .port = p->key->dport, .proto = IPPROTO_TCP };
-
-	vip.vip = p->key->dst;
-	q->svc = bpf_map_lookup_elem(&fl_services, &vip);
-	if (!q->svc || q->svc->flags & (SVC_FLOWS | SVC_WAKES) || q->svc->olds || is_martian(p->key))
+	if (is_martian(p->key))
 		return false;
 	q->hash = hash_flow(p->key, hash_seed);
 	q->pending = flow_pending(q->hash);
@@ -146,36 +155,103 @@ static __always_inline bool quick_ends(const struct pkt *p, const struct quick *
 /* Is there no more to do for the flags of this segment than was done here? */
 static __always_inline bool quick_flags(const struct pkt *p, const struct quick *q)
 {
-	__u8 event = p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_FIN | TCP_RST);
-
-	if (event == TCP_SYN)
+	if (p->tcp_flags == TCP_SYN)
 		return quick_open(p, q);
-	return !(event & ~TCP_ACK) && !quick_ends(p, q);
+	return !(p->tcp_flags & ~TCP_ACK) && !quick_ends(p, q);
+}
+
+/* Is h a way out? A reply's is the kernel's own route, which was asked whether the packet fits. */
+static __always_inline bool quick_hop(const struct pkt *p, const struct hop *h, bool reply)
+{
+	if (h->how == EXIT_NEIGHBOR)
+		return fits(p, h);
+	return (h->how == EXIT_REDIRECT || h->how == EXIT_PEER) && (reply || fits(p, h));
+}
+
+/*
+ * Is it time to look after the other direction's entry (flow_mend)? In one of
+ * eight periods of SEEN_EVERY jiffies, not the same for all flows: the kernel's
+ * LRU loses entries rarely, and it is two more lookups.
+ */
+static __always_inline bool quick_mends(const struct flow *f, __u32 now)
+{
+	return now - f->seen > SEEN_EVERY && !((now / SEEN_EVERY ^ f->hash) & 7);
+}
+
+/* The way of a packet to a service without SVC_FLOWS. */
+static __always_inline bool quick_direct(const struct pkt *p, struct quick *q, struct xlate *x, struct hop *h)
+{
+	if (q->svc->flags & SVC_WAKES || q->svc->olds || !quick_backend(p, q))
+		return false;
+	hop_backend(p, q->b, h);
+	if (!quick_hop(p, h, false) || !quick_flags(p, q))
+		return false;
+	xlate_direct(x, p->key, q->b);
+	count_bytes(q->svc->id, p->bytes, false);
+	return true;
+}
+
+/* The way of a packet whose flow is confirmed, and nothing but its time may have to be noted. */
+static __always_inline bool quick_flow(const struct pkt *p, struct xlate *x, struct hop *h, enum reason *why)
+{
+	struct flow *f = bpf_map_lookup_elem(&fl_flows, p->key);
+	__u32 now = bpf_jiffies64();
+	struct backend *b;
+
+	if (!f || p->tcp_flags & ~TCP_ACK)
+		return false;
+	xlate_of(x, f);
+	if (f->flags & FLOW_REPLY) {
+		*why = REASON_REPLIED;
+		hop_client(p, x, f->ifindex, h);
+		if (!quick_hop(p, h, true))
+			return false;
+	} else {
+		b = backend_of(&f->dst, f->dport, f->backend);
+		if (quick_mends(f, now) || !flow_usable(p, f, b))
+			return false;
+		hop_backend(p, b, h);
+		if (!quick_hop(p, h, false))
+			return false;
+	}
+	if (now - f->seen > SEEN_EVERY)
+		f->seen = now;
+	count_bytes(f->service, p->bytes, f->flags & FLOW_REPLY);
+	return true;
+}
+
+static __always_inline bool quick_way(const struct pkt *p, struct xlate *x, struct hop *h, enum reason *why)
+{
+	struct service_key vip = { .port = p->key->dport, .proto = IPPROTO_TCP };
+	struct quick q = {};
+
+	/* Services over UDP have entries for all. */
+	if (p->key->proto == IPPROTO_TCP && is_known(&p->key->dst)) {
+		vip.vip = p->key->dst;
+		q.svc = bpf_map_lookup_elem(&fl_services, &vip);
+		if (q.svc && !(q.svc->flags & SVC_FLOWS))
+			return quick_direct(p, &q, x, h);
+		if (q.svc && q.svc->flags & SVC_WAKES)
+			return false;
+	}
+	return quick_flow(p, x, h, why);
 }
 
 static __always_inline int quick_family(struct pkt *p)
 {
 	enum reason why = REASON_FORWARDED;
-	struct quick q = {};
 	struct xlate x;
 	struct hop h;
 	int act;
 
 	if (!quick_parse(p))
 		return QUICK_NOT;
-	if (!is_known(&p->key->dst)) {
-		if (is_known(&p->key->src))
-			return QUICK_NOT;
+	if (!is_known(&p->key->dst) && !is_known(&p->key->src)) {
 		count_reason(p, REASON_NOT_OURS);
 		return verdict_pass(p);
 	}
-	if (!quick_backend(p, &q))
+	if (!quick_way(p, &x, &h, &why))
 		return QUICK_NOT;
-	hop_backend(p, q.b, &h);
-	if ((h.how != EXIT_REDIRECT && h.how != EXIT_PEER) || !fits(p, &h) || !quick_flags(p, &q))
-		return QUICK_NOT;
-	xlate_direct(&x, p->key, q.b);
-	count_bytes(q.svc->id, p->bytes, false);
 	if (rewrite(p, &x)) {
 		why = REASON_REWRITE;
 		act = verdict_drop(p);

@@ -4,6 +4,7 @@ package packet_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"math/rand/v2"
@@ -11,11 +12,14 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
+	"github.com/fairlead-lb/fairlead/pkg/model"
 )
+
+const stickyVIP4, stickyBack4 = "198.18.0.11", "10.1.0.3"
 
 // watched makes a second plane on which somebody traces: its packets take none
 // of the short ways of bpf/lib/quick.h.
@@ -58,12 +62,18 @@ func TestShortWayIsTheLongWay(t *testing.T) {
 	eachHook(t, func(short *plane, h hook) {
 		long := watched(t)
 		planes := []*plane{short, long}
+		begin, seeds := midway(t)
+		seeds = append(seeds, corpus(t)...)
 		for _, p := range planes {
-			p.apply(web())
+			sticky := service("sticky", stickyVIP4, "", webPorts, stickyBack4)
+			sticky.Balance = model.Balance{Affinity: "client-ip"}
+			p.apply(web(), sticky)
 			p.moved()
+			for _, in := range begin {
+				p.send(h.prog(p), in)
+			}
 		}
 		r := rand.New(rand.NewPCG(56, 78))
-		seeds := append(corpus(t), midway(t)...)
 		sent := map[uint32]int{}
 		for i := range n {
 			in := seeds[r.IntN(len(seeds))]
@@ -81,10 +91,10 @@ func TestShortWayIsTheLongWay(t *testing.T) {
 			}
 			sent[verdict]++
 		}
-		if diff := cmp.Diff(long.moved(), short.moved()); diff != "" {
+		if diff := gocmp.Diff(long.moved(), short.moved()); diff != "" {
 			t.Errorf("counters (-long +short):\n%s", diff)
 		}
-		if diff := cmp.Diff(served(long), served(short)); diff != "" {
+		if diff := gocmp.Diff(served(long), served(short)); diff != "" {
 			t.Errorf("counters of the services (-long +short):\n%s", diff)
 		}
 		if sent[h.out] < n/10 || sent[h.pass] < n/10 {
@@ -93,27 +103,49 @@ func TestShortWayIsTheLongWay(t *testing.T) {
 	})
 }
 
-// midway are packets of connections that no SYN was seen of, which would keep
-// them off the short way for a while.
-func midway(t *testing.T) (out [][]byte) {
+// midway are packets in both directions of connections to web and sticky, which
+// are made first, and some of connections that no SYN was seen of.
+func midway(t *testing.T) (begin, out [][]byte) {
 	for i := range 8 {
-		data, data6 := request4(), request6()
-		for _, f := range []*frame{&data, &data6} {
-			f.tcp, f.sport = ack(), clientPort+1+uint16(i)
-			f.payload = make([]byte, 200*i)
-			out = append(out, f.bytes(t))
+		for _, to := range []struct{ client, vip, back string }{
+			{client4, vip4, back4}, {client6, vip6, back6}, {client4, stickyVIP4, stickyBack4},
+		} {
+			request := frame{src: to.client, dst: to.vip, sport: clientPort + 1 + uint16(i), dport: 90, tcp: syn()}
+			reply := frame{src: to.back, dst: to.client, sport: 8090, dport: request.sport, tcp: synAck()}
+			if i > 0 {
+				begin = append(begin, request.bytes(t), reply.bytes(t))
+			}
+			request.tcp, reply.tcp = ack(), ack()
+			if i > 0 {
+				begin = append(begin, request.bytes(t), reply.bytes(t))
+			}
+			request.payload = make([]byte, 200*i)
+			reply.payload = request.payload
+			out = append(out, request.bytes(t), reply.bytes(t))
 		}
+		query := datagram4()
+		query.sport = clientPort + 1 + uint16(i)
+		answer := frame{src: back4, dst: client4, sport: 5353, dport: query.sport, udp: true, payload: []byte("answer")}
+		begin = append(begin, query.bytes(t), answer.bytes(t))
+		out = append(out, query.bytes(t), answer.bytes(t))
 	}
-	return out
+	return begin, out
 }
 
-// served is what the services have carried so far.
+// served is what the services have carried so far. Without the connections: the
+// short way takes a SYN on the tuple of a live connection for a new one, until
+// its backend says otherwise.
 func served(p *plane) []dataplane.ServiceCount {
 	p.Helper()
 	stats, err := p.target.Stats()
 	if err != nil {
 		p.Fatal(err)
 	}
-	slices.SortFunc(stats.Services, func(a, b dataplane.ServiceCount) int { return int(a.Port.Service) - int(b.Port.Service) })
+	for i := range stats.Services {
+		stats.Services[i].Connections = 0
+	}
+	slices.SortFunc(stats.Services, func(a, b dataplane.ServiceCount) int {
+		return cmp.Or(a.Service.Compare(b.Service), cmp.Compare(a.Port.Service, b.Port.Service))
+	})
 	return stats.Services
 }
