@@ -220,13 +220,14 @@ static __always_inline bool quick_flow(const struct pkt *p, struct xlate *x, str
 	return true;
 }
 
-static __always_inline bool quick_way(const struct pkt *p, struct xlate *x, struct hop *h, enum reason *why)
+/* to_us: the destination may be an address of a service. */
+static __always_inline bool quick_way(const struct pkt *p, bool to_us, struct xlate *x, struct hop *h, enum reason *why)
 {
 	struct service_key vip = { .port = p->key->dport, .proto = IPPROTO_TCP };
 	struct quick q = {};
 
 	/* Services over UDP have entries for all. */
-	if (p->key->proto == IPPROTO_TCP && is_known(&p->key->dst)) {
+	if (to_us && p->key->proto == IPPROTO_TCP) {
 		vip.vip = p->key->dst;
 		q.svc = bpf_map_lookup_elem(&fl_services, &vip);
 		if (q.svc && !(q.svc->flags & SVC_FLOWS))
@@ -242,15 +243,17 @@ static __always_inline int quick_family(struct pkt *p)
 	enum reason why = REASON_FORWARDED;
 	struct xlate x;
 	struct hop h;
+	bool to_us;
 	int act;
 
 	if (!quick_parse(p))
 		return QUICK_NOT;
-	if (!is_known(&p->key->dst) && !is_known(&p->key->src)) {
+	to_us = is_known(&p->key->dst);
+	if (!to_us && !is_known(&p->key->src)) {
 		count_reason(p, REASON_NOT_OURS);
 		return verdict_pass(p);
 	}
-	if (!quick_way(p, &x, &h, &why))
+	if (!quick_way(p, to_us, &x, &h, &why))
 		return QUICK_NOT;
 	if (rewrite(p, &x)) {
 		why = REASON_REWRITE;
