@@ -241,8 +241,8 @@ static __always_inline bool quick_way(const struct pkt *p, bool to_us, struct xl
 static __always_inline int quick_family(struct pkt *p)
 {
 	enum reason why = REASON_FORWARDED;
-	struct xlate x;
-	struct hop h;
+	struct xlate x = {}; /* before Linux 6.1 the verifier wants each byte written before it is read */
+	struct hop h = {};
 	bool to_us;
 	int act;
 
