@@ -11,31 +11,50 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
-// wanted is the names that the state serves with a certificate of ours, and
-// those of them that nobody would sign, with the reason.
-func wanted(s *model.State) (hosts map[string]bool, refused map[string]string) {
-	hosts, refused = map[string]bool{}, map[string]string{}
-	add := func(host string) {
+// needs is what certificates a state asks for.
+type needs struct {
+	subjects map[string]string // host → what its certificate is for: itself, or a wildcard
+	refused  map[string]string // host → why nobody would sign it
+}
+
+// wanted is what the state serves with a certificate of ours.
+func wanted(s *model.State) needs {
+	n := needs{map[string]string{}, map[string]string{}}
+	add := func(host string, free bool) {
 		host = canonical(host)
 		if why := unfit(host, s.Settings.ACME); why != "" {
-			refused[host] = why
+			n.refused[host] = why
 			return
 		}
-		hosts[host] = true
+		n.subjects[host] = host
+		if free && s.Settings.ACME.DNS01.On() {
+			n.subjects[host] = shared(host)
+		}
 	}
 	for i := range s.Services {
 		for _, h := range s.Services[i].HTTP {
 			if h.TLS {
-				add(h.Host)
+				add(h.Host, h.Free)
 			}
 		}
-		for _, n := range s.Services[i].TCPNames {
-			if n.TLS == "terminate" {
-				add(n.Host)
+		for _, t := range s.Services[i].TCPNames {
+			if t.TLS == "terminate" {
+				add(t.Host, t.Free)
 			}
 		}
 	}
-	return hosts, refused
+	return n
+}
+
+// shared is the wildcard that a free name shares with those that differ from
+// it in the first label; the name itself, if nobody would sign that one: a
+// public authority does not sign *.com.
+func shared(host string) string {
+	_, parent, _ := strings.Cut(host, ".")
+	if !strings.Contains(parent, ".") {
+		return host
+	}
+	return "*." + parent
 }
 
 // publicAuthorities are those known to sign only for names of the public DNS.
@@ -52,8 +71,8 @@ var reservedNames = []string{
 // unfit says why a name is not even asked for; empty: it may be. To ask would
 // cost the account one of the few failures that the authority allows.
 func unfit(host string, a model.ACME) string {
-	if strings.Contains(host, "*") {
-		return "wildcard names need the dns-01 challenge, which is not supported; name the hosts one by one"
+	if strings.Contains(host, "*") && !a.DNS01.On() {
+		return "wildcard names need the dns-01 challenge: set acme.dns01, or name the hosts one by one"
 	}
 	if _, err := netip.ParseAddr(host); err == nil {
 		return "certificates for addresses are not supported; use a host name"
