@@ -36,6 +36,10 @@ type half struct {
 
 // event takes note of what epoll says of one side, and moves what can be.
 func (f *Flow) event(side int, events uint32) {
+	if f.opening != nil {
+		f.connecting(side, events)
+		return
+	}
 	in, out := &f.half[side], &f.half[1-side]
 	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		in.readable = true
@@ -198,6 +202,16 @@ func (f *Flow) broken(side int, err error) {
 		}
 		return
 	}
+	f.end(true)
+}
+
+// abort ends a flow by resets, whatever it is doing.
+func (f *Flow) abort(why error) {
+	if f.opening != nil {
+		f.unopened(why)
+		return
+	}
+	f.fail(why)
 	f.end(true)
 }
 
