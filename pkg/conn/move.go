@@ -178,10 +178,11 @@ func (h *half) flush(dst int) (int, error) {
 func (f *Flow) shutdown(side int) {
 	h := &f.half[side]
 	h.shut = true
-	_ = unix.Shutdown(int(f.fd[1-side]), unix.SHUT_WR) // refused by a socket that is reset: the other direction will see it
 	if f.half[1-side].shut {
-		f.end(false)
+		f.end(false) // a close says the same
+		return
 	}
+	_ = unix.Shutdown(int(f.fd[1-side]), unix.SHUT_WR) // refused by a socket that is reset: the other direction will see it
 }
 
 // broken ends a flow after an error of one direction. When the destination
