@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/conn"
+	"github.com/fairlead-lb/fairlead/pkg/conn/haproxytest"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
@@ -433,6 +434,34 @@ func TestProxyProtocol(t *testing.T) {
 	w.apply(s.addr.Port(), svc)
 	if err := connect(); err == nil {
 		t.Error("a header of a peer that is not trusted was believed")
+	}
+}
+
+// A real proxy in front tells of the clients in both versions, and the allow
+// list is about them.
+func TestBehindHAProxy(t *testing.T) {
+	w := newWorld(t, nil)
+	cert := w.ca.issue(t, "a.b")
+	s := serve(t, "127.0.0.1", "one", 0, overTLS(cert, false))
+	svc := service(Redis, "a.b", "passthrough", backend(s))
+	svc.Allow = []netip.Prefix{netip.MustParsePrefix("127.0.0.9/32")}
+	w.state = &model.State{Settings: model.Settings{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}}
+	w.apply(s.addr.Port(), svc)
+	for _, send := range []string{"send-proxy", "send-proxy-v2"} {
+		at := haproxytest.Run(t, w.Addr(Redis).String(), send)
+		connect := func(from string) error {
+			d := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+			c, err := tls.DialWithDialer(&d, "tcp", at, &tls.Config{ServerName: "a.b", RootCAs: w.ca.Pool})
+			if err == nil {
+				talk(t, c)
+				_ = c.Close()
+			}
+			return err
+		}
+		must(t, connect("127.0.0.9"))
+		if err := connect("127.0.0.8"); alertOf(err) != alertAccessDenied {
+			t.Errorf("%s: a client that is not allowed: %v", send, err)
+		}
 	}
 }
 
