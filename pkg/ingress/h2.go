@@ -128,6 +128,7 @@ func (t *Target) routeStream(s *session, x *stream, w http.ResponseWriter, r *ht
 	}
 	q := query2(x, s, r, path)
 	v := x.table.decide(&q, t.cfg.Certificates)
+	s.charge(&v, x.client)
 	if v.wake {
 		x.table, v = t.wake(r.Context(), &q, v)
 	}

@@ -47,6 +47,7 @@ type session struct {
 	first bool // no request has come yet
 	log   entry
 	table *table
+	paid  charged
 	v     verdict
 	x     exchange
 	sent  int64

@@ -4,6 +4,7 @@ package tcproute
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -392,6 +394,36 @@ func TestL11AllowAndRate(t *testing.T) {
 	}
 }
 
+// D13: who is not allowed, or over the rate, wakes nobody.
+func TestD13RefusedConnectionsWakeNobody(t *testing.T) {
+	var woken atomic.Int32
+	var s *server
+	w := newWorld(t, func(c *Config) {
+		c.Wake = func(context.Context, model.ServiceName, string) ([]model.Backend, error) {
+			woken.Add(1)
+			return []model.Backend{backend(s)}, nil
+		}
+	})
+	s = serve(t, "127.0.0.1", "one", 0, overTLS(w.ca.issue(t, "a.b"), false))
+	svc := service(Redis, "a.b", "passthrough")
+	svc.Sleep = model.Asleep
+	svc.RateLimit = model.RateLimit{PerSecond: 1, Burst: 1}
+	svc.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	w.apply(s.addr.Port(), svc)
+	if _, err := w.tls(Redis, "a.b"); alertOf(err) != alertAccessDenied || woken.Load() != 0 {
+		t.Errorf("not allowed: %v, woken %d times", err, woken.Load())
+	}
+	svc.Allow = nil
+	w.apply(s.addr.Port(), svc)
+	c, err := w.tls(Redis, "a.b")
+	must(t, err)
+	talk(t, c)
+	if _, err := w.tls(Redis, "a.b"); alertOf(err) != alertAccessDenied || woken.Load() != 1 {
+		t.Errorf("over the rate: %v, woken %d times", err, woken.Load())
+	}
+	eventually(t, "counts", func() bool { return w.count(Redis, NotAllowed) == 1 && w.count(Redis, RateLimited) == 1 })
+}
+
 // PROXY protocol: believed from trusted peers, and what it says is what rules
 // and replicas see.
 func TestProxyProtocol(t *testing.T) {
@@ -603,49 +635,26 @@ func TestShutdownDrains(t *testing.T) {
 
 // Clients that retry hard wait longer and longer; others do not.
 func TestStrikes(t *testing.T) {
-	l := newLedger()
+	l := conn.NewLedger()
 	now := time.Now()
 	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	var waits []time.Duration
 	for range 200 {
-		waits = append(waits, l.strike(a, now))
+		waits = append(waits, strike(l, a, now))
 	}
 	if waits[strikesFree-1] != 0 || waits[strikesFree] == 0 || waits[199] != strikeDelayMax {
 		t.Errorf("waits %v", waits)
 	}
-	if w := l.strike(b, now); w != 0 {
+	if w := strike(l, b, now); w != 0 {
 		t.Errorf("another client waits %s", w)
 	}
-	if w := l.strike(a, now.Add(2*time.Minute)); w != 0 {
+	if w := strike(l, a, now.Add(2*time.Minute)); w != 0 {
 		t.Errorf("after two minutes: %s", w)
 	}
 	// Many addresses take no more memory, and do not make room by pushing out
 	// who strikes all the time.
 	for i := range 100_000 {
-		l.strike(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), now.Add(2*time.Minute+time.Duration(i)))
-	}
-}
-
-// The ping of a bucket: burst at once, then the rate.
-func TestRateLedger(t *testing.T) {
-	l := newLedger()
-	now := time.Now()
-	a := netip.MustParseAddr("2001:db8::1")
-	grant := func(at time.Duration) (n int) {
-		for range 100 {
-			if l.admit("p/u", a, 10, 5, now.Add(at)) {
-				n++
-			}
-		}
-		return n
-	}
-	for _, tc := range []struct {
-		at   time.Duration
-		want int
-	}{{0, 5}, {100 * time.Millisecond, 1}, {350 * time.Millisecond, 2}, {time.Minute, 5}} {
-		if got := grant(tc.at); got < tc.want || got > tc.want+1 {
-			t.Errorf("at %s: %d, want %d", tc.at, got, tc.want)
-		}
+		strike(l, netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), now.Add(2*time.Minute+time.Duration(i)))
 	}
 }
 

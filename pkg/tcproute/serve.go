@@ -112,7 +112,7 @@ func (s *serving) admit(to *route) *refusal {
 	switch {
 	case !to.permits(client):
 		return notAllowed()
-	case to.rate.PerSecond > 0 && !s.ledger.admit(to.service.String(), client, to.rate.PerSecond, to.rate.Burst, s.now()):
+	case to.rate.PerSecond > 0 && s.ledger.Admit(to.service.String(), client, to.rate.PerSecond, to.rate.Burst, s.now()) > 0:
 		return rateLimited()
 	case s.flows.count() >= s.cfg.Sessions:
 		return &refusal{
@@ -137,7 +137,7 @@ func (s *serving) slow(ctx context.Context, ref *refusal) {
 	if !ref.hopeless() {
 		return
 	}
-	wait := s.ledger.strike(s.c.Peer.Addr(), s.now())
+	wait := strike(s.ledger, s.c.Peer.Addr(), s.now())
 	if wait == 0 {
 		return
 	}

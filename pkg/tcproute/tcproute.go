@@ -65,7 +65,7 @@ type Router struct {
 	pump     *conn.Pump
 	direct   bool // the pump may connect to replicas by itself
 	flows    *flows
-	ledger   *ledger
+	ledger   *conn.Ledger
 	failed   sync.Map // netip.AddrPort → time.Time: until when it is tried last
 	results  results
 	words    quietLog
@@ -115,7 +115,7 @@ func New(cfg Config) (*Router, error) {
 		return nil, err
 	}
 	r := &Router{
-		cfg: cfg, pump: pump, direct: direct, flows: newFlows(), ledger: newLedger(),
+		cfg: cfg, pump: pump, direct: direct, flows: newFlows(), ledger: conn.NewLedger(),
 		acceptor: map[Kind]*conn.Acceptor{}, tls: map[Kind]*tls.Config{}, listeners: map[Kind]*listener{},
 	}
 	r.words.log = cfg.Log
