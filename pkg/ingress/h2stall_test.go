@@ -51,7 +51,7 @@ func TestHTTP2StalledStreams(t *testing.T) {
 			if err == nil {
 				t.Errorf("%s: the replica saw an orderly end", what)
 			}
-		case <-time.After(long):
+		case <-time.After(long / 2): // before the client itself gives up
 			t.Fatalf("%s: the replica still waits", what)
 		}
 		if res, body := fetch(t, c, "http://h/fine"); res.StatusCode != 200 || body != "fine" {
