@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,10 +31,17 @@ type Config struct {
 	Zone string // such as "fairlead.example"
 	// Updates is the zone's update statement; default: whoever has the key.
 	Updates string
-	// Of is the primary of a secondary, which looks there every Refresh, in
-	// whole seconds, and is told nothing. nil: it is a primary.
-	Of      *Server
-	Refresh time.Duration
+	// Of is the primary of a secondary, which looks there when Notify tells it
+	// to. nil: it is a primary.
+	Of *Server
+
+	// In runs a function where the server is to be, such as in a network
+	// namespace. nil: here.
+	In func(func() error) error
+	// Addr is where it listens. Default: a free port of loopback.
+	Addr netip.AddrPort
+	// Host is the IPv4 address of every name of the zone. Default 127.0.0.1.
+	Host netip.Addr
 }
 
 // Server is a name server. It ends with the test.
@@ -44,6 +52,7 @@ type Server struct {
 	Secret  string // base64
 
 	t    testing.TB
+	in   func(func() error) error
 	dir  string
 	cmd  *exec.Cmd
 	done chan struct{}
@@ -56,7 +65,16 @@ func New(t testing.TB, cfg Config) *Server {
 	if _, err := exec.LookPath("named"); err != nil {
 		t.Fatalf("these tests need BIND's name server, which scripts/setup.sh test installs: %v", err)
 	}
-	s := &Server{t: t, dir: t.TempDir(), KeyName: "updater.fairlead.", Addr: freePort(t)}
+	if cfg.In == nil {
+		cfg.In = func(f func() error) error { return f() }
+	}
+	if !cfg.Addr.IsValid() {
+		cfg.Addr = freePort(t)
+	}
+	if !cfg.Host.IsValid() {
+		cfg.Host = netip.MustParseAddr("127.0.0.1")
+	}
+	s := &Server{t: t, in: cfg.In, dir: t.TempDir(), KeyName: "updater.fairlead.", Addr: cfg.Addr}
 	if cfg.Of != nil {
 		s.KeyName, s.Secret = cfg.Of.KeyName, cfg.Of.Secret
 	} else {
@@ -71,9 +89,8 @@ func New(t testing.TB, cfg Config) *Server {
 	}
 	zone := fmt.Sprintf("type primary; file %q; %s allow-transfer { key %q; };", filepath.Join(s.dir, "zone.db"), cfg.Updates, s.KeyName)
 	if cfg.Of != nil {
-		seconds := int(cfg.Refresh.Seconds())
-		zone = fmt.Sprintf("type secondary; file %q; primaries port %d { %s key %q; }; min-refresh-time %d; max-refresh-time %d; allow-notify { none; };",
-			filepath.Join(s.dir, "copy.db"), cfg.Of.Addr.Port(), cfg.Of.Addr.Addr(), s.KeyName, seconds, seconds)
+		zone = fmt.Sprintf("type secondary; file %q; primaries port %d { %s key %q; }; min-refresh-time 3600; allow-notify { %[3]s; };",
+			filepath.Join(s.dir, "copy.db"), cfg.Of.Addr.Port(), cfg.Of.Addr.Addr(), s.KeyName)
 	}
 	s.write("named.conf", fmt.Sprintf(`include %q;
 options {
@@ -87,9 +104,9 @@ zone %q { %s };
 	s.write("zone.db", fmt.Sprintf(`$TTL 60
 @ SOA ns1.%[1]s. admin.%[1]s. 1 3600 600 86400 5
 @ NS ns1.%[1]s.
-ns1 A 127.0.0.1
-* A 127.0.0.1
-`, cfg.Zone))
+ns1 A %[2]s
+* A %[3]s
+`, cfg.Zone, s.Addr.Addr(), cfg.Host))
 	s.Start()
 	t.Cleanup(func() {
 		s.Stop()
@@ -121,14 +138,27 @@ func (s *Server) Start() {
 	s.t.Helper()
 	cmd := exec.Command("named", "-g", "-4", "-n", "1", "-c", filepath.Join(s.dir, "named.conf"))
 	cmd.Stdout, cmd.Stderr = &s.log, &s.log
-	if err := cmd.Start(); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // also when the test panics
+	begun, done := make(chan error, 2), make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // one thread to the end: Pdeathsig is about it
+		defer runtime.UnlockOSThread()
+		begun <- s.in(func() error {
+			err := cmd.Start()
+			if err == nil {
+				begun <- nil
+				_ = cmd.Wait()
+			}
+			return err
+		})
+	}()
+	if err := <-begun; err != nil {
 		s.t.Fatalf("start named: %v", err)
 	}
-	done := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(done) }()
 	s.cmd, s.done = cmd, done
 	for deadline := time.Now().Add(60 * time.Second); ; {
-		r, err := dns.ExchangeContext(context.Background(), new(dns.Msg).SetQuestion(s.zone(), dns.TypeSOA), s.Addr.String())
+		r, err := s.ask(s.zone(), dns.TypeSOA)
 		if err == nil && r.Rcode == dns.RcodeSuccess && r.Authoritative {
 			return
 		}
@@ -168,10 +198,31 @@ func (s *Server) Stop() {
 	s.cmd = nil
 }
 
+func (s *Server) ask(name string, kind uint16) (r *dns.Msg, err error) {
+	err = s.in(func() error {
+		r, err = dns.ExchangeContext(context.Background(), new(dns.Msg).SetQuestion(name, kind), s.Addr.String())
+		return err
+	})
+	return r, err
+}
+
+// Notify has a secondary look at its primary.
+func (s *Server) Notify() {
+	s.t.Helper()
+	m := new(dns.Msg).SetNotify(s.zone())
+	err := s.in(func() error {
+		_, err := dns.ExchangeContext(context.Background(), m, s.Addr.String())
+		return err
+	})
+	if err != nil {
+		s.t.Fatalf("notify named: %v", err)
+	}
+}
+
 // TXT is what it shows of a name.
 func (s *Server) TXT(name string) []string {
 	s.t.Helper()
-	r, err := dns.ExchangeContext(context.Background(), new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeTXT), s.Addr.String())
+	r, err := s.ask(dns.Fqdn(name), dns.TypeTXT)
 	if err != nil {
 		s.t.Fatalf("ask named for %s: %v", name, err)
 	}
