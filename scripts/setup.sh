@@ -15,9 +15,9 @@ set -eu
 # The compiler that the committed objects are built with: see Makefile, CLANG.
 GENERATE="clang-19 llvm-19"
 # What the tests run: real clients and servers, and tools to look at the kernel.
-TEST="$GENERATE clang-format-19 iproute2 iptables nftables ethtool tcpdump iperf3 curl
+TEST="$GENERATE clang-format-19 iproute2 iptables nftables ethtool tcpdump iperf3 curl bind9 haproxy
 	netcat-openbsd iputils-ping traceroute procps util-linux bpftool git nginx
-	openssl bind9 haproxy postgresql postgresql-client redis-server redis-tools chromium fonts-dejavu-core"
+	openssl postgresql postgresql-client redis-server redis-tools chromium fonts-dejavu-core"
 
 # Kernels of other releases, unpacked and booted; module dependencies.
 VM="qemu-system-x86 qemu-system-arm kmod xz-utils debian-archive-keyring"

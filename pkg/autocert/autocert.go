@@ -144,10 +144,10 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 	now := t.serving.Load()
 	next := &serving{authority: now.authority, keepers: map[string]*keeper{}, hosts: map[string]holding{}}
 	err := t.configure(s.Settings.ACME, next)
-	need := wanted(s)
-	t.refused = need.refused
+	hosts, refused := wanted(s)
+	t.refused = refused
 	if next.authority != nil {
-		for host, subject := range need.subjects {
+		for host, subject := range subjects(s, hosts) {
 			k := t.keeper(subject, now, next)
 			next.hosts[host] = holding{k, t.before(host, k, now)}
 		}

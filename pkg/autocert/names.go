@@ -11,39 +11,57 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
-// needs is what certificates a state asks for.
-type needs struct {
-	subjects map[string]string // host → what its certificate is for: itself, or a wildcard
-	refused  map[string]string // host → why nobody would sign it
-}
-
-// wanted is what the state serves with a certificate of ours.
-func wanted(s *model.State) needs {
-	n := needs{map[string]string{}, map[string]string{}}
-	add := func(host string, free bool) {
+// wanted is the names that the state serves with a certificate of ours, and
+// those of them that nobody would sign, with the reason.
+func wanted(s *model.State) (hosts map[string]bool, refused map[string]string) {
+	hosts, refused = map[string]bool{}, map[string]string{}
+	add := func(host string) {
 		host = canonical(host)
 		if why := unfit(host, s.Settings.ACME); why != "" {
-			n.refused[host] = why
+			refused[host] = why
 			return
 		}
-		n.subjects[host] = host
-		if free && s.Settings.ACME.DNS01.On() {
-			n.subjects[host] = shared(host)
-		}
+		hosts[host] = true
 	}
 	for i := range s.Services {
 		for _, h := range s.Services[i].HTTP {
 			if h.TLS {
-				add(h.Host, h.Free)
+				add(h.Host)
 			}
 		}
-		for _, t := range s.Services[i].TCPNames {
-			if t.TLS == "terminate" {
-				add(t.Host, t.Free)
+		for _, n := range s.Services[i].TCPNames {
+			if n.TLS == "terminate" {
+				add(n.Host)
 			}
 		}
 	}
-	return n
+	return hosts, refused
+}
+
+// subjects is what the certificates of hosts are for: a wildcard for names that
+// templates made, where dns-01 is configured, else the host itself.
+func subjects(s *model.State, hosts map[string]bool) map[string]string {
+	out := map[string]string{}
+	for host := range hosts {
+		out[host] = host
+	}
+	if !s.Settings.ACME.DNS01.On() {
+		return out
+	}
+	share := func(host string, free bool) {
+		if host = canonical(host); free && hosts[host] {
+			out[host] = shared(host)
+		}
+	}
+	for _, svc := range s.Services {
+		for _, h := range svc.HTTP {
+			share(h.Host, h.Free)
+		}
+		for _, n := range svc.TCPNames {
+			share(n.Host, n.Free)
+		}
+	}
+	return out
 }
 
 // shared is the wildcard that a free name shares with those that differ from

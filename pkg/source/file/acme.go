@@ -26,13 +26,22 @@ type rawDNS01 struct {
 	propagation   time.Duration
 }
 
-func defaultACME() rawACME {
-	return rawACME{directory: "https://acme-v02.api.letsencrypt.org/directory", dns01: defaultDNS01()}
-}
+const letsEncrypt = "https://acme-v02.api.letsencrypt.org/directory"
+
+func defaultACME() model.ACME { return model.ACME{Directory: letsEncrypt} }
 
 func defaultDNS01() rawDNS01 { return rawDNS01{propagation: 2 * time.Minute} }
 
-func acmeCodec() codec[rawACME] {
+// acmeCodec is the settings as they were written, built when all keys are read.
+func acmeCodec() codec[model.ACME] {
+	raw := rawACMECodec()
+	return unset(codec[model.ACME]{schema: raw.schema, decode: func(d *decoder, v value) (model.ACME, bool) {
+		r, ok := raw.decode(d, v)
+		return r.build(d), ok
+	}})
+}
+
+func rawACMECodec() codec[rawACME] {
 	directory := str("an https:// URL", func(s string) error {
 		if u, err := url.Parse(s); err != nil || u.Scheme != "https" || u.Host == "" {
 			return fmt.Errorf("got %s, want an https:// URL (RFC 8555 asks for TLS; a private server's CA goes into caFile)", quote(s))
@@ -45,7 +54,7 @@ func acmeCodec() codec[rawACME] {
 		}
 		return nil
 	})
-	return object(defaultACME(),
+	return object(rawACME{directory: letsEncrypt, dns01: defaultDNS01()},
 		opt("directory", "Directory URL of the certificate authority.", directory, func(n *rawACME) *string { return &n.directory }),
 		opt("email", "Where the certificate authority writes to.", email, func(n *rawACME) *string { return &n.email }),
 		opt("caFile", "PEM file with the CA of a private ACME server.", absolutePath(), func(n *rawACME) *string { return &n.caFile }),

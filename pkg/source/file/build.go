@@ -15,7 +15,7 @@ import (
 // build makes the Part of what was written and reports what only shows when
 // fields and services are seen together. With faults the Part is incomplete.
 func (c *config) build(d *decoder) source.Part {
-	settings := c.settings(d)
+	settings := c.settings()
 	c.checkNetwork(d)
 	c.checkListen(d)
 	b := builder{d: d, c: c, names: &names.Registry{}, hosts: map[string]hostUse{}}
@@ -29,7 +29,7 @@ func (c *config) build(d *decoder) source.Part {
 	return source.Part{Settings: &settings, Services: services}
 }
 
-func (c *config) settings(d *decoder) model.Settings {
+func (c *config) settings() model.Settings {
 	return model.Settings{
 		Node: model.Node{
 			Interfaces: c.node.interfaces, Addresses: c.node.addresses, Sources: c.node.sources,
@@ -43,7 +43,7 @@ func (c *config) settings(d *decoder) model.Settings {
 			HTTP: c.listen.http.v, HTTPS: c.listen.https.v, Postgres: c.listen.postgres.v, Mongo: c.listen.mongo.v,
 			Redis: c.listen.redis.v, DNS: c.listen.dns.v, Metrics: c.listen.metrics.v, Dashboard: c.listen.dashboard.v,
 		},
-		DNS: c.dns, ACME: c.acme.build(d), Domains: c.domains, Tokens: c.tokens, TrustedProxies: c.trusted, AccessLog: c.access,
+		DNS: c.dns, ACME: c.acme, Domains: c.domains, Tokens: c.tokens, TrustedProxies: c.trusted, AccessLog: c.access,
 	}
 }
 

@@ -18,7 +18,7 @@ type config struct {
 	names    rawNames
 	listen   rawListen
 	dns      model.DNS
-	acme     rawACME
+	acme     model.ACME
 	domains  model.Domains
 	tokens   model.Tokens
 	trusted  []netip.Prefix
@@ -37,7 +37,7 @@ func root() codec[config] {
 		opt("names", "How names are made.", namesCodec(), func(c *config) *rawNames { return &c.names }),
 		opt("listen", `Listen addresses: ":PORT", "IP:PORT" or "" for off.`, listenCodec(), func(c *config) *rawListen { return &c.listen }),
 		opt("dns", "The internal name server's own resolver.", dnsCodec(), func(c *config) *model.DNS { return &c.dns }),
-		opt("acme", "The certificate authority.", acmeCodec(), func(c *config) *rawACME { return &c.acme }),
+		opt("acme", "The certificate authority.", acmeCodec(), func(c *config) *model.ACME { return &c.acme }),
 		opt("domains", "How the ownership of a domain is checked.", domainsCodec(), func(c *config) *model.Domains { return &c.domains }),
 		opt("trustedProxies", "CIDRs whose X-Forwarded-For and PROXY protocol are believed.",
 			list(cidr(), 10_000), func(c *config) *[]netip.Prefix { return &c.trusted }),
