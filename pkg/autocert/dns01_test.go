@@ -81,8 +81,11 @@ func TestA09A10OneWildcardForAThousandNames(t *testing.T) {
 			t.Fatalf("%s is not held", svc.TCPNames[0].Host)
 		}
 	}
-	for _, name := range []string{"nobody.db-eu." + zone, "db-eu." + zone, "a.p0000-u.db-eu." + zone} {
+	for name, covered := range map[string]bool{"nobody.db-eu." + zone: true, "db-eu." + zone: false, "a.p0000-u.db-eu." + zone: false} {
 		refused(t, w.front, name, roots)
+		if c := target.Covering(name); (c != nil) != covered || c != nil && c.Leaf.VerifyHostname(name) != nil {
+			t.Errorf("covering %s: %v, want one: %t", name, c, covered)
+		}
 	}
 	if left := w.ns.TXT("_acme-challenge.db-eu." + zone); len(left) > 0 {
 		t.Errorf("records left behind: %q", left)

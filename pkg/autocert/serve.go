@@ -41,6 +41,24 @@ func (t *Target) holding(host string) (holding, bool) {
 	return h, ok
 }
 
+// Covering is a certificate that is good for a name, whether or not a service
+// has it: its own, or the wildcard beside it. nil: none is. It is for telling a
+// client, in words and under TLS, that nobody has the name.
+func (t *Target) Covering(host string) *tls.Certificate {
+	if h, ok := t.holding(host); ok {
+		if c := h.leaf(); c != nil {
+			return &c.tls
+		}
+	}
+	_, parent, _ := strings.Cut(canonical(host), ".")
+	if k := t.serving.Load().keepers["*."+parent]; k != nil {
+		if c := k.cert.Load(); c != nil {
+			return &c.tls
+		}
+	}
+	return nil
+}
+
 // canonical is the name as the state has it; it allocates nothing for one that
 // is so already.
 func canonical(host string) string { return strings.ToLower(strings.TrimSuffix(host, ".")) }

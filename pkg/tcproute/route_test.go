@@ -286,6 +286,18 @@ func TestFailover(t *testing.T) {
 	if text := w.fatal("gone.b"); !strings.Contains(text, "C08004") || !strings.Contains(text, `no PostgreSQL service has the host name "gone.b" here`) {
 		t.Errorf("unknown: %q", text)
 	}
+	// Or with a wildcard that names of services share.
+	w.certs.Put("*.shared.b", w.ca.issue(t, "*.shared.b"))
+	if text := w.fatal("nobody.shared.b"); !strings.Contains(text, "C08004") || !strings.Contains(text, `"nobody.shared.b" here`) {
+		t.Errorf("unknown, below a wildcard: %q", text)
+	}
+	if _, err := w.tls(Postgres, "a.nobody.shared.b"); alertOf(err) != alertUnrecognizedName {
+		t.Errorf("two labels below a wildcard: %v, want alert 112", err)
+	}
+	w.apply(good.addr.Port(), service(Redis, "a.b", "passthrough", nobody))
+	if _, err := w.tls(Redis, "nobody.shared.b"); alertOf(err) != alertUnrecognizedName {
+		t.Errorf("Redis, below a wildcard: %v, want alert 112", err)
+	}
 }
 
 // fatal is what a Postgres client reads inside TLS.

@@ -196,8 +196,8 @@ func (s *serving) farewell(ref *refusal, c conn.HalfCloser, answer []byte) {
 // a person only inside TLS, and only libpq and pgx show it there.
 func (s *serving) refuseHello(ctx context.Context, ref *refusal) *refusal {
 	s.slow(ctx, ref)
-	if s.kind == Postgres && s.name != "" && ref.text != "" && s.holds(normal(s.name)) {
-		if s.handshake(ctx) == nil {
+	if cfg := s.telling(ref); cfg != nil {
+		if s.handshake(ctx, cfg) == nil {
 			s.refuseInside(ref)
 		} else {
 			s.farewell(ref, s.c, nil)

@@ -35,6 +35,9 @@ type Certificates interface {
 	// Holds tells whether there is a valid certificate for the name, without
 	// waiting for one.
 	Holds(host string) bool
+	// Covering is a certificate that is good for a name, whether or not a
+	// service has it; nil: none is.
+	Covering(host string) *tls.Certificate
 }
 
 // Config is what a Router needs.

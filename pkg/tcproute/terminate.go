@@ -33,12 +33,28 @@ func (r *Router) serverTLS(k Kind) *tls.Config {
 	return c
 }
 
+// telling is how TLS ends here to tell a Postgres client why it is refused; nil:
+// there is no certificate for the name that it means, or nothing to tell.
+func (s *serving) telling(ref *refusal) *tls.Config {
+	if s.kind != Postgres || s.name == "" || ref.text == "" || s.cfg.Certificates == nil {
+		return nil
+	}
+	cert := s.cfg.Certificates.Covering(normal(s.name))
+	if cert == nil {
+		return nil
+	}
+	cfg := s.Router.tls[Postgres].Clone()
+	cfg.SessionTicketsDisabled = true
+	cfg.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert, nil }
+	return cfg
+}
+
 // handshake ends the client's TLS here. crypto/tls sends the alert when it
 // fails.
-func (s *serving) handshake(ctx context.Context) error {
+func (s *serving) handshake(ctx context.Context, cfg *tls.Config) error {
 	s.c.Unread(s.in.buf)
 	s.in.buf = nil
-	s.tls = tls.Server(s.c, s.Router.tls[s.kind])
+	s.tls = tls.Server(s.c, cfg)
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Patience)
 	defer cancel()
 	_ = s.c.SetDeadline(time.Now().Add(s.cfg.Patience))
@@ -50,7 +66,7 @@ func (s *serving) terminate(ctx context.Context, to *route) *refusal {
 	if !s.holds(to.host) {
 		return s.refuseHello(ctx, noCertificate(to.host, nil))
 	}
-	if err := s.handshake(ctx); err != nil {
+	if err := s.handshake(ctx, s.Router.tls[s.kind]); err != nil {
 		s.farewell(&refusal{result: Handshake}, s.c, nil)
 		return &refusal{result: Handshake, cause: err}
 	}
