@@ -300,6 +300,34 @@ func TestFailover(t *testing.T) {
 	}
 }
 
+// The same where the pump connects by itself: one replica refuses, one is of a
+// family there is no way to, and the client's bytes are not lost.
+func TestFailoverOfThePump(t *testing.T) {
+	w := newWorld(t, nil)
+	good := serve(t, "127.0.0.1", "good", 0, overTLS(w.ca.issue(t, "a.b"), false))
+	nobody := model.Backend{Addr4: netip.MustParseAddr("127.0.0.3"), Weight: 1}
+	nowhere := model.Backend{Addr6: netip.MustParseAddr("fe80::1"), Weight: 1}
+	w.apply(good.addr.Port(), service(Redis, "a.b", "passthrough", backend(good), nobody, nowhere))
+	for range 20 {
+		w.failed.Clear() // all are tried first again
+		c, err := w.tls(Redis, "a.b")
+		must(t, err)
+		if got := talk(t, c); got != "good" {
+			t.Errorf("leads to %q", got)
+		}
+		must(t, c.Close())
+	}
+	eventually(t, "the sessions end", func() bool { return w.flows.count() == 0 })
+	if n := w.count(Redis, Routed); n != 20 {
+		t.Errorf("%d connections are counted as routed, want 20", n)
+	}
+	w.apply(good.addr.Port(), service(Redis, "a.b", "passthrough", nobody, nowhere))
+	if _, err := w.tls(Redis, "a.b"); alertOf(err) != alertInternalError {
+		t.Errorf("with nobody left: %v, want alert 80", err)
+	}
+	eventually(t, "the failure is counted", func() bool { return w.count(Redis, BackendFailed) == 1 })
+}
+
 // fatal is what a Postgres client reads inside TLS.
 func (w *world) fatal(host string) string {
 	w.t.Helper()
