@@ -509,6 +509,33 @@ func TestProxyProtocol(t *testing.T) {
 	}
 }
 
+// A header that is broken, or not whole in time, ends the connection, and is
+// counted; its sender is told nothing.
+func TestProxyHeaderHostile(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Patience = 300 * time.Millisecond })
+	s := serve(t, "127.0.0.1", "one", 0, nil)
+	w.state = &model.State{Settings: model.Settings{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}}
+	w.apply(s.addr.Port(), service(Redis, "a.b", "passthrough", backend(s)))
+	for _, tc := range []struct {
+		in   string
+		want Result
+	}{
+		{"PROXY TCP4 nobody nowhere 1 2\r\n", Malformed},
+		{"PROXY TCP4 " + strings.Repeat("1", 4096), Malformed},
+		{"PROXY TCP4 192.0.2.9 203.", TimedOut},
+		{"\r\n\r\n\x00\r\nQUIT\n\x21\x11\xff\xff", Malformed},
+		{"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0cabc", TimedOut},
+	} {
+		before := w.count(Redis, tc.want)
+		c := w.dial(Redis)
+		_, _ = io.WriteString(c, tc.in)
+		if b, err := io.ReadAll(c); len(b) > 0 || err != nil && !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%q: read %q, %v; want the end alone", tc.in, b, err)
+		}
+		eventually(t, "count", func() bool { return w.count(Redis, tc.want) == before+1 })
+	}
+}
+
 // A real proxy in front tells of the clients in both versions, and the allow
 // list is about them.
 func TestBehindHAProxy(t *testing.T) {

@@ -3,8 +3,12 @@
 package dns01
 
 import (
+	"errors"
+	"io"
+	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,5 +60,37 @@ func TestRecordsOfSeveralAgents(t *testing.T) {
 	unsigned := &updates{Config{Server: s.Addr}}
 	if err := unsigned.add(t.Context(), name, "three"); err == nil {
 		t.Error("an update without a key was taken")
+	}
+}
+
+// A server that takes connections and says nothing, or something else, is an
+// error in words within a few seconds.
+func TestServerThatIsNone(t *testing.T) {
+	for name, answer := range map[string]string{"silent": "", "HTTP": "HTTP/1.1 400 Bad Request\r\n\r\n", "huge": "\xff\xff", "one byte": "\x00"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			go func() {
+				for {
+					c, err := l.Accept()
+					if err != nil {
+						return
+					}
+					defer c.Close()
+					_, _ = io.WriteString(c, answer)
+				}
+			}()
+			u := &updates{Config{Server: l.Addr().(*net.TCPAddr).AddrPort()}}
+			begun := time.Now()
+			err = u.add(t.Context(), "_acme-challenge.fairlead.example", "value")
+			var p *Problem
+			if !errors.As(err, &p) || !strings.Contains(p.Text, "does not answer") || time.Since(begun) > 3*exchangeTimeout {
+				t.Errorf("%v after %s", err, time.Since(begun))
+			}
+		})
 	}
 }

@@ -19,8 +19,9 @@ import (
 const (
 	// ttl of a challenge's record, in seconds: no resolver keeps it for long.
 	ttl = 60
-	// exchangeTimeout bounds one question and its answer.
-	exchangeTimeout = 10 * time.Second
+	// exchangeTimeout bounds one question and its answer, and so how long the end
+	// of the agent may have to wait.
+	exchangeTimeout = 5 * time.Second
 	// fudge is how far the clocks of both sides may differ, in seconds (RFC 8945
 	// section 10).
 	fudge = 300
