@@ -15,7 +15,7 @@ set -eu
 # The compiler that the committed objects are built with: see Makefile, CLANG.
 GENERATE="clang-19 llvm-19"
 # What the tests run: real clients and servers, and tools to look at the kernel.
-TEST="$GENERATE clang-format-19 iproute2 iptables nftables ethtool tcpdump iperf3 curl
+TEST="$GENERATE clang-format-19 iproute2 iptables nftables ethtool tcpdump iperf3 curl bind9 haproxy
 	netcat-openbsd iputils-ping traceroute procps util-linux bpftool git nginx
 	openssl postgresql postgresql-client redis-server redis-tools chromium fonts-dejavu-core"
 

@@ -43,7 +43,8 @@ var arrows = map[string][]string{
 	"tcproute":       {"model", "reconcile", "conn"},
 	"http1":          {},
 	"ingress":        {"model", "reconcile", "conn", "http1"},
-	"autocert":       {"model", "reconcile"},
+	"autocert":       {"model", "reconcile", "autocert/dns01"},
+	"autocert/dns01": {},
 	"domain":         {"model", "names", "source"}, // source: it publishes the hosts that are confirmed
 	"dnsserver":      {"model", "reconcile"},
 	"activator":      {"model", "reconcile", "conn", "source"}, // source: it publishes the replicas that are ready

@@ -53,6 +53,7 @@ type taken struct {
 type bench struct {
 	cfg      config
 	bin      string
+	before   string // another one; empty: none
 	w        io.Writer
 	measures []measure
 	subjects []*subject
@@ -78,7 +79,14 @@ func (b *bench) run() error {
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 		return fmt.Errorf("start the server: %w", err)
 	}
-	for _, s := range subjects() {
+	if b.before != "" {
+		stranger, err := occupy()
+		if err != nil {
+			return err
+		}
+		defer stranger.Close()
+	}
+	for _, s := range b.all() {
 		if !listed(b.cfg.only, s.name) {
 			continue
 		}
@@ -193,7 +201,7 @@ func p99Of(t taken) float64  { return t.p99 }
 // best is the highest median rate of the peers: what the aims are about.
 func (b *bench) best(m measure) (rate float64, who string) {
 	for _, s := range b.subjects {
-		if v := median(s, m, rateOf); s.name != "fairlead" && v > rate {
+		if v := median(s, m, rateOf); !s.own && v > rate {
 			rate, who = v, s.title
 		}
 	}

@@ -41,6 +41,7 @@ type config struct {
 	only     string
 	measures string
 	bin      string
+	before   string
 	out      string
 	record   string
 	revision string
@@ -61,6 +62,7 @@ func main() {
 	flag.StringVar(&cfg.only, "only", "", "proxies to measure, by comma: fairlead,nginx,haproxy; default: all")
 	flag.StringVar(&cfg.measures, "measures", "", "what to measure, by comma: exchange,single,bulk1,bulk4,connect; default: all")
 	flag.StringVar(&cfg.bin, "bin", "bin/fairlead", "the fairlead to measure")
+	flag.StringVar(&cfg.before, "before", "", "another fairlead to measure beside it, such as that of the commit before")
 	flag.StringVar(&cfg.out, "out", "bench/out/tcp.json", "where the figures go")
 	flag.StringVar(&cfg.revision, "revision", "unknown", "what is measured, for the record")
 	flag.StringVar(&cfg.record, "record", "", "also write tcp-DATE-REVISION.md and .json into this directory")
@@ -85,11 +87,17 @@ func start(cfg config) error {
 	if _, err := os.Stat(bin); err != nil {
 		return fmt.Errorf("find the fairlead to measure: %w: build it (make build)", err)
 	}
+	before := ""
+	if cfg.before != "" {
+		if before, err = filepath.Abs(cfg.before); err != nil {
+			return err
+		}
+	}
 	if err := private(); err != nil {
 		return err
 	}
 	var text strings.Builder
-	b := &bench{cfg: cfg, bin: bin, w: io.MultiWriter(os.Stdout, &text)}
+	b := &bench{cfg: cfg, bin: bin, before: before, w: io.MultiWriter(os.Stdout, &text)}
 	fmt.Fprintf(b.w, "fairlead %s; %s\n", cfg.revision, report.Machine())
 	if err := b.run(); err != nil {
 		return err

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/tls"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"syscall"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/bench/load"
@@ -66,6 +68,8 @@ func play(role string) error {
 		return playServer()
 	case "client":
 		return playClient()
+	case "stranger":
+		return playStranger()
 	}
 	return fmt.Errorf("unknown role %q", role)
 }
@@ -90,6 +94,41 @@ func playServer() error {
 		failed <- err
 	}()
 	return <-failed
+}
+
+// occupy has somebody who is not root bind the name by which an agent keeps a
+// second one away from its namespace: agents that find it so only say so.
+func occupy() (io.Closer, error) {
+	cmd := child("stranger")
+	const nobody = 65534
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("let two agents run: %w", err)
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		return nil, fmt.Errorf("let two agents run: %w", err)
+	}
+	return in, nil
+}
+
+// playStranger holds the name until its stdin ends.
+func playStranger() error {
+	l, err := net.Listen("unix", "@fairlead")
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	fmt.Println("ready")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
 }
 
 // playClient carries out the order on its stdin and prints the result.

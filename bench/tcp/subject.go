@@ -19,6 +19,7 @@ type subject struct {
 	name    string // of the command line
 	title   string
 	port    uint16
+	own     bool // a fairlead: no peer to measure against
 	setUp   func(b *bench, s *subject, home string) (*exec.Cmd, error)
 	cmd     *exec.Cmd
 	said    bytes.Buffer
@@ -30,12 +31,17 @@ func (s *subject) to() netip.AddrPort {
 	return netip.AddrPortFrom(netip.MustParseAddr(clientIP), s.port)
 }
 
-func subjects() []*subject {
-	return []*subject{
-		{name: "fairlead", title: "fairlead", port: 6379, setUp: fairlead},
+// all is what this run can measure.
+func (b *bench) all() []*subject {
+	all := []*subject{
+		{name: "fairlead", title: "fairlead", port: 6379, own: true, setUp: fairlead(b.bin)},
 		{name: "nginx", title: nginxTitle, port: 6380, setUp: nginx},
 		{name: "haproxy", title: haproxyTitle, port: 6381, setUp: haproxy},
 	}
+	if b.before != "" {
+		all = append(all, &subject{name: "before", title: "fairlead before", port: 6382, own: true, setUp: fairlead(b.before)})
+	}
+	return all
 }
 
 const (
@@ -46,8 +52,19 @@ const (
 // nginxModule is where Debian's libnginx-mod-stream puts it.
 const nginxModule = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
-// fairlead runs the binary with two services told apart by name.
-func fairlead(b *bench, s *subject, home string) (*exec.Cmd, error) {
+// fairlead runs a binary of it.
+func fairlead(bin string) func(*bench, *subject, string) (*exec.Cmd, error) {
+	return func(_ *bench, s *subject, home string) (*exec.Cmd, error) {
+		file, err := fairleadConfig(s, home)
+		if err != nil {
+			return nil, err
+		}
+		return exec.Command(bin, "run", "--config", file, "--state", filepath.Join(home, "state"), "--run", filepath.Join(home, "run")), nil
+	}
+}
+
+// fairleadConfig has two services told apart by name.
+func fairleadConfig(s *subject, home string) (string, error) {
 	service := func(host string, port int) string {
 		return fmt.Sprintf("- {project: bench, user: %s, run: {containerPort: %d, servicePort: 6379}, health: {type: none}, replicas: [%s], "+
 			"expose: [{tcp: {kind: REDIS, host: %s}}]}\n", strings.Split(host, ".")[0], port, serverIP, host)
@@ -55,10 +72,7 @@ func fairlead(b *bench, s *subject, home string) (*exec.Cmd, error) {
 	config := fmt.Sprintf("node: {interfaces: [], cgroup: \"\"}\nlisten: {redis: \"%s:%d\", metrics: \"\", dashboard: \"\"}\nservices:\n", clientIP, s.port) +
 		service(requestHost, requestPort) + service(bulkHost, bulkPort)
 	file := filepath.Join(home, "fairlead.yaml")
-	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
-		return nil, err
-	}
-	return exec.Command(b.bin, "run", "--config", file, "--state", filepath.Join(home, "state"), "--run", filepath.Join(home, "run")), nil
+	return file, os.WriteFile(file, []byte(config), 0o644)
 }
 
 func nginx(_ *bench, s *subject, home string) (*exec.Cmd, error) {

@@ -25,7 +25,9 @@ func (a *app) certificates() *cobra.Command {
 				return err
 			}
 			if host := first(args); host != "" {
-				d.Certificates = slices.DeleteFunc(d.Certificates, func(x admin.Certificate) bool { return x.Host != host })
+				d.Certificates = slices.DeleteFunc(d.Certificates, func(x admin.Certificate) bool {
+					return x.Host != host && !slices.Contains(x.Covers, host)
+				})
 				if len(d.Certificates) == 0 {
 					return fmt.Errorf("no certificate is kept for %q: \"%s\" lists the names that one is kept for", host, hint("fairlead certificates", *run))
 				}
@@ -53,7 +55,7 @@ func (a *app) printCertificates(list []admin.Certificate) {
 	t.write(a.out, p, "")
 	blank := true
 	for _, x := range list {
-		for _, why := range []string{x.Error, awaited(x.Awaiting)} {
+		for _, why := range []string{covered(x.Covers), x.Error, awaited(x.Awaiting)} {
 			if why == "" {
 				continue
 			}
@@ -64,6 +66,17 @@ func (a *app) printCertificates(list []admin.Certificate) {
 			fmt.Fprintf(a.out, "%s: %s\n", x.Host, why)
 		}
 	}
+}
+
+// covered says whom a wildcard serves.
+func covered(names []string) string {
+	switch len(names) {
+	case 0:
+		return ""
+	case 1:
+		return "serves " + names[0]
+	}
+	return fmt.Sprintf("serves %d names, %s to %s", len(names), names[0], names[len(names)-1])
 }
 
 func awaited(what string) string {

@@ -125,6 +125,7 @@ func fullViews() admin.Views {
 			},
 			{Host: "www.example.com", State: "failed", Error: "the authority says dns: no such name", NextTry: time.Now().Add(time.Hour)},
 			{Host: "new.example.com", State: "waiting", Awaiting: "its turn"},
+			{Host: "*.db.example.com", Covers: []string{"a.db.example.com", "b.db.example.com"}, State: "waiting"},
 		}}
 	}
 	v.Flows = func(_ context.Context, q admin.FlowQuery, yield func(admin.Flow) bool) error {

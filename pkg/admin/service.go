@@ -212,9 +212,10 @@ type DomainRecord struct {
 	Note     string   `json:"note,omitempty"`
 }
 
-// Certificate is one name that a certificate is kept for.
+// Certificate is one name, or wildcard, that a certificate is kept for.
 type Certificate struct {
 	Host      string    `json:"host"`
+	Covers    []string  `json:"covers,omitempty"` // of a wildcard: the names it serves
 	State     string    `json:"state"`            // "waiting" | "valid" | "expired" | "failed" | "refused"
 	Issuer    string    `json:"issuer,omitempty"` // of the certificate that is served; empty: none is
 	NotBefore time.Time `json:"notBefore,omitzero"`

@@ -17,7 +17,7 @@ func (a *Agent) certificates() admin.Certificates {
 	out := admin.Certificates{Note: noCertificates}
 	for _, c := range a.parts.certificates() {
 		out.Certificates = append(out.Certificates, admin.Certificate{
-			Host: c.Host, State: string(c.State), Issuer: c.Issuer, NotBefore: c.NotBefore, Expires: c.NotAfter,
+			Host: c.Host, Covers: c.Covers, State: string(c.State), Issuer: c.Issuer, NotBefore: c.NotBefore, Expires: c.NotAfter,
 			Awaiting: c.Awaiting, Error: c.Error, NextTry: c.NextTry,
 		})
 	}

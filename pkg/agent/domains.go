@@ -29,6 +29,9 @@ func (a *Agent) domainList() admin.Domains {
 	certificates := map[string]autocert.State{}
 	for _, c := range a.parts.certificates() {
 		certificates[c.Host] = c.State
+		for _, host := range c.Covers {
+			certificates[host] = c.State
+		}
 	}
 	out := admin.Domains{Note: noDomains}
 	for i := range state.Services {

@@ -9,11 +9,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"github.com/fairlead-lb/fairlead/pkg/autocert/dns01"
 	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/mholt/acmez/v3"
 	"go.uber.org/zap"
 )
 
@@ -29,13 +33,21 @@ var errUnusable = errors.New("stored certificate is unusable")
 type authority struct {
 	directory string
 	storage   certmagic.Storage
-	magic     *certmagic.Config
 	issuer    *certmagic.ACMEIssuer
+	web       orders        // by http-01 and tls-alpn-01
+	dns       orders        // by dns-01, which alone may sign wildcards
+	solver    *dns01.Solver // of dns; nil: there is none
+	timeout   time.Duration // of one order by dns-01
+	http      *http.Client  // for what the library does not ask
+	advisor   advisor
+}
+
+// orders are the library's settings for one kind of challenge.
+type orders struct {
+	magic *certmagic.Config
 	// plain does not tell which certificate an order replaces (RFC 9773 section
 	// 5): an authority that does not know that one refuses the order.
-	plain   *certmagic.Config
-	http    *http.Client // for what the library does not ask
-	advisor advisor
+	plain *certmagic.Config
 }
 
 // leaf is a certificate with its key; the first of the chain is parsed.
@@ -50,7 +62,10 @@ func (l *leaf) same(o *leaf) bool {
 // newAuthority makes the authority of the settings. ca is the text of
 // acme.caFile, if there is one; it replaces the system's roots.
 func newAuthority(t *Target, acme model.ACME, ca []byte) (*authority, error) {
-	a := &authority{directory: acme.Directory, advisor: newAdvisor(), storage: &certmagic.FileStorage{Path: t.cfg.StateDir}}
+	a := &authority{
+		directory: acme.Directory, advisor: newAdvisor(), storage: &certmagic.FileStorage{Path: t.cfg.StateDir},
+		timeout: orderTimeout + acme.DNS01.Propagation,
+	}
 	var roots *x509.CertPool
 	if ca != nil {
 		roots = x509.NewCertPool()
@@ -59,20 +74,28 @@ func newAuthority(t *Target, acme model.ACME, ca []byte) (*authority, error) {
 		}
 	}
 	log := zap.New(slogCore{t.cfg.Log})
-	with := func(replaces bool) (*certmagic.Config, *certmagic.ACMEIssuer) {
+	with := func(solver acmez.Solver, replaces bool) (*certmagic.Config, *certmagic.ACMEIssuer) {
 		c := certmagic.New(t.cache, certmagic.Config{
 			Storage: a.storage, Logger: log, OnEvent: onEvent, DisableARI: !replaces,
 			OCSP: certmagic.OCSPConfig{DisableStapling: true},
 		})
 		issuer := certmagic.NewACMEIssuer(c, certmagic.ACMEIssuer{
-			CA: acme.Directory, Email: acme.Email, Agreed: true, TrustedRoots: roots, Logger: log,
+			CA: acme.Directory, Email: acme.Email, Agreed: true, TrustedRoots: roots, Logger: log, DNS01Solver: solver,
 			ListenHost: "127.0.0.1", AltHTTPPort: t.port.port(), AltTLSALPNPort: t.port.port(),
 		})
 		c.Issuers = []certmagic.Issuer{issuer}
 		return c, issuer
 	}
-	a.magic, a.issuer = with(true)
-	a.plain, _ = with(false)
+	a.web.magic, a.issuer = with(nil, true)
+	a.web.plain, _ = with(nil, false)
+	if acme.DNS01.On() {
+		var err error
+		if a.solver, err = newSolver(acme.DNS01, t.cfg.Log); err != nil {
+			return nil, err
+		}
+		a.dns.magic, _ = with(a.solver, true)
+		a.dns.plain, _ = with(a.solver, false)
+	}
 	a.http = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute,
 		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
@@ -122,7 +145,7 @@ func (a *authority) discard(ctx context.Context, host string) error {
 
 // obtain orders the first certificate of a name, unless one is stored by then.
 func (a *authority) obtain(ctx context.Context, host string) (*leaf, error) {
-	err := once(ctx, func(ctx context.Context) error { return a.magic.ObtainCertAsync(ctx, host) })
+	err := a.once(ctx, host, func(ctx context.Context, by orders) error { return by.magic.ObtainCertAsync(ctx, host) })
 	if err != nil {
 		return nil, err
 	}
@@ -132,9 +155,9 @@ func (a *authority) obtain(ctx context.Context, host string) (*leaf, error) {
 // renew replaces a certificate, unless another agent did so meanwhile. plain:
 // the order does not tell that it does.
 func (a *authority) renew(ctx context.Context, host string, old *leaf, plain bool) (*leaf, error) {
-	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
+	ctx, cancel := context.WithTimeout(ctx, a.patience(host))
 	defer cancel()
-	lock := "fairlead_renew_" + host
+	lock := "fairlead_renew_" + certmagic.StorageKeys.Safe(host)
 	if err := a.storage.Lock(ctx, lock); err != nil {
 		return nil, fmt.Errorf("wait for other agents over the same storage: %w", err)
 	}
@@ -142,12 +165,14 @@ func (a *authority) renew(ctx context.Context, host string, old *leaf, plain boo
 	if stored, err := a.load(ctx, host); err == nil && !stored.same(old) {
 		return stored, nil
 	}
-	// The decision is made: the library's own idea of when is not asked.
-	magic := a.magic
-	if plain {
-		magic = a.plain
-	}
-	err := once(ctx, func(ctx context.Context) error { return magic.RenewCertAsync(ctx, host, true) })
+	err := a.once(ctx, host, func(ctx context.Context, by orders) error {
+		magic := by.magic
+		if plain {
+			magic = by.plain
+		}
+		// The decision is made: the library's own idea of when is not asked.
+		return magic.RenewCertAsync(ctx, host, true)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -164,16 +189,42 @@ type try struct {
 
 type tryKey struct{}
 
-// once lets order try one time.
-func once(ctx context.Context, order func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
+// once lets order try one time, where it can succeed: what a name server
+// would refuse costs no order.
+func (a *authority) once(ctx context.Context, host string, order func(context.Context, orders) error) error {
+	ctx, cancel := context.WithTimeout(ctx, a.patience(host))
 	defer cancel()
+	by := a.web
+	if base, wild := strings.CutPrefix(host, "*."); wild {
+		if by = a.dns; a.solver == nil {
+			return errors.New("wildcard names need acme.dns01")
+		}
+		if err := a.solver.Probe(ctx, base); err != nil {
+			return err
+		}
+	}
 	t := &try{cancel: cancel}
-	err := order(context.WithValue(ctx, tryKey{}, t))
+	err := order(context.WithValue(ctx, tryKey{}, t), by)
 	if t.err != nil {
 		return t.err
 	}
 	return err
+}
+
+// patience is how long one order of a name may take.
+func (a *authority) patience(host string) time.Duration {
+	if strings.HasPrefix(host, "*.") {
+		return a.timeout
+	}
+	return orderTimeout
+}
+
+// newSolver makes what answers dns-01 challenges.
+func newSolver(d model.DNS01, log *slog.Logger) (*dns01.Solver, error) {
+	return dns01.New(dns01.Config{
+		Server: d.Server, KeyFile: d.KeyFile, Zone: d.Zone, Command: d.Command,
+		NameServers: d.NameServers, Propagation: d.Propagation, Log: log,
+	})
 }
 
 // onEvent is called by the library in the goroutine of the order.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package autocert obtains and renews the certificates of the host names a
-// state serves, by ACME (RFC 8555, http-01 and tls-alpn-01), and hands them to
-// the fronts. The library certmagic does the protocol, the storage and its
+// state serves, by ACME (RFC 8555), and hands them to the fronts: one for each
+// name by http-01 or tls-alpn-01, and, where the settings have dns-01, one
+// wildcard for all free names that differ in their first label. The library certmagic does the protocol, the storage and its
 // locks, so that several agents over one storage make one order between them;
 // what is ordered, when, and what a person is told of it is decided here.
 //
@@ -19,6 +20,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -63,13 +65,28 @@ type Target struct {
 // serving is replaced whole.
 type serving struct {
 	authority *authority
-	keepers   map[string]*keeper // by host
+	keepers   map[string]*keeper // by what the certificate is for
+	hosts     map[string]holding // by host of the state
+}
+
+// holding is what serves one host.
+type holding struct {
+	keeper *keeper
+	before *leaf // served until the keeper has one: the host's own, or the wildcard's of before
+}
+
+func (h holding) leaf() *leaf {
+	if c := h.keeper.cert.Load(); c != nil {
+		return c
+	}
+	return h.before
 }
 
 // settings are what a change of makes every certificate be looked at anew.
 type settings struct {
 	acme model.ACME
 	ca   [sha256.Size]byte // of the file acme.CAFile
+	key  [sha256.Size]byte // of the file acme.DNS01.KeyFile, as far as it can be read
 }
 
 // ordersAtOnce bounds the orders under way; certmagic itself begins at most
@@ -125,21 +142,15 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 		return errors.New("certificates are closed")
 	}
 	now := t.serving.Load()
-	next := &serving{authority: now.authority, keepers: map[string]*keeper{}}
+	next := &serving{authority: now.authority, keepers: map[string]*keeper{}, hosts: map[string]holding{}}
 	err := t.configure(s.Settings.ACME, next)
 	hosts, refused := wanted(s)
 	t.refused = refused
-	for host := range hosts {
-		k := now.keepers[host]
-		switch {
-		case next.authority == nil:
-			continue
-		case k == nil:
-			k = newKeeper(t, next.authority, host, nil)
-		case k.authority != next.authority:
-			k = newKeeper(t, next.authority, host, k.cert.Load()) // the old one serves until the new one is there
+	if next.authority != nil {
+		for host, subject := range subjects(s, hosts) {
+			k := t.keeper(subject, now, next)
+			next.hosts[host] = holding{k, t.before(host, k, now)}
 		}
-		next.keepers[host] = k
 	}
 	t.serving.Store(next)
 	for host, k := range now.keepers {
@@ -155,6 +166,42 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 	return err
 }
 
+// keeper is the one of a subject: a new one if there is none or its authority
+// changed.
+func (t *Target) keeper(subject string, now, next *serving) *keeper {
+	if k := next.keepers[subject]; k != nil {
+		return k
+	}
+	k := now.keepers[subject]
+	switch {
+	case k == nil:
+		k = newKeeper(t, next.authority, subject, nil)
+	case k.authority != next.authority:
+		k = newKeeper(t, next.authority, subject, k.cert.Load()) // the old one serves until the new one is there
+	}
+	next.keepers[subject] = k
+	return k
+}
+
+// before is what serves a host until its keeper has a certificate: what serves
+// it now, after a start what is stored for the host itself.
+func (t *Target) before(host string, k *keeper, now *serving) *leaf {
+	if k.cert.Load() != nil {
+		return nil
+	}
+	if h, ok := now.hosts[host]; ok {
+		return h.leaf()
+	}
+	if k.host == host {
+		return nil // the keeper reads it itself
+	}
+	c, err := k.authority.load(t.ctx, host)
+	if err != nil {
+		return nil
+	}
+	return c
+}
+
 // configure sets the authority of the settings, anew only if they changed.
 func (t *Target) configure(a model.ACME, to *serving) error {
 	want := settings{acme: a}
@@ -166,7 +213,12 @@ func (t *Target) configure(a model.ACME, to *serving) error {
 		}
 		want.ca = sha256.Sum256(pem)
 	}
-	if to.authority != nil && want == t.settings {
+	if a.DNS01.KeyFile != "" {
+		if key, err := os.ReadFile(a.DNS01.KeyFile); err == nil { // else the orders that need it say why not
+			want.key = sha256.Sum256(key)
+		}
+	}
+	if to.authority != nil && reflect.DeepEqual(want, t.settings) {
 		return nil
 	}
 	authority, err := newAuthority(t, a, pem)
@@ -197,9 +249,19 @@ func (t *Target) Status() []Certificate {
 	t.mu.Lock()
 	refused := maps.Clone(t.refused)
 	t.mu.Unlock()
+	now := t.serving.Load()
+	covered := map[*keeper][]string{}
+	for host, h := range now.hosts {
+		if h.keeper.host != host {
+			covered[h.keeper] = append(covered[h.keeper], host)
+		}
+	}
 	var out []Certificate
-	for _, k := range t.serving.Load().keepers {
-		out = append(out, k.status())
+	for _, k := range now.keepers {
+		c := k.status()
+		c.Covers = covered[k]
+		slices.SortFunc(c.Covers, compareHosts)
+		out = append(out, c)
 	}
 	for host, why := range refused {
 		out = append(out, Certificate{Host: host, State: Refused, Error: why})

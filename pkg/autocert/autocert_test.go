@@ -34,6 +34,13 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(nodeConfig); path != "" {
 		os.Exit(node(path))
 	}
+	if os.Getenv(hookServer) != "" {
+		if err := hook(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+			slog.Error("hook", "error", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	// Tests wait for authorities most of the time, not for a processor.
 	flag.Parse()
 	if err := flag.Set("test.parallel", "6"); err != nil {

@@ -11,10 +11,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/autocert/dns01"
 )
 
-// keeper keeps the certificate of one name, in one goroutine, from one
-// authority. A change of authority is a new keeper.
+// keeper keeps the certificate of one name, which may be a wildcard, in one
+// goroutine, from one authority. A change of authority is a new keeper.
 type keeper struct {
 	t         *Target
 	authority *authority
@@ -114,7 +116,7 @@ func (k *keeper) tend() (time.Time, error) {
 		return time.Time{}, err
 	}
 	if c == nil {
-		return k.order(func() (*leaf, error) { return k.authority.obtain(k.ctx, k.host) })
+		return k.order(func(ctx context.Context) (*leaf, error) { return k.authority.obtain(ctx, k.host) })
 	}
 	k.hold(c)
 	k.await("")
@@ -124,11 +126,13 @@ func (k *keeper) tend() (time.Time, error) {
 	}
 	// The first try says what it replaces, which frees it from limits; every
 	// other one after it does not, in case that is what was refused.
-	return k.order(func() (*leaf, error) { return k.authority.renew(k.ctx, k.host, c, k.failures%2 == 1) })
+	return k.order(func(ctx context.Context) (*leaf, error) {
+		return k.authority.renew(ctx, k.host, c, k.failures%2 == 1)
+	})
 }
 
 // order makes one order when it is this name's turn.
-func (k *keeper) order(make func() (*leaf, error)) (time.Time, error) {
+func (k *keeper) order(make func(context.Context) (*leaf, error)) (time.Time, error) {
 	k.await("its turn: other orders are under way")
 	select {
 	case k.t.slots <- struct{}{}:
@@ -137,7 +141,8 @@ func (k *keeper) order(make func() (*leaf, error)) (time.Time, error) {
 		return time.Time{}, k.ctx.Err()
 	}
 	k.await("the authority's challenge, on port 80 or 443")
-	c, err := make()
+	ctx := dns01.WithProgress(k.ctx, k.await)
+	c, err := make(ctx)
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -38,6 +38,43 @@ func wanted(s *model.State) (hosts map[string]bool, refused map[string]string) {
 	return hosts, refused
 }
 
+// subjects is what the certificates of hosts are for: a wildcard for names that
+// templates made, where dns-01 is configured, else the host itself.
+func subjects(s *model.State, hosts map[string]bool) map[string]string {
+	out := map[string]string{}
+	for host := range hosts {
+		out[host] = host
+	}
+	if !s.Settings.ACME.DNS01.On() {
+		return out
+	}
+	share := func(host string, free bool) {
+		if host = canonical(host); free && hosts[host] {
+			out[host] = shared(host)
+		}
+	}
+	for _, svc := range s.Services {
+		for _, h := range svc.HTTP {
+			share(h.Host, h.Free)
+		}
+		for _, n := range svc.TCPNames {
+			share(n.Host, n.Free)
+		}
+	}
+	return out
+}
+
+// shared is the wildcard that a free name shares with those that differ from
+// it in the first label; the name itself, if nobody would sign that one: a
+// public authority does not sign *.com.
+func shared(host string) string {
+	_, parent, _ := strings.Cut(host, ".")
+	if !strings.Contains(parent, ".") {
+		return host
+	}
+	return "*." + parent
+}
+
 // publicAuthorities are those known to sign only for names of the public DNS.
 var publicAuthorities = []string{
 	".letsencrypt.org", ".zerossl.com", ".pki.goog", ".buypass.com", ".ssl.com", ".sectigo.com", ".digicert.com",
@@ -52,8 +89,8 @@ var reservedNames = []string{
 // unfit says why a name is not even asked for; empty: it may be. To ask would
 // cost the account one of the few failures that the authority allows.
 func unfit(host string, a model.ACME) string {
-	if strings.Contains(host, "*") {
-		return "wildcard names need the dns-01 challenge, which is not supported; name the hosts one by one"
+	if strings.Contains(host, "*") && !a.DNS01.On() {
+		return "wildcard names need the dns-01 challenge: set acme.dns01, or name the hosts one by one"
 	}
 	if _, err := netip.ParseAddr(host); err == nil {
 		return "certificates for addresses are not supported; use a host name"

@@ -24,13 +24,39 @@ const ACMETLS1 = "acme-tls/1"
 // One that leaves it to crypto/tls with TLSConfig need not ask: there the alert
 // is sent by itself.
 func (t *Target) Holds(host string) bool {
-	k, ok := t.keeper(host)
-	return ok && k.cert.Load() != nil
+	h, ok := t.holding(host)
+	return ok && h.leaf() != nil
 }
 
-func (t *Target) keeper(host string) (*keeper, bool) {
-	k, ok := t.serving.Load().keepers[canonical(host)]
-	return k, ok
+// holding is where the certificate of a name is kept: its own entry, or that
+// of the wildcard that the state has for it. A name that merely lies beside
+// those of a shared wildcard is nobody's.
+func (t *Target) holding(host string) (holding, bool) {
+	now, host := t.serving.Load(), canonical(host)
+	if h, ok := now.hosts[host]; ok {
+		return h, true
+	}
+	_, parent, _ := strings.Cut(host, ".")
+	h, ok := now.hosts["*."+parent]
+	return h, ok
+}
+
+// Covering is a certificate that is good for a name, whether or not a service
+// has it: its own, or the wildcard beside it. nil: none is. It is for telling a
+// client, in words and under TLS, that nobody has the name.
+func (t *Target) Covering(host string) *tls.Certificate {
+	if h, ok := t.holding(host); ok {
+		if c := h.leaf(); c != nil {
+			return &c.tls
+		}
+	}
+	_, parent, _ := strings.Cut(canonical(host), ".")
+	if k := t.serving.Load().keepers["*."+parent]; k != nil {
+		if c := k.cert.Load(); c != nil {
+			return &c.tls
+		}
+	}
+	return nil
 }
 
 // canonical is the name as the state has it; it allocates nothing for one that
@@ -43,14 +69,14 @@ func canonical(host string) string { return strings.ToLower(strings.TrimSuffix(h
 // internal_error (alert 80); the configuration of TLSConfig sends
 // unrecognized_name. Safe for concurrent use; no lock, no I/O but for challenges.
 func (t *Target) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	k, ok := t.keeper(hello.ServerName)
+	h, ok := t.holding(hello.ServerName)
 	if !ok {
 		return nil, fmt.Errorf("no certificate for server name %q: no service has it with TLS", hello.ServerName)
 	}
 	if len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == ACMETLS1 {
-		return k.authority.magic.GetCertificate(hello)
+		return h.keeper.authority.web.magic.GetCertificate(hello)
 	}
-	c := k.cert.Load()
+	c := h.leaf()
 	if c == nil {
 		return nil, fmt.Errorf("no certificate for server name %q yet", hello.ServerName)
 	}
@@ -94,6 +120,6 @@ func (t *Target) HTTPChallenge(w http.ResponseWriter, r *http.Request) bool {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
-	k, ok := t.keeper(host)
-	return ok && k.authority.issuer.HandleHTTPChallenge(w, r)
+	h, ok := t.holding(host)
+	return ok && h.keeper.authority.issuer.HandleHTTPChallenge(w, r)
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead-lb/fairlead/pkg/autocert/dns01"
 	"github.com/mholt/acmez/v3/acme"
 )
 
@@ -28,7 +29,8 @@ const (
 
 // Certificate is what a person is told of one name.
 type Certificate struct {
-	Host      string
+	Host      string   // what it is for: a host, or a wildcard
+	Covers    []string // of a wildcard: the names of the state that it serves, sorted
 	State     State
 	Issuer    string    // of the certificate that is served; empty: none is
 	NotBefore time.Time // its dates
@@ -64,7 +66,10 @@ func (k *keeper) status() Certificate {
 // library's frame around them.
 func explain(err error) string {
 	var problem acme.Problem
+	var record *dns01.Problem
 	switch {
+	case errors.As(err, &record):
+		return "dns-01: " + record.Text
 	case errors.As(err, &problem):
 		kind := strings.TrimPrefix(problem.Type, "urn:ietf:params:acme:error:")
 		text := fmt.Sprintf("the authority says %s: %s", kind, problem.Detail)
@@ -73,7 +78,7 @@ func explain(err error) string {
 		}
 		return text
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Sprintf("the order took longer than %s: %s", orderTimeout, err)
+		return "the order took too long: " + err.Error()
 	}
 	return err.Error()
 }

@@ -8,12 +8,17 @@ package conn
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Conn is an accepted connection whose first bytes may be read twice: what is
@@ -91,10 +96,38 @@ func (c *Conn) Routed() { c.routed() }
 // keepAlive finds a peer that is gone without a word within two minutes.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
 
-// Listen opens a TCP listener whose connections have fairlead's keep-alive.
+// deferAccept is how long, in seconds, the kernel keeps a connection to itself
+// that has sent nothing yet. A silent one is accepted after that; the others
+// need not be waited for.
+const deferAccept = 1
+
+// Listen opens a TCP listener for protocols in which the client speaks first.
+// Its connections have fairlead's keep-alive, which they inherit: to set it on
+// each is five calls.
 func Listen(network, address string) (net.Listener, error) {
-	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+	lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		ctl := c.Control(func(fd uintptr) {
+			err = errors.Join(setKeepAlive(int(fd)), os.NewSyscallError("setsockopt", unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, deferAccept)))
+		})
+		return errors.Join(ctl, err)
+	}}
 	return lc.Listen(context.Background(), network, address)
+}
+
+// setKeepAlive sets keepAlive on a socket.
+func setKeepAlive(fd int) error {
+	for _, o := range []struct{ level, name, value int }{
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepAlive.Idle.Seconds())},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAlive.Interval.Seconds())},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAlive.Count},
+	} {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			return os.NewSyscallError("setsockopt", err)
+		}
+	}
+	return nil
 }
 
 // Dial opens a TCP connection; ctx bounds it.

@@ -166,6 +166,20 @@ func TestProxyHeader(t *testing.T) {
 	}
 }
 
+// Version 1 says the same.
+func TestProxyHeader1(t *testing.T) {
+	for in, want := range map[string]string{
+		"PROXY TCP4 192.0.2.9 203.0.113.1 999 443\r\n":             "192.0.2.9:999 203.0.113.1:443",
+		"PROXY TCP6 2001:db8::9 2001:db8::1 1 65535\r\n":           "[2001:db8::9]:1 [2001:db8::1]:65535",
+		"PROXY TCP6 ::ffff:192.0.2.9 ::ffff:192.0.2.1 999 443\r\n": "192.0.2.9:999 192.0.2.1:443",
+	} {
+		c, _, err := readHeader(t, []byte(in))
+		if got := c.Peer.String() + " " + c.Local.String(); err != nil || got != want {
+			t.Errorf("%q: %s, %v, want %s", in, got, err, want)
+		}
+	}
+}
+
 // readHeader feeds bytes to ReadProxyHeader and returns what is left.
 func readHeader(t testing.TB, in []byte) (c *Conn, rest []byte, err error) {
 	client, server := pair(t)
@@ -188,7 +202,7 @@ func TestProxyHeaderRefusals(t *testing.T) {
 		"none":            {"\x16\x03\x01 TLS", nil, "\x16\x03\x01 TLS"},
 		"nothing":         {"", nil, ""},
 		"half":            {sig[:5], nil, sig[:5]},
-		"head only":       {sig + "\x21\x11\x00\x0c", io.EOF, ""},
+		"head only":       {sig + "\x21\x11\x00\x0c", io.ErrUnexpectedEOF, ""},
 		"cut":             {sig + "\x21\x11\x00\x0cabc", io.ErrUnexpectedEOF, ""},
 		"too long":        {sig + "\x21\x11\xff\xff", ErrProxyHeader, ""},
 		"too short":       {sig + "\x21\x11\x00\x04abcd", ErrProxyHeader, ""},
@@ -196,6 +210,23 @@ func TestProxyHeaderRefusals(t *testing.T) {
 		"unix":            {sig + "\x21\x31\x00\x02abrest", nil, "rest"},
 		"with TLVs":       {sig + "\x21\x11\x00\x0f" + strings.Repeat("\x01", 12) + "\x04\x00\x00rest", nil, "rest"},
 		"local, with TLV": {sig + "\x20\x00\x00\x03\x04\x00\x00rest", nil, "rest"},
+
+		"1: IPv4":         {"PROXY TCP4 192.0.2.9 203.0.113.1 999 443\r\nrest", nil, "rest"},
+		"1: IPv6":         {"PROXY TCP6 2001:db8::9 2001:db8::1 999 443\r\nrest", nil, "rest"},
+		"1: unknown":      {"PROXY UNKNOWN\r\nrest", nil, "rest"},
+		"1: unknown, all": {"PROXY UNKNOWN ffff::1 ffff::2 65535 65535\r\nrest", nil, "rest"},
+		"1: half a word":  {"PROX", nil, "PROX"},
+		"1: another word": {"PROXYING / HTTP/1.1", nil, "PROXYING / HTTP/1.1"},
+		"1: cut":          {"PROXY TCP4 192.0.2.9 203", io.ErrUnexpectedEOF, ""},
+		"1: no CR":        {"PROXY TCP4 192.0.2.9 203.0.113.1 999 443\nrest", ErrProxyHeader, ""},
+		"1: endless":      {"PROXY TCP4 " + strings.Repeat("1", 200), ErrProxyHeader, ""},
+		"1: wrong family": {"PROXY TCP4 2001:db8::9 2001:db8::1 999 443\r\n", ErrProxyHeader, ""},
+		"1: a name":       {"PROXY TCP4 localhost 203.0.113.1 999 443\r\n", ErrProxyHeader, ""},
+		"1: a zone":       {"PROXY TCP6 fe80::1%eth0 fe80::2 999 443\r\n", ErrProxyHeader, ""},
+		"1: port 65536":   {"PROXY TCP4 192.0.2.9 203.0.113.1 65536 443\r\n", ErrProxyHeader, ""},
+		"1: port 0443":    {"PROXY TCP4 192.0.2.9 203.0.113.1 999 0443\r\n", ErrProxyHeader, ""},
+		"1: two spaces":   {"PROXY TCP4  192.0.2.9 203.0.113.1 999 443\r\n", ErrProxyHeader, ""},
+		"1: UDP":          {"PROXY UDP4 192.0.2.9 203.0.113.1 999 443\r\n", ErrProxyHeader, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, rest, err := readHeader(t, []byte(tc.in))
@@ -211,6 +242,9 @@ func FuzzProxyHeader(f *testing.F) {
 	f.Add(append(ProxyHeader(netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("192.0.2.2:2")), "rest"...))
 	f.Add([]byte("\x16\x03\x01\x00\x05hello"))
 	f.Add([]byte("\r\n\r\n\x00\r\nQU"))
+	f.Add([]byte("PROXY TCP4 192.0.2.9 203.0.113.1 999 443\r\nGET / HTTP/1.1\r\n"))
+	f.Add([]byte("PROXY TCP6 2001:db8::9 2001:db8::1 999 443\r\n"))
+	f.Add([]byte("PROXY UNKNOWN\r\n"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		if len(in) > 4096 {
 			return
@@ -222,8 +256,18 @@ func FuzzProxyHeader(f *testing.F) {
 		if !bytes.HasSuffix(in, rest) {
 			t.Errorf("rest %q of %q", rest, in)
 		}
-		if taken := len(in) - len(rest); taken != 0 && taken < proxyHead {
+		if taken := len(in) - len(rest); taken != 0 && taken < len("PROXY UNKNOWN\r\n") {
 			t.Errorf("%d bytes were taken", taken)
+		}
+		// However the bytes come, the answer is the same.
+		p, n, more, err := ParseProxyHeader(in)
+		if !more && (err != nil || n != len(in)-len(rest) || p.Client.IsValid() && p.Client != c.Peer) {
+			t.Errorf("at once: %v, %d, %v", p, n, err)
+		}
+		for i := range in[:n] {
+			if _, m, more, err := ParseProxyHeader(in[:i]); m != 0 || !more || err != nil {
+				t.Errorf("%d bytes of a header of %d: %d, %t, %v", i, n, m, more, err)
+			}
 		}
 		if !c.Peer.IsValid() {
 			t.Error("no client")

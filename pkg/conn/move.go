@@ -36,6 +36,10 @@ type half struct {
 
 // event takes note of what epoll says of one side, and moves what can be.
 func (f *Flow) event(side int, events uint32) {
+	if f.opening != nil {
+		f.connecting(side, events)
+		return
+	}
 	in, out := &f.half[side], &f.half[1-side]
 	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		in.readable = true
@@ -174,10 +178,11 @@ func (h *half) flush(dst int) (int, error) {
 func (f *Flow) shutdown(side int) {
 	h := &f.half[side]
 	h.shut = true
-	_ = unix.Shutdown(int(f.fd[1-side]), unix.SHUT_WR) // refused by a socket that is reset: the other direction will see it
 	if f.half[1-side].shut {
-		f.end(false)
+		f.end(false) // a close says the same
+		return
 	}
+	_ = unix.Shutdown(int(f.fd[1-side]), unix.SHUT_WR) // refused by a socket that is reset: the other direction will see it
 }
 
 // broken ends a flow after an error of one direction. When the destination
@@ -198,6 +203,16 @@ func (f *Flow) broken(side int, err error) {
 		}
 		return
 	}
+	f.end(true)
+}
+
+// abort ends a flow by resets, whatever it is doing.
+func (f *Flow) abort(why error) {
+	if f.opening != nil {
+		f.unopened(why)
+		return
+	}
+	f.fail(why)
 	f.end(true)
 }
 

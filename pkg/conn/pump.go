@@ -42,7 +42,7 @@ func NewPump(cfg PumpConfig) (*Pump, error) {
 	}
 	p := &Pump{}
 	for range cfg.Workers {
-		w, err := newWorker()
+		w, err := newWorker(p)
 		if err != nil {
 			p.Close()
 			return nil, err
@@ -89,7 +89,7 @@ func (p *Pump) Start(a, b *net.TCPConn, done func(Moved)) (*Flow, error) {
 		_ = unix.Close(fdA)
 		return nil, err
 	}
-	f := &Flow{done: done, worker: p.workers[int(p.next.Add(1))%len(p.workers)]}
+	f := &Flow{done: done, worker: p.worker()}
 	f.fd = [2]int32{int32(fdA), int32(fdB)}
 	if !f.worker.post(order{kind: orderStart, flow: f}) {
 		_ = unix.Close(fdA)
@@ -98,6 +98,9 @@ func (p *Pump) Start(a, b *net.TCPConn, done func(Moved)) (*Flow, error) {
 	}
 	return f, nil
 }
+
+// worker is whose turn it is.
+func (p *Pump) worker() *worker { return p.workers[int(p.next.Add(1))%len(p.workers)] }
 
 // Pipe joins two connections and waits for their end, or cuts them when ctx
 // ends. Both are closed. sent is what went from a to b.
@@ -136,13 +139,14 @@ func detach(c *net.TCPConn) (int, error) {
 
 // Flow is a pair of connections in a Pump.
 type Flow struct {
-	worker *worker
-	done   func(Moved)
-	half   [2]half // 0: a to b; 1: b to a. half[i] reads fd[i]
-	err    error   // the first one
-	slot   int32   // in the worker's table
-	fd     [2]int32
-	ended  bool
+	worker  *worker
+	done    func(Moved)
+	opening *opening // nil: both sides are connected
+	half    [2]half  // 0: a to b; 1: b to a. half[i] reads fd[i]
+	err     error    // the first one
+	slot    int32    // in the worker's table
+	fd      [2]int32
+	ended   bool
 }
 
 // Moved counts the bytes so far.

@@ -12,6 +12,10 @@ import (
 // The calls below never block, so they do not tell the Go scheduler of
 // themselves (RawSyscall): that costs more than it can save here.
 
+// Recv reads what a socket has, and does not wait; EAGAIN: nothing. Within a
+// RawConn's Read it needs a buffer only when there is something.
+func Recv(fd int, p []byte) (int, error) { return recv(fd, p) }
+
 // recv reads from a socket.
 func recv(fd int, p []byte) (int, error) {
 	for {

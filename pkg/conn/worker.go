@@ -14,6 +14,7 @@ import (
 // worker moves the bytes of its flows. Everything but the inbox belongs to the
 // goroutine of run.
 type worker struct {
+	pump     *Pump
 	ep, bell int // epoll; eventfd that says there is something in the inbox
 
 	mu      sync.Mutex
@@ -44,13 +45,14 @@ type orderKind uint8
 const (
 	orderStart orderKind = iota
 	orderCut
+	orderExpire // what is being opened takes too long
 	orderStop
 )
 
 // bellSlot marks the eventfd among the events.
 const bellSlot = -1
 
-func newWorker() (*worker, error) {
+func newWorker(p *Pump) (*worker, error) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("start pump: epoll: %w", err)
@@ -60,7 +62,7 @@ func newWorker() (*worker, error) {
 		_ = unix.Close(ep)
 		return nil, fmt.Errorf("start pump: eventfd: %w", err)
 	}
-	w := &worker{ep: ep, bell: bell, buf: make([]byte, copySize)}
+	w := &worker{pump: p, ep: ep, bell: bell, buf: make([]byte, copySize)}
 	err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, bell, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: bellSlot})
 	if err != nil {
 		w.close()
@@ -161,8 +163,11 @@ func (w *worker) obey() (stop bool) {
 		case orderStart:
 			w.add(o.flow)
 		case orderCut:
-			o.flow.fail(ErrCut)
-			o.flow.end(true)
+			o.flow.abort(ErrCut)
+		case orderExpire:
+			if o.flow.opening != nil {
+				o.flow.abort(ErrUnanswered)
+			}
 		case orderStop:
 			stop = true
 		}
@@ -187,8 +192,7 @@ func (w *worker) add(f *Flow) {
 			Fd:     slot<<1 | int32(side),
 		}
 		if err := unix.EpollCtl(w.ep, unix.EPOLL_CTL_ADD, int(f.fd[side]), &e); err != nil {
-			f.fail(fmt.Errorf("watch connection: %w", err))
-			f.end(true)
+			f.abort(fmt.Errorf("watch connection: %w", err))
 			return
 		}
 	}
@@ -211,8 +215,7 @@ func (w *worker) stop(why error) {
 	}
 	for _, f := range w.flows {
 		if f != nil {
-			f.fail(why)
-			f.end(true)
+			f.abort(why)
 		}
 	}
 	w.close()

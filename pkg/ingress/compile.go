@@ -107,7 +107,7 @@ func (c *compiler) route(svc *model.Service, hostName string, m *model.HTTPPath)
 	}
 	r := &route{
 		prefix: cmp.Or(prefix, "/"), service: c.service(svc.Name), port: m.ServicePort, socket: m.WebSocket, strip: m.StripPrefix,
-		allow: svc.Allow, drain: svc.Drain, pool: &pool{},
+		allow: svc.Allow, rate: svc.RateLimit, drain: svc.Drain, pool: &pool{},
 	}
 	if m.Rewrite.Match != "" {
 		re, err := regexp.Compile(m.Rewrite.Match)

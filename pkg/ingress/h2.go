@@ -68,6 +68,7 @@ type stream struct {
 	secure  bool
 	trusted bool
 	reason  string
+	stall   *stall
 }
 
 type streamKey struct{}
@@ -90,7 +91,13 @@ func (t *Target) serveStream(rw http.ResponseWriter, r *http.Request) {
 			x.id = id
 		}
 	}
-	w := &counting{ResponseWriter: rw}
+	x.stall = t.guardStream(rw)
+	defer x.stall.release()
+	// A gRPC stream may be silent for ever, as a WebSocket may.
+	if r.Body != http.NoBody && !x.grpc {
+		r.Body = &guardedBody{r.Body, x.stall}
+	}
+	w := &counting{ResponseWriter: rw, stall: x.stall}
 	t.routeStream(s, x, w, r)
 	svc := t.nobody
 	if x.verdict.route != nil {
@@ -128,6 +135,7 @@ func (t *Target) routeStream(s *session, x *stream, w http.ResponseWriter, r *ht
 	}
 	q := query2(x, s, r, path)
 	v := x.table.decide(&q, t.cfg.Certificates)
+	s.charge(&v, x.client)
 	if v.wake {
 		x.table, v = t.wake(r.Context(), &q, v)
 	}
@@ -216,6 +224,10 @@ func (t *Target) failH2(w http.ResponseWriter, r *http.Request, err error) {
 		w.(*counting).code = statusGone
 		return
 	}
+	if x.stall.late.Load() {
+		t.fault(w, r, x, &fault{code: http.StatusRequestTimeout, reason: fmt.Sprintf("no byte of the request's body came for %s", t.cfg.Limits.Stall)})
+		return
+	}
 	f := fault{code: http.StatusBadGateway, reason: t.reason(err)}
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() && !errors.As(err, new(*dialError)) {
@@ -227,8 +239,9 @@ func (t *Target) failH2(w http.ResponseWriter, r *http.Request, err error) {
 // counting notes what is answered.
 type counting struct {
 	http.ResponseWriter
-	code int
-	sent int64
+	stall *stall
+	code  int
+	sent  int64
 }
 
 func (w *counting) WriteHeader(code int) {
@@ -239,10 +252,13 @@ func (w *counting) WriteHeader(code int) {
 }
 
 func (w *counting) Write(b []byte) (int, error) {
-	n, err := w.ResponseWriter.Write(b)
+	n, err := w.stall.writeTo(w.ResponseWriter, b)
 	w.sent += int64(n)
 	return n, err
 }
+
+// FlushError is for http.ResponseController.
+func (w *counting) FlushError() error { return w.stall.flush() }
 
 // Unwrap is for http.ResponseController.
 func (w *counting) Unwrap() http.ResponseWriter { return w.ResponseWriter }

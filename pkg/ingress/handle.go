@@ -31,6 +31,7 @@ func (s *session) handle() bool {
 		}
 	}
 	s.v = s.table.decide(&q, s.t.cfg.Certificates)
+	s.charge(&s.v, s.client)
 	if s.v.wake {
 		s.table, s.v = s.t.wake(s.t.ctx, &q, s.v)
 	}

@@ -26,6 +26,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fairlead-lb/fairlead/pkg/conn"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
@@ -84,6 +85,7 @@ type Target struct {
 	listeners map[bool]*listener // by whether it is of TLS
 	ticked    int64
 	clients   clients
+	ledger    *conn.Ledger // of the services' rate limits
 
 	smu      sync.Mutex // of the rest; never held together with mu for long
 	sessions map[*session]struct{}
@@ -99,7 +101,7 @@ func New(cfg Config) *Target {
 	t := &Target{
 		cfg: cfg, clock: newClock(cfg.Limits.Tick), services: map[model.ServiceName]*service{}, endpoints: map[endpointKey]*endpoint{},
 		listeners: map[bool]*listener{}, sessions: map[*session]struct{}{}, nobody: &service{text: "none"},
-		handed: newHanded(),
+		handed: newHanded(), ledger: conn.NewLedger(),
 		dialer: net.Dialer{Timeout: cfg.Limits.Connect, KeepAlive: 15 * time.Second},
 	}
 	if t.access.log = cfg.Access; t.access.log == nil {

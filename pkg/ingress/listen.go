@@ -212,22 +212,18 @@ func (t *Target) accept(l *listener) {
 // begin serves a connection in a goroutine of its own.
 func (t *Target) begin(c *net.TCPConn, secure bool) {
 	peer := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
-	s := &session{t: t, secure: secure, peer: peer, client: peer, first: true}
-	// A trusted proxy has the connections of many clients.
-	counted := !t.table.Load().isTrusted(peer)
-	if counted && !t.clients.enter(peer, t.cfg.Limits.PerClient) {
+	s := &session{t: t, secure: secure, first: true}
+	s.from(peer)
+	if !s.enter() {
 		_ = c.SetLinger(0)
 		_ = c.Close()
 		return
 	}
 	if err := s.sock.init(c); err != nil || !t.admit(s) {
 		_ = c.Close()
-		if counted {
-			t.clients.leave(peer)
-		}
+		s.leave()
 		return
 	}
-	s.text = peer.AppendTo(nil)
 	s.watch.expire = s.expire
 	s.sock.guard = &guard{clock: t.clock, limit: t.cfg.Limits.Stall}
 	s.sock.guard.watch.expire = func(phase) { s.sock.interrupt() }
@@ -241,9 +237,7 @@ func (t *Target) begin(c *net.TCPConn, secure bool) {
 		t.smu.Lock()
 		delete(t.sessions, s)
 		t.smu.Unlock()
-		if counted {
-			t.clients.leave(peer)
-		}
+		s.leave()
 	}()
 }
 

@@ -22,7 +22,8 @@ type session struct {
 	watch  watch
 	secure bool
 	peer   netip.Addr
-	text   []byte // the peer's address
+	text   []byte     // the peer's address
+	counts netip.Addr // of the clients whose connections are limited; invalid: not counted
 	client netip.Addr
 	mode   atomic.Int32
 	up     atomic.Pointer[upstream] // that is waited for
@@ -46,6 +47,7 @@ type session struct {
 	first bool // no request has come yet
 	log   entry
 	table *table
+	paid  charged
 	v     verdict
 	x     exchange
 	sent  int64
@@ -87,6 +89,9 @@ func (s *session) look(now int64) {
 
 // serve answers requests until the connection ends.
 func (s *session) serve() {
+	if s.t.table.Load().isTrusted(s.peer) && !s.proxied() {
+		return
+	}
 	if s.secure && !s.handshake() {
 		return
 	}

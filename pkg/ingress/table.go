@@ -48,6 +48,7 @@ type route struct {
 	lacking fault
 	wakes   bool // the service sleeps, and a request wakes it
 	allow   []netip.Prefix
+	rate    model.RateLimit
 	drain   time.Duration
 }
 

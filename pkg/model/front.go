@@ -39,8 +39,9 @@ type BackendTLS struct {
 // TCPName routes connections by TLS server name on a database port.
 type TCPName struct {
 	Host string `json:"host"`
-	Kind string `json:"kind"` // "POSTGRES" | "MONGO" | "REDIS"
-	TLS  string `json:"tls"`  // "passthrough" | "terminate"
+	Free bool   `json:"free,omitempty"` // made by the names.tcp template
+	Kind string `json:"kind"`           // "POSTGRES" | "MONGO" | "REDIS"
+	TLS  string `json:"tls"`            // "passthrough" | "terminate"
 	// BackendTLS is TLS towards the replica, with terminate only: with
 	// passthrough it is the client's. Zero: off.
 	BackendTLS BackendTLS `json:"backendTLS,omitzero"`

@@ -2,7 +2,10 @@
 
 package model
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Settings is everything of the config that is not a service.
 type Settings struct {
@@ -51,7 +54,24 @@ type Listen struct {
 type DNS struct{ Upstream []netip.AddrPort }
 
 // ACME is the certificate authority.
-type ACME struct{ Directory, Email, CAFile string }
+type ACME struct {
+	Directory, Email, CAFile string
+	DNS01                    DNS01
+}
+
+// DNS01 is how the TXT records of dns-01 challenges are written: by dynamic
+// updates to Server or by Command. Neither: there are no such challenges.
+type DNS01 struct {
+	Server      netip.AddrPort
+	KeyFile     string // TSIG key, as tsig-keygen writes it; empty: updates are not signed
+	Zone        string // of the updates; empty: the server is asked
+	Command     []string
+	NameServers []netip.AddrPort // that must show a record; empty: those of the zone
+	Propagation time.Duration    // how long they may take
+}
+
+// On tells whether dns-01 challenges can be answered.
+func (d DNS01) On() bool { return d.Server.IsValid() || len(d.Command) > 0 }
 
 // Domains is how ownership of a domain is checked.
 type Domains struct {

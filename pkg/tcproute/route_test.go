@@ -4,6 +4,7 @@ package tcproute
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -11,11 +12,13 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/conn"
+	"github.com/fairlead-lb/fairlead/pkg/conn/haproxytest"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
@@ -283,6 +286,46 @@ func TestFailover(t *testing.T) {
 	if text := w.fatal("gone.b"); !strings.Contains(text, "C08004") || !strings.Contains(text, `no PostgreSQL service has the host name "gone.b" here`) {
 		t.Errorf("unknown: %q", text)
 	}
+	// Or with a wildcard that names of services share.
+	w.certs.Put("*.shared.b", w.ca.issue(t, "*.shared.b"))
+	if text := w.fatal("nobody.shared.b"); !strings.Contains(text, "C08004") || !strings.Contains(text, `"nobody.shared.b" here`) {
+		t.Errorf("unknown, below a wildcard: %q", text)
+	}
+	if _, err := w.tls(Postgres, "a.nobody.shared.b"); alertOf(err) != alertUnrecognizedName {
+		t.Errorf("two labels below a wildcard: %v, want alert 112", err)
+	}
+	w.apply(good.addr.Port(), service(Redis, "a.b", "passthrough", nobody))
+	if _, err := w.tls(Redis, "nobody.shared.b"); alertOf(err) != alertUnrecognizedName {
+		t.Errorf("Redis, below a wildcard: %v, want alert 112", err)
+	}
+}
+
+// The same where the pump connects by itself: one replica refuses, one is of a
+// family there is no way to, and the client's bytes are not lost.
+func TestFailoverOfThePump(t *testing.T) {
+	w := newWorld(t, nil)
+	good := serve(t, "127.0.0.1", "good", 0, overTLS(w.ca.issue(t, "a.b"), false))
+	nobody := model.Backend{Addr4: netip.MustParseAddr("127.0.0.3"), Weight: 1}
+	nowhere := model.Backend{Addr6: netip.MustParseAddr("fe80::1"), Weight: 1}
+	w.apply(good.addr.Port(), service(Redis, "a.b", "passthrough", backend(good), nobody, nowhere))
+	for range 20 {
+		w.failed.Clear() // all are tried first again
+		c, err := w.tls(Redis, "a.b")
+		must(t, err)
+		if got := talk(t, c); got != "good" {
+			t.Errorf("leads to %q", got)
+		}
+		must(t, c.Close())
+	}
+	eventually(t, "the sessions end", func() bool { return w.flows.count() == 0 })
+	if n := w.count(Redis, Routed); n != 20 {
+		t.Errorf("%d connections are counted as routed, want 20", n)
+	}
+	w.apply(good.addr.Port(), service(Redis, "a.b", "passthrough", nobody, nowhere))
+	if _, err := w.tls(Redis, "a.b"); alertOf(err) != alertInternalError {
+		t.Errorf("with nobody left: %v, want alert 80", err)
+	}
+	eventually(t, "the failure is counted", func() bool { return w.count(Redis, BackendFailed) == 1 })
 }
 
 // fatal is what a Postgres client reads inside TLS.
@@ -391,6 +434,36 @@ func TestL11AllowAndRate(t *testing.T) {
 	}
 }
 
+// D13: who is not allowed, or over the rate, wakes nobody.
+func TestD13RefusedConnectionsWakeNobody(t *testing.T) {
+	var woken atomic.Int32
+	var s *server
+	w := newWorld(t, func(c *Config) {
+		c.Wake = func(context.Context, model.ServiceName, string) ([]model.Backend, error) {
+			woken.Add(1)
+			return []model.Backend{backend(s)}, nil
+		}
+	})
+	s = serve(t, "127.0.0.1", "one", 0, overTLS(w.ca.issue(t, "a.b"), false))
+	svc := service(Redis, "a.b", "passthrough")
+	svc.Sleep = model.Asleep
+	svc.RateLimit = model.RateLimit{PerSecond: 1, Burst: 1}
+	svc.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	w.apply(s.addr.Port(), svc)
+	if _, err := w.tls(Redis, "a.b"); alertOf(err) != alertAccessDenied || woken.Load() != 0 {
+		t.Errorf("not allowed: %v, woken %d times", err, woken.Load())
+	}
+	svc.Allow = nil
+	w.apply(s.addr.Port(), svc)
+	c, err := w.tls(Redis, "a.b")
+	must(t, err)
+	talk(t, c)
+	if _, err := w.tls(Redis, "a.b"); alertOf(err) != alertAccessDenied || woken.Load() != 1 {
+		t.Errorf("over the rate: %v, woken %d times", err, woken.Load())
+	}
+	eventually(t, "counts", func() bool { return w.count(Redis, NotAllowed) == 1 && w.count(Redis, RateLimited) == 1 })
+}
+
 // PROXY protocol: believed from trusted peers, and what it says is what rules
 // and replicas see.
 func TestProxyProtocol(t *testing.T) {
@@ -433,6 +506,61 @@ func TestProxyProtocol(t *testing.T) {
 	w.apply(s.addr.Port(), svc)
 	if err := connect(); err == nil {
 		t.Error("a header of a peer that is not trusted was believed")
+	}
+}
+
+// A header that is broken, or not whole in time, ends the connection, and is
+// counted; its sender is told nothing.
+func TestProxyHeaderHostile(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Patience = 300 * time.Millisecond })
+	s := serve(t, "127.0.0.1", "one", 0, nil)
+	w.state = &model.State{Settings: model.Settings{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}}
+	w.apply(s.addr.Port(), service(Redis, "a.b", "passthrough", backend(s)))
+	for _, tc := range []struct {
+		in   string
+		want Result
+	}{
+		{"PROXY TCP4 nobody nowhere 1 2\r\n", Malformed},
+		{"PROXY TCP4 " + strings.Repeat("1", 4096), Malformed},
+		{"PROXY TCP4 192.0.2.9 203.", TimedOut},
+		{"\r\n\r\n\x00\r\nQUIT\n\x21\x11\xff\xff", Malformed},
+		{"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0cabc", TimedOut},
+	} {
+		before := w.count(Redis, tc.want)
+		c := w.dial(Redis)
+		_, _ = io.WriteString(c, tc.in)
+		if b, err := io.ReadAll(c); len(b) > 0 || err != nil && !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%q: read %q, %v; want the end alone", tc.in, b, err)
+		}
+		eventually(t, "count", func() bool { return w.count(Redis, tc.want) == before+1 })
+	}
+}
+
+// A real proxy in front tells of the clients in both versions, and the allow
+// list is about them.
+func TestBehindHAProxy(t *testing.T) {
+	w := newWorld(t, nil)
+	cert := w.ca.issue(t, "a.b")
+	s := serve(t, "127.0.0.1", "one", 0, overTLS(cert, false))
+	svc := service(Redis, "a.b", "passthrough", backend(s))
+	svc.Allow = []netip.Prefix{netip.MustParsePrefix("127.0.0.9/32")}
+	w.state = &model.State{Settings: model.Settings{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}}
+	w.apply(s.addr.Port(), svc)
+	for _, send := range []string{"send-proxy", "send-proxy-v2"} {
+		at := haproxytest.Run(t, w.Addr(Redis).String(), send)
+		connect := func(from string) error {
+			d := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+			c, err := tls.DialWithDialer(&d, "tcp", at, &tls.Config{ServerName: "a.b", RootCAs: w.ca.Pool})
+			if err == nil {
+				talk(t, c)
+				_ = c.Close()
+			}
+			return err
+		}
+		must(t, connect("127.0.0.9"))
+		if err := connect("127.0.0.8"); alertOf(err) != alertAccessDenied {
+			t.Errorf("%s: a client that is not allowed: %v", send, err)
+		}
 	}
 }
 
@@ -574,49 +702,26 @@ func TestShutdownDrains(t *testing.T) {
 
 // Clients that retry hard wait longer and longer; others do not.
 func TestStrikes(t *testing.T) {
-	l := newLedger()
+	l := conn.NewLedger()
 	now := time.Now()
 	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	var waits []time.Duration
 	for range 200 {
-		waits = append(waits, l.strike(a, now))
+		waits = append(waits, strike(l, a, now))
 	}
 	if waits[strikesFree-1] != 0 || waits[strikesFree] == 0 || waits[199] != strikeDelayMax {
 		t.Errorf("waits %v", waits)
 	}
-	if w := l.strike(b, now); w != 0 {
+	if w := strike(l, b, now); w != 0 {
 		t.Errorf("another client waits %s", w)
 	}
-	if w := l.strike(a, now.Add(2*time.Minute)); w != 0 {
+	if w := strike(l, a, now.Add(2*time.Minute)); w != 0 {
 		t.Errorf("after two minutes: %s", w)
 	}
 	// Many addresses take no more memory, and do not make room by pushing out
 	// who strikes all the time.
 	for i := range 100_000 {
-		l.strike(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), now.Add(2*time.Minute+time.Duration(i)))
-	}
-}
-
-// The ping of a bucket: burst at once, then the rate.
-func TestRateLedger(t *testing.T) {
-	l := newLedger()
-	now := time.Now()
-	a := netip.MustParseAddr("2001:db8::1")
-	grant := func(at time.Duration) (n int) {
-		for range 100 {
-			if l.admit("p/u", a, 10, 5, now.Add(at)) {
-				n++
-			}
-		}
-		return n
-	}
-	for _, tc := range []struct {
-		at   time.Duration
-		want int
-	}{{0, 5}, {100 * time.Millisecond, 1}, {350 * time.Millisecond, 2}, {time.Minute, 5}} {
-		if got := grant(tc.at); got < tc.want || got > tc.want+1 {
-			t.Errorf("at %s: %d, want %d", tc.at, got, tc.want)
-		}
+		strike(l, netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), now.Add(2*time.Minute+time.Duration(i)))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/conn"
@@ -15,27 +16,36 @@ import (
 
 // handle serves one accepted connection.
 func (r *Router) handle(ctx context.Context, k Kind, c *conn.Conn) {
-	// A stop ends what is not routed; what is goes by its own rules.
-	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	_ = c.SetDeadline(time.Now().Add(r.cfg.Patience))
 	s := &serving{Router: r, kind: k, c: c, in: &input{r: c}}
-	ref := s.serve(ctx)
+	s.account(s.until(ctx, s.serve))
+}
+
+// until bounds what a client may take to say where it wants to go.
+func (s *serving) until(ctx context.Context, serve func(context.Context) *refusal) *refusal {
+	// A stop ends what is not routed; what is goes by its own rules.
+	stop := context.AfterFunc(ctx, func() { _ = s.c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_ = s.c.SetDeadline(time.Now().Add(s.cfg.Patience))
+	return serve(ctx)
+}
+
+// account notes a connection that was not routed.
+func (s *serving) account(ref *refusal) {
 	if ref == nil {
 		return
 	}
-	r.results.add(k, ref.result)
+	s.results.add(s.kind, ref.result)
 	if ref.result == Canceled {
 		return
 	}
-	args := []any{"kind", k.Label(), "client", c.Peer, "result", ref.result}
+	args := []any{"kind", s.kind.Label(), "client", s.c.Peer, "result", ref.result}
 	if s.name != "" {
 		args = append(args, "name", s.name)
 	}
 	if ref.cause != nil {
 		args = append(args, "error", ref.cause)
 	}
-	r.words.info(r.now(), "connection not routed", string(k)+string(ref.result), args...)
+	s.words.info(s.now(), "connection not routed", string(s.kind)+string(ref.result), args...)
 }
 
 // serving is a connection on its way to a replica.
@@ -102,7 +112,7 @@ func (s *serving) admit(to *route) *refusal {
 	switch {
 	case !to.permits(client):
 		return notAllowed()
-	case to.rate.PerSecond > 0 && !s.ledger.admit(to.service.String(), client, to.rate.PerSecond, to.rate.Burst, s.now()):
+	case to.rate.PerSecond > 0 && s.ledger.Admit(to.service.String(), client, to.rate.PerSecond, to.rate.Burst, s.now()) > 0:
 		return rateLimited()
 	case s.flows.count() >= s.cfg.Sessions:
 		return &refusal{
@@ -127,7 +137,7 @@ func (s *serving) slow(ctx context.Context, ref *refusal) {
 	if !ref.hopeless() {
 		return
 	}
-	wait := s.ledger.strike(s.c.Peer.Addr(), s.now())
+	wait := strike(s.ledger, s.c.Peer.Addr(), s.now())
 	if wait == 0 {
 		return
 	}
@@ -186,8 +196,8 @@ func (s *serving) farewell(ref *refusal, c conn.HalfCloser, answer []byte) {
 // a person only inside TLS, and only libpq and pgx show it there.
 func (s *serving) refuseHello(ctx context.Context, ref *refusal) *refusal {
 	s.slow(ctx, ref)
-	if s.kind == Postgres && s.name != "" && ref.text != "" && s.holds(normal(s.name)) {
-		if s.handshake(ctx) == nil {
+	if cfg := s.telling(ref); cfg != nil {
+		if s.handshake(ctx, cfg) == nil {
 			s.refuseInside(ref)
 		} else {
 			s.farewell(ref, s.c, nil)
@@ -231,6 +241,60 @@ func (s *serving) proxyHeader(to *route) []byte {
 
 // passthrough joins the connection with a replica that ends its TLS.
 func (s *serving) passthrough(ctx context.Context, to *route) *refusal {
+	if addrs := s.order(to, s.c.Peer.Addr()); s.direct && s.kind != Postgres && len(addrs) > 0 {
+		return s.hand(to, addrs[0])
+	}
+	return s.join(ctx, to)
+}
+
+// hand leaves the whole rest to the pump, the connection to the replica
+// included. When that one cannot be had, the others are tried as by join.
+func (s *serving) hand(to *route, at netip.AddrPort) *refusal {
+	first := s.in.buf
+	s.in.buf = nil
+	begin := first
+	if header := s.proxyHeader(to); header != nil {
+		begin = append(header, first...)
+	}
+	ses := &session{to: to, at: at}
+	leave := s.flows.add(ses)
+	s.wg.Add(1)
+	opened := func(client *net.TCPConn, err error) {
+		if err == nil {
+			s.results.add(s.kind, Routed)
+			s.wg.Done()
+			return
+		}
+		defer s.wg.Done()
+		leave(0, 0)
+		if client != nil {
+			s.failed.Store(at, s.now().Add(shun))
+			s.again(client, to, first)
+		}
+	}
+	flow, err := s.pump.Open(s.c.TCPConn, at, begin, dialTimeout, opened, func(m conn.Moved) { leave(m.Sent, m.Received) })
+	switch {
+	case err != nil:
+		leave(0, 0)
+		s.wg.Done()
+		return &refusal{result: BackendFailed, cause: err}
+	case flow != nil:
+		ses.pumped(flow)
+	}
+	return nil
+}
+
+// again brings a connection to another replica, after the first did not take
+// it. It is in a goroutine of its own, or of the handler.
+func (s *serving) again(client *net.TCPConn, to *route, first []byte) {
+	c := conn.New(client)
+	c.Peer, c.Local = s.c.Peer, s.c.Local
+	next := &serving{Router: s.Router, kind: s.kind, c: c, in: &input{r: c, buf: first}, name: s.name}
+	next.account(next.until(s.Router.ctx, func(ctx context.Context) *refusal { return next.join(ctx, to) }))
+}
+
+// join connects to a replica and leaves both connections to the pump.
+func (s *serving) join(ctx context.Context, to *route) *refusal {
 	first := s.in.buf
 	backend, at, ref := s.reach(ctx, to, s.c.Peer.Addr(), func(b net.Conn) error {
 		header := s.proxyHeader(to)

@@ -35,6 +35,9 @@ type Certificates interface {
 	// Holds tells whether there is a valid certificate for the name, without
 	// waiting for one.
 	Holds(host string) bool
+	// Covering is a certificate that is good for a name, whether or not a
+	// service has it; nil: none is.
+	Covering(host string) *tls.Certificate
 }
 
 // Config is what a Router needs.
@@ -48,7 +51,7 @@ type Config struct {
 	// Sessions bounds the routed connections. Default: half of the process's
 	// descriptors, less some for other work.
 	Sessions int
-	// Dial opens a connection to a replica; default conn.Dial.
+	// Dial opens a connection to a replica; default conn.Dial, or the pump itself.
 	Dial func(context.Context, netip.AddrPort) (*net.TCPConn, error)
 	// Listen opens a listener; default conn.Listen.
 	Listen func(network, address string) (net.Listener, error)
@@ -63,8 +66,9 @@ type Router struct {
 	cfg      Config
 	acceptor map[Kind]*conn.Acceptor
 	pump     *conn.Pump
+	direct   bool // the pump may connect to replicas by itself
 	flows    *flows
-	ledger   *ledger
+	ledger   *conn.Ledger
 	failed   sync.Map // netip.AddrPort → time.Time: until when it is tried last
 	results  results
 	words    quietLog
@@ -99,7 +103,8 @@ func New(cfg Config) (*Router, error) {
 	if cfg.Sessions == 0 {
 		cfg.Sessions = defaultSessions()
 	}
-	if cfg.Dial == nil {
+	direct := cfg.Dial == nil
+	if direct {
 		cfg.Dial = conn.Dial
 	}
 	if cfg.Listen == nil {
@@ -113,7 +118,7 @@ func New(cfg Config) (*Router, error) {
 		return nil, err
 	}
 	r := &Router{
-		cfg: cfg, pump: pump, flows: newFlows(), ledger: newLedger(),
+		cfg: cfg, pump: pump, direct: direct, flows: newFlows(), ledger: conn.NewLedger(),
 		acceptor: map[Kind]*conn.Acceptor{}, tls: map[Kind]*tls.Config{}, listeners: map[Kind]*listener{},
 	}
 	r.words.log = cfg.Log

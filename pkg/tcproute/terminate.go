@@ -6,10 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
-	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/conn"
@@ -36,12 +33,28 @@ func (r *Router) serverTLS(k Kind) *tls.Config {
 	return c
 }
 
+// telling is how TLS ends here to tell a Postgres client why it is refused; nil:
+// there is no certificate for the name that it means, or nothing to tell.
+func (s *serving) telling(ref *refusal) *tls.Config {
+	if s.kind != Postgres || s.name == "" || ref.text == "" || s.cfg.Certificates == nil {
+		return nil
+	}
+	cert := s.cfg.Certificates.Covering(normal(s.name))
+	if cert == nil {
+		return nil
+	}
+	cfg := s.Router.tls[Postgres].Clone()
+	cfg.SessionTicketsDisabled = true
+	cfg.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert, nil }
+	return cfg
+}
+
 // handshake ends the client's TLS here. crypto/tls sends the alert when it
 // fails.
-func (s *serving) handshake(ctx context.Context) error {
+func (s *serving) handshake(ctx context.Context, cfg *tls.Config) error {
 	s.c.Unread(s.in.buf)
 	s.in.buf = nil
-	s.tls = tls.Server(s.c, s.Router.tls[s.kind])
+	s.tls = tls.Server(s.c, cfg)
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Patience)
 	defer cancel()
 	_ = s.c.SetDeadline(time.Now().Add(s.cfg.Patience))
@@ -53,7 +66,7 @@ func (s *serving) terminate(ctx context.Context, to *route) *refusal {
 	if !s.holds(to.host) {
 		return s.refuseHello(ctx, noCertificate(to.host, nil))
 	}
-	if err := s.handshake(ctx); err != nil {
+	if err := s.handshake(ctx, s.Router.tls[s.kind]); err != nil {
 		s.farewell(&refusal{result: Handshake}, s.c, nil)
 		return &refusal{result: Handshake, cause: err}
 	}
@@ -88,7 +101,9 @@ func (s *serving) terminate(ctx context.Context, to *route) *refusal {
 	_ = s.c.SetDeadline(time.Time{})
 	_ = tcp.SetDeadline(time.Time{})
 	s.results.add(s.kind, Routed)
-	s.relay(to, at, back, tcp)
+	first := s.in.buf
+	s.in = nil
+	s.relay(to, at, back, tcp, first)
 	return nil
 }
 
@@ -113,96 +128,4 @@ func (s *serving) greet(ctx context.Context, to *route, b *net.TCPConn) (conn.Ha
 	}
 	t := tls.Client(b, to.tls)
 	return t, t.HandshakeContext(ctx)
-}
-
-// relay copies both ways until both sides have ended, or one has failed.
-func (s *serving) relay(to *route, at netip.AddrPort, back conn.HalfCloser, tcp *net.TCPConn) {
-	cut := func() {
-		_ = s.c.SetLinger(0)
-		_ = tcp.SetLinger(0)
-		_ = s.c.Close()
-		_ = tcp.Close()
-	}
-	ses := &session{to: to, at: at, abort: cut}
-	leave := s.flows.add(ses)
-	var sent, received int64
-	var watch func([]byte)
-	if s.kind == Postgres {
-		k := &keyWatch{found: func(key string) { s.flows.cancelable(ses, key) }}
-		watch = k.see
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		k, err := back.Write(s.in.buf)
-		s.in.buf = nil
-		if err == nil {
-			sent, err = stream(back, s.tls, nil)
-		}
-		sent += int64(k)
-		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-			cut()
-			return
-		}
-		// Many clients end without TLS's own goodbye. What they said is whole
-		// for the replica's protocol to judge.
-		_ = back.CloseWrite()
-	})
-	var err error
-	if received, err = stream(s.tls, back, watch); err != nil {
-		cut()
-	} else {
-		_ = s.tls.CloseWrite() // refused where the client is gone: the other direction sees it
-	}
-	wg.Wait()
-	_ = s.tls.Close()
-	_ = back.Close()
-	leave(sent, received)
-}
-
-// Sizes of the buffers of stream. An idle direction holds the small one only.
-const (
-	streamSmall = 1 << 10
-	streamLarge = 32 << 10
-)
-
-var largeBuffers = sync.Pool{New: func() any { b := make([]byte, streamLarge); return &b }}
-
-// stream copies until the end of src. see, if there is one, is shown the
-// bytes.
-func stream(dst, src net.Conn, see func([]byte)) (n int64, err error) {
-	small := make([]byte, streamSmall)
-	var large *[]byte
-	defer func() {
-		if large != nil {
-			largeBuffers.Put(large)
-		}
-	}()
-	for {
-		buf := small
-		if large != nil {
-			buf = *large
-		}
-		k, err := src.Read(buf)
-		if see != nil {
-			see(buf[:k])
-		}
-		if k > 0 {
-			m, err := dst.Write(buf[:k])
-			n += int64(m)
-			if err != nil {
-				return n, err
-			}
-		}
-		switch {
-		case errors.Is(err, io.EOF):
-			return n, nil
-		case err != nil:
-			return n, err
-		case large == nil && k == len(small):
-			large = largeBuffers.Get().(*[]byte)
-		case large != nil && k < len(small):
-			largeBuffers.Put(large)
-			large = nil
-		}
-	}
 }

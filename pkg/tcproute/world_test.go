@@ -27,7 +27,16 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/tcproute/tcptest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if addr := os.Getenv(idleClients); addr != "" {
+		if err := playIdle(addr); err != nil {
+			slog.Error("idle clients", "error", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var _ reconcile.Target = (*Router)(nil)
 

@@ -169,6 +169,7 @@ func (b *builder) tcp(t *rawTCP, svc *model.Service, named bool) {
 	}
 	known := t.host.usable()
 	if !t.host.given() && named {
+		name.Free = true
 		name.Host, known = b.free(t.place, b.c.names.tcp.v, "tcp", svc.Name)
 	}
 	if known {

@@ -5,7 +5,6 @@ package file
 import (
 	"fmt"
 	"net/netip"
-	"net/url"
 	"strings"
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -196,29 +195,6 @@ func dnsCodec() codec[model.DNS] {
 	return object(model.DNS{},
 		opt("upstream", "Name servers that other names are forwarded to. Default: those of /etc/resolv.conf.",
 			list(server(), 16), func(n *model.DNS) *[]netip.AddrPort { return &n.Upstream }))
-}
-
-func defaultACME() model.ACME {
-	return model.ACME{Directory: "https://acme-v02.api.letsencrypt.org/directory"}
-}
-
-func acmeCodec() codec[model.ACME] {
-	directory := str("an https:// URL", func(s string) error {
-		if u, err := url.Parse(s); err != nil || u.Scheme != "https" || u.Host == "" {
-			return fmt.Errorf("got %s, want an https:// URL (RFC 8555 asks for TLS; a private server's CA goes into caFile)", quote(s))
-		}
-		return nil
-	})
-	email := str("an e-mail address", func(s string) error {
-		if user, host, ok := strings.Cut(s, "@"); s != "" && (!ok || user == "" || host == "" || strings.ContainsAny(s, " ,")) {
-			return fmt.Errorf(`got %s, want one e-mail address, or "" for none`, quote(s))
-		}
-		return nil
-	})
-	return object(defaultACME(),
-		opt("directory", "Directory URL of the certificate authority.", directory, func(n *model.ACME) *string { return &n.Directory }),
-		opt("email", "Where the certificate authority writes to.", email, func(n *model.ACME) *string { return &n.Email }),
-		opt("caFile", "PEM file with the CA of a private ACME server.", absolutePath(), func(n *model.ACME) *string { return &n.CAFile }))
 }
 
 func defaultDomains() model.Domains {

@@ -126,6 +126,17 @@ func (h *Held) Holds(host string) bool {
 	return h.certs[host] != nil
 }
 
+// Covering is what was Put for the host, or for the wildcard beside it.
+func (h *Held) Covering(host string) *tls.Certificate {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c := h.certs[host]; c != nil {
+		return c
+	}
+	_, parent, _ := strings.Cut(host, ".")
+	return h.certs["*."+parent]
+}
+
 // GetCertificate finds the certificate of the name asked for.
 func (h *Held) GetCertificate(i *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	h.mu.Lock()
