@@ -48,9 +48,11 @@ var arrows = map[string][]string{
 	"dnsserver":      {"model", "reconcile"},
 	"activator":      {"model", "reconcile", "conn", "source"}, // source: it publishes the replicas that are ready
 	"standby":        {"model", "reconcile", "conn"},
-	"runner/process": {"activator", "model", "ipam"},
-	"runner/docker":  {"activator", "model"},
-	"runner/kube":    {"activator", "model"},
+	"token":          {},
+	"environment":    {"activator", "model", "token"},
+	"runner/process": {"activator", "model", "ipam", "environment"},
+	"runner/docker":  {"activator", "model", "environment"},
+	"runner/kube":    {"activator", "model", "environment"},
 	"admin":          {"model", "reconcile", "source", "activator", "dataplane"}, // read-only views of what these report
 	"metrics":        {"model", "reconcile", "source", "activator", "dataplane"},
 	"dashboard":      {"model", "reconcile", "source", "activator", "dataplane"},

@@ -25,7 +25,8 @@ type Spec struct {
 	Service  model.ServiceName
 	Workload model.Workload
 	Ports    []model.Port
-	Replicas int // how many should run
+	Tokens   model.Tokens // of the platform: what the environment tells
+	Replicas int          // how many should run
 	// Drain is how long connections to a replica that is to go may live on.
 	Drain time.Duration
 }
@@ -151,7 +152,7 @@ func (a *Activator) Serves() []model.Feature {
 		}
 	}
 	if len(fs) > 0 {
-		fs = append(fs, model.FeatureSleep)
+		fs = append(fs, model.FeatureSleep, model.FeatureIdentity)
 	}
 	return fs
 }
@@ -179,7 +180,7 @@ func (a *Activator) applyLocked(ctx context.Context, s *model.State) error {
 	specs := map[string][]Spec{}
 	for i := range s.Services {
 		if svc := s.Services[i]; svc.Workload != nil {
-			specs[svc.Workload.Driver] = append(specs[svc.Workload.Driver], a.specOf(svc))
+			specs[svc.Workload.Driver] = append(specs[svc.Workload.Driver], a.specOf(svc, s.Settings.Tokens))
 		}
 	}
 	var errs []error
@@ -203,9 +204,9 @@ func wantedOf(svc *model.Service) int {
 }
 
 // specOf is the workload of a service, with the replicas it shall have now.
-func (a *Activator) specOf(svc *model.Service) Spec {
+func (a *Activator) specOf(svc *model.Service, t model.Tokens) Spec {
 	n := a.sleep.replicas(svc.Name, wantedOf(svc))
-	return Spec{Service: svc.Name, Workload: *svc.Workload, Ports: svc.Ports, Replicas: n, Drain: svc.Drain}
+	return Spec{Service: svc.Name, Workload: *svc.Workload, Ports: svc.Ports, Tokens: t, Replicas: n, Drain: svc.Drain}
 }
 
 // Replicas lists what all Runners have, sorted by ID.

@@ -15,14 +15,14 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
 )
 
-// told is a target that tells of every state it has applied.
-type told struct {
+// telling is a target that tells of every state it has applied.
+type telling struct {
 	reconcile.Target
 	tell func(*model.State)
 }
 
 // Apply tells if it could.
-func (t *told) Apply(ctx context.Context, s *model.State) error {
+func (t *telling) Apply(ctx context.Context, s *model.State) error {
 	err := t.Target.Apply(ctx, s)
 	if err == nil {
 		t.tell(s)

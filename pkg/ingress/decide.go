@@ -30,6 +30,7 @@ type verdict struct {
 	fault    fault
 	redirect bool // to HTTPS
 	empty    bool // the placeholder
+	keys     bool // the platform's keys
 	wake     bool // the service sleeps; fault is what to say if it does not wake
 }
 
@@ -61,6 +62,10 @@ func (t *table) decide(q *query, certs Certificates) (v verdict) {
 		return v
 	}
 	if v.fault = t.checkTLS(q, v.host, certs); v.fault.code != 0 {
+		return v
+	}
+	if v.host == t.keys && string(q.path) == keysPath {
+		v.keys = true
 		return v
 	}
 	r, ambiguous := v.host.find(q.path)

@@ -4,6 +4,7 @@ package ingress
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"html"
@@ -57,6 +58,7 @@ type answer struct {
 	retry       int
 	extra       string
 	location    string
+	cache       string // Cache-Control; empty: no-store
 	id          string
 }
 
@@ -85,7 +87,7 @@ func (a *answer) append(b []byte, head, closing bool) []byte {
 		line("Content-Type", a.contentType)
 	}
 	line("Content-Length", strconv.Itoa(len(a.body)))
-	line("Cache-Control", "no-store")
+	line("Cache-Control", cmp.Or(a.cache, "no-store"))
 	line("X-Request-ID", a.id)
 	if a.location != "" {
 		line("Location", a.location)

@@ -43,6 +43,9 @@ func (s *session) handle() bool {
 		return s.reply(v.route, &a, "")
 	case v.empty:
 		return s.empty(v)
+	case v.keys:
+		a := s.t.keysFor(string(s.req.Method), s.req.Accept, string(s.id[:s.idN]))
+		return s.reply(nil, &a, "")
 	}
 	return s.forward(v, q.socket)
 }

@@ -47,6 +47,9 @@ type Config struct {
 	Limits       Limits
 	Access       *slog.Logger // of the access log, if the state asks for one; default Log
 	Sockets      Sockets      // nil: listening sockets end with the process
+	// Keys is the JWK set that access tokens are verified with, and how long it
+	// may be kept; the platform's host answers with it. nil: there is none.
+	Keys func() (set []byte, maxAge time.Duration)
 	// Wake has a sleeping service started and returns when a replica of it is
 	// ready; who is why, in words. It bounds the wait itself. nil: none sleeps.
 	Wake func(ctx context.Context, name model.ServiceName, who string) error
@@ -172,12 +175,15 @@ func (t *Target) tickSessions(now int64) {
 	}
 }
 
-// asksFor tells whether any service is exposed by HTTP, and any with TLS.
+// asksFor tells whether anything is served by HTTP, and anything with TLS.
 func asksFor(s *model.State) (plain, tls bool) {
 	for i := range s.Services {
 		for _, h := range s.Services[i].HTTP {
 			plain, tls = true, tls || h.TLS
 		}
 	}
-	return plain, tls
+	if own := s.Settings.Tokens.Own; own {
+		plain, tls = true, true
+	}
+	return plain, tls || plain && s.TokensTLS()
 }

@@ -199,7 +199,7 @@ func TestHealthAndReadiness(t *testing.T) {
 	r := testReader()
 	var behind []string
 	r.Behind = func() []string { return behind }
-	h := Handler(r, Build{})
+	h := Handler(r, Build{}, nil)
 	ask := func(path string) (int, string) {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))

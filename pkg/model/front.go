@@ -68,7 +68,8 @@ type Workload struct {
 	Command  []string          `json:"command,omitempty"`
 	Image    string            `json:"image,omitempty"`
 	Env      map[string]string `json:"env,omitempty"`
-	Identity string            `json:"identity,omitempty"`
+	Identity string            `json:"identity,omitempty"` // empty: PROJECT/USER
+	Roles    []string          `json:"roles,omitempty"`
 	Scale    Scale             `json:"scale"`
 	Ready    string            `json:"ready"` // "listen" | "http-head"
 }

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -128,7 +127,11 @@ func (r *Runner) launch(rep *replica, rec *record) (*proc, error) {
 	if err := os.MkdirAll(rep.paths.work, 0o700); err != nil {
 		return nil, err
 	}
-	env := environment(*rep.spec, rec.ID, rep.paths.work)
+	told, err := r.cfg.Environment(*rep.spec, rec.ID)
+	if err != nil {
+		return nil, err
+	}
+	env := variables(told, rep.paths.work)
 	program, err := findProgram(rep.spec.Workload.Command[0], env["PATH"])
 	if err != nil {
 		return nil, err
@@ -172,14 +175,11 @@ func (r *Runner) launchIn(netns string, cmd *exec.Cmd) error {
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// environment is all a replica's process is told; nothing comes from the
-// agent's own environment.
-func environment(s activator.Spec, id, home string) map[string]string {
-	env := map[string]string{"PATH": defaultPath, "HOME": home, "FAIRLEAD_REPLICA": id}
-	if len(s.Ports) > 0 {
-		env["PORT"] = strconv.Itoa(int(s.Ports[0].Container))
-	}
-	maps.Copy(env, s.Workload.Env)
+// variables is all of a replica's environment; nothing comes from the agent's
+// own.
+func variables(told map[string]string, home string) map[string]string {
+	env := map[string]string{"PATH": defaultPath, "HOME": home}
+	maps.Copy(env, told)
 	return env
 }
 

@@ -16,6 +16,7 @@ type rawWorkload struct {
 	image    located[string]
 	env      located[map[string]string]
 	identity string
+	roles    []string
 	scale    rawScale
 	ready    string
 }
@@ -43,7 +44,8 @@ func workloadCodec() codec[rawWorkload] {
 			where(list(text(), 1000)), func(w *rawWorkload) *located[[]string] { return &w.command }),
 		opt("image", "Image that docker and kubernetes run.", where(image), func(w *rawWorkload) *located[string] { return &w.image }),
 		opt("env", "Variables of the environment.", where(textMap(envName)), func(w *rawWorkload) *located[map[string]string] { return &w.env }),
-		opt("identity", "Identity in the workload's access token.", identity, func(w *rawWorkload) *string { return &w.identity }),
+		opt("identity", "Identity in the workload's access token. Default: PROJECT/USER.", identity, func(w *rawWorkload) *string { return &w.identity }),
+		opt("roles", "Roles in the workload's access token.", list(str("a role", nonEmpty("a role such as reader")), 100), func(w *rawWorkload) *[]string { return &w.roles }),
 		opt("scale", "How many replicas run, and when they sleep.", scaleCodec(), func(w *rawWorkload) *rawScale { return &w.scale }),
 		opt("ready", "When a replica is ready: its first listen, or an answer to HEAD /.", enum("listen", "http-head"), func(w *rawWorkload) *string { return &w.ready }),
 	), func(w *rawWorkload) *place { return &w.place })
@@ -81,7 +83,7 @@ func (w *rawWorkload) build(d *decoder, contextID string) *model.Workload {
 		d.report(w.env.child(contextID), "is set by fairlead and may not be given; rename it, or change tokens.prefix")
 	}
 	return &model.Workload{
-		Driver: w.driver, Command: w.command.v, Image: w.image.v, Env: w.env.v, Identity: w.identity,
+		Driver: w.driver, Command: w.command.v, Image: w.image.v, Env: w.env.v, Identity: w.identity, Roles: w.roles,
 		Scale: w.scale.build(d), Ready: w.ready,
 	}
 }
