@@ -44,18 +44,22 @@ const (
 
 // Replica is one instance of a workload as its Runner sees it.
 type Replica struct {
-	ID       string            `json:"id"` // unique on the node, stable over restarts of the replica
-	Service  model.ServiceName `json:"service"`
-	Driver   string            `json:"driver"`
-	Phase    Phase             `json:"phase"`
-	Reason   string            `json:"reason,omitempty"` // why it is not ready, in words
-	Addr4    netip.Addr        `json:"addr4,omitzero"`
-	Addr6    netip.Addr        `json:"addr6,omitzero"`
-	PID      int               `json:"pid,omitempty"`
-	Since    time.Time         `json:"since"` // of the phase
-	Next     time.Time         `json:"next,omitzero"`
-	Restarts int               `json:"restarts"`
-	Log      string            `json:"log,omitempty"` // path of the log file
+	ID      string            `json:"id"` // unique on the node, stable over restarts of the replica
+	Service model.ServiceName `json:"service"`
+	Driver  string            `json:"driver"`
+	Phase   Phase             `json:"phase"`
+	Reason  string            `json:"reason,omitempty"` // why it is not ready, in words
+	Addr4   netip.Addr        `json:"addr4,omitzero"`
+	Addr6   netip.Addr        `json:"addr6,omitzero"`
+	PID     int               `json:"pid,omitempty"`
+	// Hopeless: to start it again as it is will not help, as its program or
+	// image is not there.
+	Hopeless bool      `json:"hopeless,omitempty"`
+	Started  time.Time `json:"started,omitzero"` // of its process; zero: none runs, or it is not known
+	Since    time.Time `json:"since"`            // of the phase
+	Next     time.Time `json:"next,omitzero"`
+	Restarts int       `json:"restarts"`
+	Log      string    `json:"log,omitempty"` // path of the log file
 }
 
 // Runner starts and stops the replicas of one driver. Replicas outlive the

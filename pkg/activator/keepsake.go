@@ -31,6 +31,7 @@ func (a *Activator) recall() {
 	s, now := &a.sleep, a.cfg.Now()
 	s.by, s.stopped = map[model.ServiceName]*sleeper{}, map[model.ServiceName]time.Time{}
 	s.kick, s.stats = make(chan struct{}, 1), map[outcome]uint64{}
+	s.took = map[phaseOf]*Duration{}
 	if a.cfg.SleepFile == "" {
 		return
 	}

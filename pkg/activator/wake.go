@@ -20,12 +20,9 @@ var (
 )
 
 // outcome is a cell of the count of wakes: of starts, not of connections.
-type outcome struct{ Cause, Result string }
-
-// durations of wakes that came to a good end.
-type durations struct {
-	count   uint64
-	seconds float64
+type outcome struct {
+	service       model.ServiceName
+	cause, result string
 }
 
 // Wake has a sleeping service started, once however many ask, and returns its
@@ -55,13 +52,13 @@ func (a *Activator) Wake(ctx context.Context, name model.ServiceName, cause, who
 		s.mu.Unlock()
 		return ready, nil
 	}
-	if x.stage == asleep && now.Before(x.barred) {
-		err := x.failure
+	if err := x.notNow(now); err != nil {
+		s.stats[outcome{name, cause, "refused"}]++
 		s.mu.Unlock()
 		return nil, err
 	}
 	if x.waiting >= max(x.scale.Queue, 1) {
-		s.stats[outcome{cause, "queue_full"}]++
+		s.stats[outcome{name, cause, "queue_full"}]++
 		s.mu.Unlock()
 		return nil, ErrQueueFull
 	}
@@ -98,7 +95,9 @@ func (a *Activator) await(ctx context.Context, x *sleeper) ([]model.Backend, err
 			x.busy = a.cfg.Now()
 			return x.ready, nil
 		case x.stage == asleep && x.failure != nil:
-			return nil, x.failure
+			return nil, &NotNow{x.failure, x.barred, x.barred.Sub(a.cfg.Now())}
+		case x.down.lasts(a.cfg.Now()):
+			return nil, x.notNow(a.cfg.Now())
 		case s.by[x.name] != x:
 			return nil, ErrNoSleeper
 		}
@@ -165,15 +164,17 @@ func (a *Activator) observeLocked(replicas []Replica) {
 			ended = append(ended, r)
 		}
 	}
-	changed := false
+	changed, down := false, downOf(replicas)
 	for name, x := range s.by {
+		if x.down = down[name]; x.down.lasts(now) {
+			x.signal()
+		}
 		if x.ready = ready[name]; x.stage == asleep {
 			x.ready = nil // it is about to be stopped
 		}
 		if len(x.ready) > 0 && x.stage == waking {
-			s.stats[outcome{x.kind, "ready"}]++
-			s.took.count++
-			s.took.seconds += now.Sub(x.since).Seconds()
+			s.stats[outcome{name, x.kind, "ready"}]++
+			s.timed(x, startedOf(replicas, name), now)
 			x.pause, x.failure = 0, nil
 			x.stage, x.since, x.busy, x.look = awake, now, now, time.Time{}
 			changed = true
@@ -188,9 +189,9 @@ func (a *Activator) observeLocked(replicas []Replica) {
 			continue
 		}
 		x.restarts[r.ID] = r.Restarts
-		if x.falls++; x.falls >= maxFalls {
-			s.stats[outcome{x.kind, "failed"}]++
-			s.fell(x, fmt.Errorf("it ended %d times before it was ready: %s", x.falls, r.Reason), now)
+		if x.falls++; x.falls >= maxFalls || r.Hopeless || x.down.lasts(now) {
+			s.stats[outcome{x.name, x.kind, "failed"}]++
+			s.fell(x, failedStart(x.falls, r), now)
 			changed = true
 			defer a.rescale(context.Background(), x.driver, x.name, 1)
 		}

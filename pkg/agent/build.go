@@ -88,6 +88,7 @@ func build(a *Agent) (p parts, err error) {
 		Wake: func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error) {
 			return workloads.Wake(ctx, name, "connection", who)
 		},
+		Joined: workloads.Joined,
 	})
 	if err != nil {
 		return p, err
@@ -103,6 +104,8 @@ func build(a *Agent) (p parts, err error) {
 		Wake: func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error) {
 			return workloads.Wake(ctx, name, "connection", who)
 		},
+		Joined: workloads.Joined,
+		Why:    func(name model.ServiceName) string { why, _ := workloads.Why(name); return why },
 	})
 	if err != nil {
 		return p, err
@@ -114,6 +117,7 @@ func build(a *Agent) (p parts, err error) {
 			_, err := workloads.Wake(ctx, name, "request", who)
 			return err
 		},
+		Joined: workloads.Joined, Why: workloads.Why,
 	})
 	closers = append(closers, front.Close)
 	p.withdrawal = &withdrawal{}

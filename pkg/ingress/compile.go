@@ -140,6 +140,9 @@ func (c *compiler) route(svc *model.Service, hostName string, m *model.HTTPPath)
 	r.lacking = lacking(svc)
 	ready := serving(svc)
 	r.wakes = svc.Sleep == model.Asleep && c.t.cfg.Wake != nil
+	if svc.Workload != nil {
+		r.runs, r.page = true, svc.Workload.Scale.Page
+	}
 	if len(ready) == 0 {
 		return r
 	}

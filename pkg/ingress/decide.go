@@ -19,6 +19,7 @@ type query struct {
 	secure bool   // it came over TLS
 	tls    *tls.Conn
 	socket bool // it asks for an upgrade to WebSocket
+	person bool // it asks for a page to look at
 	client netip.Addr
 }
 
@@ -32,6 +33,7 @@ type verdict struct {
 	empty    bool // the placeholder
 	keys     bool // the platform's keys
 	wake     bool // the service sleeps; fault is what to say if it does not wake
+	lacks    bool // fairlead runs the replicas, and there is none: fault is what to say if nobody knows why
 }
 
 // lowerHost writes the host of a Host header in lower case, without port and
@@ -94,6 +96,7 @@ func (t *table) decide(q *query, certs Certificates) (v verdict) {
 		v.fault = fault{code: http.StatusForbidden, reason: "WebSocket is switched off for this path (websocket: false)"}
 	case len(r.pool.members) == 0:
 		v.fault, v.empty, v.wake = r.lacking, r.lacking.code == 0, r.wakes
+		v.lacks = r.runs && !r.wakes && r.lacking.code == http.StatusServiceUnavailable
 	}
 	return v
 }

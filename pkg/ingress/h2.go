@@ -130,7 +130,10 @@ func (t *Target) routeStream(s *session, x *stream, w http.ResponseWriter, r *ht
 	q := query2(x, s, r, path)
 	v := x.table.decide(&q, t.cfg.Certificates)
 	if v.wake {
+		q.person = r.Method == http.MethodGet && !x.grpc && wantsHTML([]byte(r.Header.Get("Accept")))
 		x.table, v = t.wake(r.Context(), &q, v)
+	} else if v.lacks {
+		t.explain(&v)
 	}
 	x.verdict = v
 	switch {

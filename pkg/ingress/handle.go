@@ -32,7 +32,10 @@ func (s *session) handle() bool {
 	}
 	s.v = s.table.decide(&q, s.t.cfg.Certificates)
 	if s.v.wake {
+		q.person = string(r.Method) == http.MethodGet && !q.socket && wantsHTML(r.Accept)
 		s.table, s.v = s.t.wake(s.t.ctx, &q, s.v)
+	} else if s.v.lacks {
+		s.t.explain(&s.v)
 	}
 	v := &s.v
 	switch {

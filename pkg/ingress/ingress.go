@@ -52,7 +52,16 @@ type Config struct {
 	Keys func() (set []byte, maxAge time.Duration)
 	// Wake has a sleeping service started and returns when a replica of it is
 	// ready; who is why, in words. It bounds the wait itself. nil: none sleeps.
+	// An error that has a method RetryAfter() time.Duration says when to ask
+	// again.
 	Wake func(ctx context.Context, name model.ServiceName, who string) error
+	// Joined is told of each request that was held once it can be sent on.
+	// Optional.
+	Joined func(model.ServiceName)
+	// Why says, in words, why a service has no replica, and after how long to
+	// ask again; empty: not known. It is asked before a 503, and starts nothing.
+	// nil: nobody knows.
+	Why func(model.ServiceName) (reason string, retry time.Duration)
 	// Listening says, in words, what a replica that refuses connections at an
 	// address listens on instead; empty: not known. It is asked before a 502,
 	// from many goroutines, and returns within about a second. nil: nobody knows.

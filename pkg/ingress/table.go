@@ -47,7 +47,9 @@ type route struct {
 	// lacking is the answer when the pool is empty; its code 0: the
 	// placeholder.
 	lacking fault
-	wakes   bool // the service sleeps, and a request wakes it
+	wakes   bool          // the service sleeps, and a request wakes it
+	page    time.Duration // how long a person's page is held for that
+	runs    bool          // fairlead runs its replicas
 	allow   []netip.Prefix
 	drain   time.Duration
 }

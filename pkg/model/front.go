@@ -83,4 +83,7 @@ type Scale struct {
 	StartTimeout time.Duration `json:"startTimeout"`
 	Queue        int           `json:"queue"`
 	Paused       bool          `json:"paused"`
+	// Page is how long a person's page is held for a start before the waiting
+	// page is shown.
+	Page time.Duration `json:"waitingPage"`
 }

@@ -35,6 +35,9 @@ type Config struct {
 	// Wake has a service started and returns its replicas once one is ready;
 	// who is why, in words. It bounds the wait itself.
 	Wake func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error)
+	// Joined is told of each connection that was held once it has reached a
+	// replica. Optional.
+	Joined func(model.ServiceName)
 	// Held bounds the connections that wait, over all services. Default 16 384.
 	Held int
 	Log  *slog.Logger // default slog.Default()
@@ -248,6 +251,9 @@ func (t *Target) handle(ctx context.Context, c *conn.Conn) {
 		return
 	}
 	t.passed.Add(1)
+	if t.cfg.Joined != nil {
+		t.cfg.Joined(to.service)
+	}
 	c.Routed()
 	if _, err := t.pump.Start(c.TCPConn, up, func(conn.Moved) {}); err != nil {
 		t.cfg.Log.Warn("lead connection on", "service", to.service.String(), "error", err)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
@@ -208,6 +209,8 @@ func expand(args []string, env map[string]string) []string {
 	return out
 }
 
+var errNoProgram = errors.New("no such program")
+
 // findProgram finds the file to run. "fairlead" is the agent's own program,
 // wherever it is installed.
 func findProgram(name, path string) (string, error) {
@@ -219,6 +222,9 @@ func findProgram(name, path string) (string, error) {
 		return self, nil
 	}
 	if strings.Contains(name, "/") {
+		if _, err := os.Stat(name); filepath.IsAbs(name) && errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("start %s: %w", name, errNoProgram)
+		}
 		return name, nil
 	}
 	for _, dir := range filepath.SplitList(cmp.Or(path, defaultPath)) {
@@ -227,5 +233,5 @@ func findProgram(name, path string) (string, error) {
 			return full, nil
 		}
 	}
-	return "", fmt.Errorf("start %s: no such program in %s; give its full path in workload.command", name, path)
+	return "", fmt.Errorf("start %s: %w in %s; give its full path in workload.command", name, errNoProgram, path)
 }

@@ -26,13 +26,14 @@ type rawScale struct {
 	target      int
 	idle, start time.Duration
 	queue       int
+	page        time.Duration
 	paused      bool
 }
 
 const maxReplicas = 1000
 
 func defaultScale() rawScale {
-	return rawScale{min: here(1), max: here(1), target: 100, idle: 5 * time.Minute, start: time.Minute, queue: 1000}
+	return rawScale{min: here(1), max: here(1), target: 100, idle: 5 * time.Minute, start: time.Minute, queue: 1000, page: 5 * time.Second}
 }
 
 func workloadCodec() codec[rawWorkload] {
@@ -60,6 +61,8 @@ func scaleCodec() codec[rawScale] {
 		opt("idle", "Time without connections and requests before a replica is stopped.", duration(time.Second, 365*24*time.Hour), func(s *rawScale) *time.Duration { return &s.idle }),
 		opt("startTimeout", "How long a start may take.", duration(100*time.Millisecond, time.Hour), func(s *rawScale) *time.Duration { return &s.start }),
 		opt("queue", "Connections that may wait for a start.", integer(0, 1_000_000), func(s *rawScale) *int { return &s.queue }),
+		opt("waitingPage", "How long a page for a browser is held for a start before it gets a page that says so and reloads; from startTimeout on: never.",
+			duration(0, time.Hour), func(s *rawScale) *time.Duration { return &s.page }),
 		opt("paused", "Scaling stands still.", boolean(), func(s *rawScale) *bool { return &s.paused }),
 	)
 }
@@ -98,7 +101,7 @@ func (s *rawScale) build(d *decoder) model.Scale {
 		d.report(s.max.place, "is %d, less than min, which is %d; raise max or lower min", high, low)
 	}
 	return model.Scale{
-		Min: low, Max: high, Target: s.target, Idle: s.idle, StartTimeout: s.start, Queue: s.queue, Paused: s.paused,
+		Min: low, Max: high, Target: s.target, Idle: s.idle, StartTimeout: s.start, Queue: s.queue, Paused: s.paused, Page: s.page,
 	}
 }
 
