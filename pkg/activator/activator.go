@@ -112,7 +112,9 @@ type Activator struct {
 	failed map[string]error // by driver: why its Runner does not run
 
 	sleep    sleepers
-	keeping  sync.Mutex // one writer of the SleepFile at a time
+	keeping  sync.Mutex // one writer of the SleepFile at a time; guards the next two
+	unkept   error      // why the SleepFile is not up to date; nil: it is
+	unkeptAt time.Time  // when it was tried
 	applying sync.Mutex // one Apply of the Runners at a time
 	last     *model.State
 }

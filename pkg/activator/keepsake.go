@@ -61,16 +61,56 @@ func (a *Activator) recall() {
 	}
 }
 
-// keep writes the file. The agent goes on if it cannot.
+// keepAgain is the time between two tries to write the file.
+const keepAgain = 5 * time.Second
+
+// keep writes the file. If it cannot the agent goes on, tells of it, and tries
+// again.
 func (a *Activator) keep() {
 	if a.cfg.SleepFile == "" {
 		return
 	}
 	a.keeping.Lock()
 	defer a.keeping.Unlock()
-	if err := a.save(); err != nil {
+	err := a.save()
+	switch {
+	case err != nil && a.unkept == nil:
 		a.cfg.Log.Error("the next agent will not know what slept", "error", err)
+		a.sleep.poke()
+	case err == nil && a.unkept != nil:
+		a.cfg.Log.Info("the next agent will know what slept")
 	}
+	a.unkept, a.unkeptAt = err, a.cfg.Now()
+}
+
+// keepLate writes the file if that failed a while ago, and returns when to try
+// again; the zero time: it is written.
+func (a *Activator) keepLate() (again time.Time) {
+	due := func() (time.Time, bool) {
+		a.keeping.Lock()
+		defer a.keeping.Unlock()
+		if a.unkept == nil {
+			return time.Time{}, false
+		}
+		at := a.unkeptAt.Add(keepAgain)
+		return at, !at.After(a.cfg.Now())
+	}
+	at, now := due()
+	if now {
+		a.keep()
+		at, _ = due()
+	}
+	return at
+}
+
+// Problems says, in words, what a person should know.
+func (a *Activator) Problems() []string {
+	a.keeping.Lock()
+	defer a.keeping.Unlock()
+	if a.unkept == nil {
+		return nil
+	}
+	return []string{fmt.Sprintf("the next agent will not know what sleeps and what is stopped: %v", a.unkept)}
 }
 
 func (a *Activator) save() error {
@@ -92,6 +132,7 @@ func (a *Activator) save() error {
 		err = os.Rename(tmp, a.cfg.SleepFile)
 	}
 	if err != nil {
+		_ = os.Remove(tmp) // half of it would take room that is short
 		return fmt.Errorf("save which services sleep: %w", err)
 	}
 	return nil
