@@ -144,7 +144,8 @@ func build(a *Agent) (p parts, err error) {
 		{"flows", k.plane.Run},
 		{"access tokens", told.Run},
 	}
-	p.naps, p.pooled = workloads, front.Pooled
+	p.naps, p.pooled, p.using = workloads, front.Pooled, front.Uses
+	p.held, p.heldCounts = held.Connections, held.Counts
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows

@@ -52,6 +52,10 @@ type Counts struct {
 	Failed  uint64 // closed: the service did not wake, or no replica took it
 	Refused uint64 // closed: too many wait
 	Waiting int    // held now
+	Pending uint64 // bytes that those have sent already
+	Joined  int    // led to a replica and open
+	// Bytes of connections that have ended, from clients and to them.
+	BytesIn, BytesOut uint64
 }
 
 // Target implements reconcile.Target. Create it with New.
@@ -67,6 +71,10 @@ type Target struct {
 	known bool // owned is what is local
 
 	passed, failed, refused atomic.Uint64
+	sent, received          atomic.Uint64
+
+	tmu   sync.Mutex
+	taken map[*taken]struct{} // that wait or are joined
 }
 
 // ports finds services by what clients connect to.
@@ -219,7 +227,18 @@ func (t *Target) Close() {
 
 // Counts reads the counters.
 func (t *Target) Counts() Counts {
-	return Counts{Passed: t.passed.Load(), Failed: t.failed.Load(), Refused: t.refused.Load(), Waiting: t.acceptor.Pending()}
+	c := Counts{
+		Passed: t.passed.Load(), Failed: t.failed.Load(), Refused: t.refused.Load(), Waiting: t.acceptor.Pending(), Pending: t.waiting(),
+		BytesIn: t.sent.Load(), BytesOut: t.received.Load(),
+	}
+	t.tmu.Lock()
+	defer t.tmu.Unlock()
+	for x := range t.taken {
+		if x.Joined {
+			c.Joined++
+		}
+	}
+	return c
 }
 
 // find tells what a client that connected to an address wants.
@@ -238,12 +257,14 @@ func (t *Target) handle(ctx context.Context, c *conn.Conn) {
 		_ = c.Close()
 		return
 	}
+	x := t.begin(to.service, c)
 	backends, err := t.cfg.Wake(ctx, to.service, fmt.Sprintf("a connection from %s to port %d", c.Peer.Addr(), c.Local.Port()))
 	var up *net.TCPConn
 	if err == nil {
 		up, err = reach(ctx, backends, to.port, c.Peer.Addr())
 	}
 	if err != nil {
+		t.end(x, 0, 0)
 		t.failed.Add(1)
 		t.cfg.Log.Debug("connection to a sleeping service failed", "service", to.service.String(), "client", c.Peer, "error", err)
 		_ = c.SetLinger(0) // a reset: the client must not take it for an empty answer
@@ -251,11 +272,10 @@ func (t *Target) handle(ctx context.Context, c *conn.Conn) {
 		return
 	}
 	t.passed.Add(1)
-	if t.cfg.Joined != nil {
-		t.cfg.Joined(to.service)
-	}
+	t.joined(x)
 	c.Routed()
-	if _, err := t.pump.Start(c.TCPConn, up, func(conn.Moved) {}); err != nil {
+	if _, err := t.pump.Start(c.TCPConn, up, func(m conn.Moved) { t.end(x, m.Sent, m.Received) }); err != nil {
+		t.end(x, 0, 0)
 		t.cfg.Log.Warn("lead connection on", "service", to.service.String(), "error", err)
 	}
 }
