@@ -76,6 +76,7 @@ type Objects struct {
 	seed     uint64
 
 	fragsMu sync.Mutex
+	listens listens
 }
 
 // Open loads the programs over the maps pinned in cfg.PinDir, and makes the

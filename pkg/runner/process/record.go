@@ -14,12 +14,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 )
 
 // recordVersion is raised when an older agent's records cannot be adopted.
@@ -34,7 +33,7 @@ type record struct {
 	Service  model.ServiceName `json:"service"`
 	Hash     string            `json:"hash"`
 	Cgroup   string            `json:"cgroup"` // the parent, as configured when it was made
-	Ports    []port            `json:"ports"`
+	Ports    []listen.Port     `json:"ports"`
 	Addr4    netip.Addr        `json:"addr4,omitzero"`
 	Addr6    netip.Addr        `json:"addr6,omitzero"`
 	Gateway4 netip.Addr        `json:"gateway4,omitzero"`
@@ -50,28 +49,13 @@ type record struct {
 	LogStart int64             `json:"logStart,omitempty"` // where this process's lines begin
 }
 
-// port is one container port.
-type port struct {
-	Number uint16
-	UDP    bool
-}
-
-func (p port) String() string {
-	if p.UDP {
-		return fmt.Sprintf("%d/udp", p.Number)
+// sockets is the replica as package listen looks at it.
+func (rec record) sockets() listen.Replica {
+	r := listen.Replica{PID: rec.PID, Ports: rec.Ports}
+	for _, x := range rec.hops() {
+		r.Addrs = append(r.Addrs, x.addr)
 	}
-	return strconv.Itoa(int(p.Number))
-}
-
-// portsOf lists the container ports in the order of the config.
-func portsOf(s activator.Spec) []port {
-	var ports []port
-	for _, p := range s.Ports {
-		if q := (port{p.Container, p.Protocol == model.UDP}); !slices.Contains(ports, q) {
-			ports = append(ports, q)
-		}
-	}
-	return ports
+	return r
 }
 
 // paths are the places that belong to one replica; all follow from its ID.
