@@ -78,6 +78,15 @@ type Runner interface {
 	Shutdown(ctx context.Context) error
 }
 
+// Herald is a Runner that tells of a replica the moment it is ready, so that
+// those who wait for it need not wait until the news has gone round.
+type Herald interface {
+	// Herald has f called for every replica that becomes ready, which may be
+	// before Replicas says so. It is called before Run; f does not block and calls
+	// no Runner.
+	Herald(f func(Replica))
+}
+
 // Config is what an Activator needs.
 type Config struct {
 	Runners []Runner     // one per driver
@@ -131,6 +140,11 @@ func New(cfg Config) *Activator {
 	}
 	a := &Activator{cfg: cfg, failed: map[string]error{}}
 	a.recall()
+	for _, r := range cfg.Runners {
+		if h, ok := r.(Herald); ok {
+			h.Herald(a.heralded)
+		}
+	}
 	a.source = &workloads{activator: a, changed: make(chan struct{}, 1)}
 	return a
 }
@@ -138,8 +152,8 @@ func New(cfg Config) *Activator {
 // Name is "activator".
 func (a *Activator) Name() string { return "activator" }
 
-// Serves lists the drivers that there is a Runner for, and the sleep of their
-// workloads.
+// Serves lists the drivers that there is a Runner for, and what all of them
+// can.
 func (a *Activator) Serves() []model.Feature {
 	known := map[string]model.Feature{
 		"process": model.FeatureProcess, "docker": model.FeatureDocker, "kubernetes": model.FeatureKubernetes,
@@ -151,7 +165,7 @@ func (a *Activator) Serves() []model.Feature {
 		}
 	}
 	if len(fs) > 0 {
-		fs = append(fs, model.FeatureSleep)
+		fs = append(fs, model.FeatureSleep, model.FeatureHTTPHead)
 	}
 	return fs
 }

@@ -3,6 +3,7 @@
 package activator
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,7 +31,7 @@ type keptService struct {
 func (a *Activator) recall() {
 	s, now := &a.sleep, a.cfg.Now()
 	s.by, s.stopped = map[model.ServiceName]*sleeper{}, map[model.ServiceName]time.Time{}
-	s.kick, s.stats = make(chan struct{}, 1), map[outcome]uint64{}
+	s.kick, s.dirty, s.stats = make(chan struct{}, 1), make(chan struct{}, 1), map[outcome]uint64{}
 	if a.cfg.SleepFile == "" {
 		return
 	}
@@ -60,8 +61,28 @@ func (a *Activator) recall() {
 	}
 }
 
-// keep writes the file. The agent goes on if it cannot.
+// keep has the file written soon: nobody who waits for a service waits for that.
+// What is lost by a crash in between is made good by what runs (learn).
 func (a *Activator) keep() {
+	select {
+	case a.sleep.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// keeper writes the file after every change, or several at once, until ctx ends.
+func (a *Activator) keeper(ctx context.Context) {
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-a.sleep.dirty:
+		}
+		a.keepNow()
+	}
+}
+
+// keepNow writes the file. The agent goes on if it cannot.
+func (a *Activator) keepNow() {
 	if a.cfg.SleepFile == "" {
 		return
 	}

@@ -26,30 +26,36 @@ const (
 // Start is a replica that is not ready yet.
 type Start struct {
 	Replica
+	Netns   uint64           // its namespace's Cookie; 0: unknown
+	Head    bool             // only an answer to HEAD / without an error makes it ready
 	Since   time.Time        // of the process
 	Timeout time.Duration    // after it the reason says that it is late; 0: never
 	Now     func() time.Time // as Since was taken
 	Tell    func(why string) // is told after every look why it is not ready
+	// Ready is called once, as soon as it is known to be, by whoever knows: it
+	// must not block. Optional.
+	Ready func()
 }
 
-// Await looks at the replica until it answers, or ctx ends (false). After the
-// timeout it goes on.
+// Await waits until the replica is ready, or ctx ends before it is (false). After the
+// timeout it goes on. The look at the beginning finds what was there before.
 func (e *Ear) Await(ctx context.Context, s Start) bool {
-	tcp, _ := Split(s.Ports)
-	told := false // some replica has just listened
+	w, hears, stop := e.await(s)
+	defer stop()
+	told := false // it, or some replica, has just listened
 	for pause := probeMin; ; pause = min(2*pause, probeMax) {
-		heard := e.next() // before the look, so that none is missed
-		if heard != nil && len(tcp) > 0 && s.PID != 0 {
+		if hears && s.PID != 0 && (!s.Head || !told) {
 			pause = probeSlow
 		}
-		why := ""
-		if !told || !s.answers(ctx) {
-			why = s.Unready(ctx)
+		if w.done.Load() {
+			return true
 		}
+		why := s.look(ctx, told)
 		if ctx.Err() != nil {
-			return false
+			return w.done.Load()
 		}
 		if why == "" {
+			w.ready()
 			return true
 		}
 		if s.Timeout > 0 && s.Now().Sub(s.Since) >= s.Timeout {
@@ -59,14 +65,25 @@ func (e *Ear) Await(ctx context.Context, s Start) bool {
 		s.Tell(why)
 		select {
 		case <-ctx.Done():
-			return false
-		case <-heard:
-			told = true
+			return w.done.Load()
+		case <-w.told:
+			told, pause = true, probeMin
 			continue
 		case <-time.After(pause):
 		}
-		told = false
+		told = told && s.Head
 	}
+}
+
+// look says why the replica is not ready; "": it is. told: it probably listens.
+func (s Start) look(ctx context.Context, told bool) (why string) {
+	if !told || s.Head || !s.answers(ctx) {
+		why = s.Unready(ctx)
+	}
+	if why == "" && s.Head {
+		why = s.head(ctx)
+	}
+	return why
 }
 
 // Unready says why the replica does not answer, "" if it does: one TCP port
@@ -85,15 +102,18 @@ func (r Replica) Unready(ctx context.Context) string {
 		}
 		return diagnose(udp, bound, "has a UDP socket")
 	}
-	all, err := sockets(r.PID, "tcp")
+	listening, err := listeners(r.PID, fmt.Sprintf("/proc/%d/ns/net", r.PID), dialTime)
 	if err != nil {
 		return err.Error()
 	}
-	listeners := slices.DeleteFunc(all, func(s socket) bool { return s.state != tcpListen })
-	if why := diagnose(tcp, listeners, "listens"); why != "" {
+	var have []socket
+	for _, l := range listening {
+		have = append(have, socket{local: l.local})
+	}
+	if why := diagnose(tcp, have, "listens"); why != "" {
 		return why
 	}
-	for _, l := range listeners {
+	for _, l := range have {
 		if !slices.Contains(tcp, l.local.Port()) || l.local.Addr().IsLoopback() {
 			continue
 		}

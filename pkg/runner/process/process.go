@@ -82,7 +82,8 @@ type Runner struct {
 	adopted  bool // replicas is complete
 	closed   bool // Shutdown was called
 	changed  func()
-	stopAll  context.CancelFunc // ends the keepers of the present Run
+	heralded func(activator.Replica) // nil: nobody wants to know
+	stopAll  context.CancelFunc      // ends the keepers of the present Run
 	keepers  sync.WaitGroup
 }
 
@@ -130,6 +131,14 @@ func New(cfg Config) (*Runner, error) {
 
 // Driver is "process".
 func (r *Runner) Driver() string { return "process" }
+
+// Herald has f told of every replica the moment it is ready. It implements
+// activator.Herald.
+func (r *Runner) Herald(f func(activator.Replica)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.heralded = f
+}
 
 // Apply replaces the wanted workloads. A workload that cannot be run is named
 // in the error; what ran of it goes on.
