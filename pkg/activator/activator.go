@@ -25,7 +25,8 @@ type Spec struct {
 	Service  model.ServiceName
 	Workload model.Workload
 	Ports    []model.Port
-	Replicas int // how many should run
+	Tokens   model.Tokens // of the platform: what the environment tells
+	Replicas int          // how many should run
 	// Drain is how long connections to a replica that is to go may live on.
 	Drain time.Duration
 }
@@ -43,18 +44,22 @@ const (
 
 // Replica is one instance of a workload as its Runner sees it.
 type Replica struct {
-	ID       string            `json:"id"` // unique on the node, stable over restarts of the replica
-	Service  model.ServiceName `json:"service"`
-	Driver   string            `json:"driver"`
-	Phase    Phase             `json:"phase"`
-	Reason   string            `json:"reason,omitempty"` // why it is not ready, in words
-	Addr4    netip.Addr        `json:"addr4,omitzero"`
-	Addr6    netip.Addr        `json:"addr6,omitzero"`
-	PID      int               `json:"pid,omitempty"`
-	Since    time.Time         `json:"since"` // of the phase
-	Next     time.Time         `json:"next,omitzero"`
-	Restarts int               `json:"restarts"`
-	Log      string            `json:"log,omitempty"` // path of the log file
+	ID      string            `json:"id"` // unique on the node, stable over restarts of the replica
+	Service model.ServiceName `json:"service"`
+	Driver  string            `json:"driver"`
+	Phase   Phase             `json:"phase"`
+	Reason  string            `json:"reason,omitempty"` // why it is not ready, in words
+	Addr4   netip.Addr        `json:"addr4,omitzero"`
+	Addr6   netip.Addr        `json:"addr6,omitzero"`
+	PID     int               `json:"pid,omitempty"`
+	// Hopeless: to start it again as it is will not help, as its program or
+	// image is not there.
+	Hopeless bool      `json:"hopeless,omitempty"`
+	Started  time.Time `json:"started,omitzero"` // of its process; zero: none runs, or it is not known
+	Since    time.Time `json:"since"`            // of the phase
+	Next     time.Time `json:"next,omitzero"`
+	Restarts int       `json:"restarts"`
+	Log      string    `json:"log,omitempty"` // path of the log file
 }
 
 // Runner starts and stops the replicas of one driver. Replicas outlive the
@@ -165,7 +170,7 @@ func (a *Activator) Serves() []model.Feature {
 		}
 	}
 	if len(fs) > 0 {
-		fs = append(fs, model.FeatureSleep, model.FeatureHTTPHead)
+		fs = append(fs, model.FeatureSleep, model.FeatureIdentity, model.FeatureHTTPHead)
 	}
 	return fs
 }
@@ -193,7 +198,7 @@ func (a *Activator) applyLocked(ctx context.Context, s *model.State) error {
 	specs := map[string][]Spec{}
 	for i := range s.Services {
 		if svc := s.Services[i]; svc.Workload != nil {
-			specs[svc.Workload.Driver] = append(specs[svc.Workload.Driver], a.specOf(svc))
+			specs[svc.Workload.Driver] = append(specs[svc.Workload.Driver], a.specOf(svc, s.Settings.Tokens))
 		}
 	}
 	var errs []error
@@ -217,9 +222,9 @@ func wantedOf(svc *model.Service) int {
 }
 
 // specOf is the workload of a service, with the replicas it shall have now.
-func (a *Activator) specOf(svc *model.Service) Spec {
+func (a *Activator) specOf(svc *model.Service, t model.Tokens) Spec {
 	n := a.sleep.replicas(svc.Name, wantedOf(svc))
-	return Spec{Service: svc.Name, Workload: *svc.Workload, Ports: svc.Ports, Replicas: n, Drain: svc.Drain}
+	return Spec{Service: svc.Name, Workload: *svc.Workload, Ports: svc.Ports, Tokens: t, Replicas: n, Drain: svc.Drain}
 }
 
 // Replicas lists what all Runners have, sorted by ID.

@@ -80,7 +80,7 @@ func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 	switch {
 	case s.by[x.name] != x || x.due().After(now): // changed meanwhile
 	case x.stage == waking:
-		s.stats[outcome{x.kind, "timeout"}]++
+		s.stats[outcome{x.name, x.kind, "timeout"}]++
 		s.fell(x, fmt.Errorf("%w: %s", ErrTimeout, why), now)
 	case x.stage == dozing:
 		switch {
@@ -102,6 +102,8 @@ func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 		case now.Sub(x.busy) >= x.scale.Idle && len(x.ready) > 0:
 			x.settled = time.Time{}
 			x.stage, x.since = dozing, now // x.cause: why it was awake
+		case now.Sub(x.busy) >= x.scale.Idle && x.down != nil: // new connections are held, as there is no replica
+			s.enter(x, asleep, fmt.Sprintf("nobody used it for %s, and it does not stay up: %s", x.scale.Idle, x.down.why), now)
 		}
 		if left := x.busy.Add(x.scale.Idle); x.look.After(left) && left.After(now) {
 			x.look = left

@@ -116,21 +116,3 @@ func (a *Activator) Naps() map[model.ServiceName]Nap {
 	}
 	return out
 }
-
-// WakeCount is one cell of the count of starts.
-type WakeCount struct {
-	Cause  string // "connection" | "request" | "operator"
-	Result string // "ready" | "failed" | "timeout" | "queue_full"
-	Count  uint64
-}
-
-// Wakes counts starts, and how long those took that came to a good end.
-func (a *Activator) Wakes() (counts []WakeCount, ready uint64, seconds float64) {
-	s := &a.sleep
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for o, n := range s.stats {
-		counts = append(counts, WakeCount{o.Cause, o.Result, n})
-	}
-	return counts, s.took.count, s.took.seconds
-}

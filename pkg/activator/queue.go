@@ -34,7 +34,7 @@ func (a *Activator) Enter(name model.ServiceName, cause, who string) (*Place, er
 		return nil, ErrNoSleeper
 	}
 	now := a.cfg.Now()
-	begun := false
+	begun, notNow := false, x.notNow(now)
 	switch {
 	case len(x.ready) > 0:
 		x.busy = now
@@ -42,12 +42,12 @@ func (a *Activator) Enter(name model.ServiceName, cause, who string) (*Place, er
 			s.enter(x, awake, who, now)
 			defer a.source.notify()
 		}
-	case x.stage == asleep && now.Before(x.barred):
-		err := x.failure
+	case notNow != nil:
+		s.stats[outcome{name, cause, "refused"}]++
 		s.mu.Unlock()
-		return nil, err
+		return nil, notNow
 	case x.waiting >= max(x.scale.Queue, 1):
-		s.stats[outcome{cause, "queue_full"}]++
+		s.stats[outcome{name, cause, "queue_full"}]++
 		s.mu.Unlock()
 		return nil, ErrQueueFull
 	case x.stage == asleep:
@@ -81,7 +81,9 @@ func (p *Place) Wait(ctx context.Context) ([]model.Backend, error) {
 			x.busy = a.cfg.Now()
 			return x.ready, nil
 		case x.stage == asleep && x.failure != nil:
-			return nil, x.failure
+			return nil, &NotNow{x.failure, x.barred, x.barred.Sub(a.cfg.Now())}
+		case x.down.lasts(a.cfg.Now()):
+			return nil, x.notNow(a.cfg.Now())
 		case s.by[x.name] != x:
 			return nil, ErrNoSleeper
 		}

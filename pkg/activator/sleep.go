@@ -64,13 +64,15 @@ type sleeper struct {
 	// heralded is the replica of ready that its Runner does not list as such yet.
 	heralded string
 
+	readyAt  time.Time // of the last wake, until somebody who waited was joined
 	waiting  int
 	changed  chan struct{} // closed and replaced when waiters should look
 	deadline time.Time     // of waking
 	falls    int           // replicas that ended while waking
 	restarts map[string]int
 
-	failure error // of the last start
+	down    *downtime // why no replica runs although one should; nil: one does
+	failure error     // of the last start
 	pause   time.Duration
 	barred  time.Time // no start before it
 
@@ -90,7 +92,7 @@ type sleepers struct {
 	kick    chan struct{}                   // asks doze for another look
 	dirty   chan struct{}                   // asks for the SleepFile to be written
 	stats   map[outcome]uint64
-	took    durations
+	took    map[phaseOf]*Duration
 }
 
 // maySleep tells whether connections can wake a service: what it serves must
@@ -126,6 +128,7 @@ func (s *sleepers) learn(st *model.State, drivers map[string]bool, now time.Time
 	for name, x := range s.by {
 		if !there[name] {
 			x.signal()
+			s.forget(name)
 			delete(s.by, name)
 		}
 	}

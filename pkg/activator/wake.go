@@ -5,7 +5,6 @@ package activator
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -20,12 +19,9 @@ var (
 )
 
 // outcome is a cell of the count of wakes: of starts, not of connections.
-type outcome struct{ Cause, Result string }
-
-// durations of wakes that came to a good end.
-type durations struct {
-	count   uint64
-	seconds float64
+type outcome struct {
+	service       model.ServiceName
+	cause, result string
 }
 
 // reason says what a replica of the service waits for.
@@ -49,7 +45,20 @@ func (a *Activator) heralded(r Replica) {
 		return
 	}
 	x.ready, x.heralded = []model.Backend{b}, r.ID
-	x.signal()
+	if x.stage == waking {
+		s.woke(x, r.Started, a.cfg.Now())
+		a.keep()
+		s.poke()
+	}
+	x.signal() // last, so that who waits runs first
+}
+
+// woke notes a good end of a start, by a process that began at a time.
+func (s *sleepers) woke(x *sleeper, started, now time.Time) {
+	s.stats[outcome{x.name, x.kind, "ready"}]++
+	s.timed(x, started, now)
+	x.pause, x.failure = 0, nil
+	x.stage, x.since, x.busy, x.look = awake, now, now, time.Time{}
 }
 
 // observe takes note of the replicas there are, and returns them. A list made
@@ -88,8 +97,11 @@ func (a *Activator) observeLocked(replicas []Replica) {
 			ended = append(ended, r)
 		}
 	}
-	changed := false
+	changed, down := false, downOf(replicas)
 	for name, x := range s.by {
+		if x.down = down[name]; x.down.lasts(now) {
+			x.signal()
+		}
 		if !unlisted[name] {
 			x.heralded = ""
 		}
@@ -97,11 +109,7 @@ func (a *Activator) observeLocked(replicas []Replica) {
 			x.ready = nil // it is about to be stopped
 		}
 		if len(x.ready) > 0 && x.stage == waking {
-			s.stats[outcome{x.kind, "ready"}]++
-			s.took.count++
-			s.took.seconds += now.Sub(x.since).Seconds()
-			x.pause, x.failure = 0, nil
-			x.stage, x.since, x.busy, x.look = awake, now, now, time.Time{}
+			s.woke(x, startedOf(replicas, name), now)
 			changed = true
 		}
 		if len(x.ready) > 0 && x.waiting > 0 {
@@ -114,9 +122,9 @@ func (a *Activator) observeLocked(replicas []Replica) {
 			continue
 		}
 		x.restarts[r.ID] = r.Restarts
-		if x.falls++; x.falls >= maxFalls {
-			s.stats[outcome{x.kind, "failed"}]++
-			s.fell(x, fmt.Errorf("it ended %d times before it was ready: %s", x.falls, r.Reason), now)
+		if x.falls++; x.falls >= maxFalls || r.Hopeless || x.down.lasts(now) {
+			s.stats[outcome{x.name, x.kind, "failed"}]++
+			s.fell(x, failedStart(x.falls, r), now)
 			changed = true
 			defer a.rescale(context.Background(), x.driver, x.name, 1)
 		}

@@ -44,31 +44,32 @@ type parts struct {
 
 	problems []string // found while building
 
-	forward      []reconcile.Target // those of targets that carry connections
-	withdrawal   *withdrawal
-	drains       *admin.Drains
-	fatal        <-chan error // a required source has nothing to give
-	reload       func()
-	configError  func() error
-	configErrors func() uint64
-	health       *health.Checker
-	hop          func(netip.Addr) (hop nexthop.Hop, known bool) // where the data plane sends to
-	attached     func() ([]admin.Interface, []admin.Cgroup)
-	stats        func() (dataplane.Stats, error)
-	flows        func(context.Context, dataplane.FlowFilter, func(dataplane.Flow) bool) error
-	trace        func(context.Context, bpf.TraceFilter, func([]bpf.TraceEvent, uint64) bool) error
-	nodeAddrs    func(interfaces []string) ([]netip.Addr, error)
-	replicas     func() []activator.Replica
-	naps         *activator.Activator
-	pooled       func(netip.Addr) int        // connections that the HTTP front keeps for later
-	instead      func(netip.AddrPort) string // what a replica listens on where nothing answers; empty: all is well, or nobody knows
-	tcp          tcpFront
-	requests     func() []metrics.Requests
-	frontAddrs   func() (plain, secure net.Addr)
-	drainFronts  func(context.Context) error // ends the connections of clients
-	shutdown     func(context.Context) error // stops the workloads
-	certificates func() []autocert.Certificate
-	domains      *domain.Store
-	questions    func() []dnsserver.Count // to the name server
-	close        func()
+	forward       []reconcile.Target // those of targets that carry connections
+	withdrawal    *withdrawal
+	drains        *admin.Drains
+	fatal         <-chan error // a required source has nothing to give
+	reload        func()
+	configError   func() error
+	configErrors  func() uint64
+	health        *health.Checker
+	hop           func(netip.Addr) (hop nexthop.Hop, known bool) // where the data plane sends to
+	attached      func() ([]admin.Interface, []admin.Cgroup)
+	stats         func() (dataplane.Stats, error)
+	flows         func(context.Context, dataplane.FlowFilter, func(dataplane.Flow) bool) error
+	trace         func(context.Context, bpf.TraceFilter, func([]bpf.TraceEvent, uint64) bool) error
+	nodeAddrs     func(interfaces []string) ([]netip.Addr, error)
+	replicas      func() []activator.Replica
+	naps          *activator.Activator
+	pooled        func(netip.Addr) int        // connections that the HTTP front keeps for later
+	instead       func(netip.AddrPort) string // what a replica listens on where nothing answers; empty: all is well, or nobody knows
+	tcp           tcpFront
+	requests      func() []metrics.Requests
+	frontAddrs    func() (plain, secure net.Addr)
+	drainFronts   func(context.Context) error // ends the connections of clients
+	shutdown      func(context.Context) error // stops the workloads
+	certificates  func() []autocert.Certificate
+	domains       *domain.Store
+	tokenProblems func() []string
+	questions     func() []dnsserver.Count // to the name server
+	close         func()
 }

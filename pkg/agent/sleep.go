@@ -15,14 +15,14 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
 )
 
-// told is a target that tells of every state it has applied.
-type told struct {
+// telling is a target that tells of every state it has applied.
+type telling struct {
 	reconcile.Target
 	tell func(*model.State)
 }
 
 // Apply tells if it could.
-func (t *told) Apply(ctx context.Context, s *model.State) error {
+func (t *telling) Apply(ctx context.Context, s *model.State) error {
 	err := t.Target.Apply(ctx, s)
 	if err == nil {
 		t.tell(s)
@@ -101,15 +101,16 @@ func napOf(n activator.Nap) *admin.Nap {
 
 // wakes is what the metrics tell of starts.
 func (a *Agent) wakes() metrics.Wakes {
-	counts, ready, seconds := a.parts.naps.Wakes()
-	w := metrics.Wakes{Ready: ready, Seconds: seconds}
+	counts, times := a.parts.naps.Wakes()
+	w := metrics.Wakes{Asleep: map[string]bool{}}
 	for _, c := range counts {
-		w.Counts = append(w.Counts, metrics.WakeCount{Cause: c.Cause, Result: c.Result, Count: c.Count})
+		w.Counts = append(w.Counts, metrics.WakeCount{Service: c.Service.String(), Cause: c.Cause, Result: c.Result, Count: c.Count})
 	}
-	for _, n := range a.parts.naps.Naps() {
-		if n.Stage == "asleep" {
-			w.Asleep++
-		}
+	for _, d := range times {
+		w.Times = append(w.Times, metrics.WakeTime{Service: d.Service.String(), Phase: d.Phase, Count: d.Count, Seconds: d.Seconds})
+	}
+	for name, n := range a.parts.naps.Naps() {
+		w.Asleep[name.String()] = n.Stage == "asleep"
 	}
 	return w
 }

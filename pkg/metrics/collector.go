@@ -53,9 +53,9 @@ var (
 	questionsDesc    = desc("dns_questions_total", "Questions to the name server, by what became of them.", "result")
 	requestsDesc     = desc("http_requests_total", "Requests the HTTP front answered, by service and status; 499: the client went away before the answer.", "service", "code")
 	durationDesc     = desc("http_request_duration_seconds", "From the head of a request to the end of its answer.", "service")
-	wakeDesc         = desc("wake_total", "Starts of sleeping services, by what caused them and what came of them; queue_full: connections refused meanwhile.", "cause", "result")
-	wakeTimeDesc     = desc("wake_duration_seconds", "From the first connection to a sleeping service until a replica was ready.")
-	sleepingDesc     = desc("sleeping", "Services that sleep now.")
+	wakeDesc         = desc("wake_total", "Starts of sleeping services, by what caused them and what came of them; queue_full, refused: connections and requests that could not wait.", "service", "cause", "result")
+	wakeTimeDesc     = desc("wake_duration_seconds", "Starts of sleeping services that came to a good end: until a process ran (start), then until it was ready (listen), then until the first held connection reached it (first_byte).", "service", "phase")
+	sleepingDesc     = desc("sleeping", "1 while a service that may sleep does.", "service")
 	readErrorDesc    = desc("dataplane_read_error", "1 when the data plane's counters cannot be read.")
 )
 
@@ -101,11 +101,15 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(questionsDesc, n, result)
 	}
 	wakes := c.r.Wakes()
-	gauge(sleepingDesc, wakes.Asleep)
-	for _, w := range wakes.Counts {
-		counter(wakeDesc, w.Count, w.Cause, w.Result)
+	for service, asleep := range wakes.Asleep {
+		gauge(sleepingDesc, one(asleep), service)
 	}
-	ch <- prometheus.MustNewConstSummary(wakeTimeDesc, wakes.Ready, wakes.Seconds, nil)
+	for _, w := range wakes.Counts {
+		counter(wakeDesc, w.Count, w.Service, w.Cause, w.Result)
+	}
+	for _, w := range wakes.Times {
+		ch <- prometheus.MustNewConstSummary(wakeTimeDesc, w.Count, w.Seconds, nil, w.Service, w.Phase)
+	}
 	router := c.r.Router()
 	for _, n := range router.Results {
 		counter(routerDesc, n.Count, n.Kind, n.Result)

@@ -28,17 +28,25 @@ type Reader struct {
 
 // Wakes is what is known of services that sleep.
 type Wakes struct {
-	Asleep  uint64 // now
-	Counts  []WakeCount
-	Ready   uint64  // starts that came to a good end
-	Seconds float64 // that those took together
+	Asleep map[string]bool // by service that may sleep: it does now
+	Counts []WakeCount
+	Times  []WakeTime
+}
+
+// WakeTime is how long one phase of the starts of a service took.
+type WakeTime struct {
+	Service string
+	Phase   string // "start" | "listen" | "first_byte"
+	Count   uint64
+	Seconds float64 // together
 }
 
 // WakeCount is one cell of wake_total.
 type WakeCount struct {
-	Cause  string // "connection" | "request" | "operator"
-	Result string // "ready" | "failed" | "timeout" | "queue_full"
-	Count  uint64
+	Service string
+	Cause   string // "connection" | "request" | "operator"
+	Result  string // "ready" | "failed" | "timeout" | "queue_full" | "refused"
+	Count   uint64
 }
 
 // Certificate is one host's.

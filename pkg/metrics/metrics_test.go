@@ -54,7 +54,10 @@ func testReader() Reader {
 		Behind:       func() []string { return nil },
 		Certificates: func() []Certificate { return nil },
 		Wakes: func() Wakes {
-			return Wakes{Asleep: 2, Counts: []WakeCount{{Cause: "request", Result: "ready", Count: 5}}, Ready: 5, Seconds: 1.5}
+			return Wakes{
+				Asleep: map[string]bool{"p/a": true, "p/b": false}, Counts: []WakeCount{{Service: "p/b", Cause: "request", Result: "ready", Count: 5}},
+				Times: []WakeTime{{Service: "p/b", Phase: "listen", Count: 5, Seconds: 1.5}},
+			}
 		},
 		Questions: func() map[string]uint64 { return map[string]uint64{"internal": 3} },
 	}
@@ -139,9 +142,10 @@ fairlead_service_bytes_total{direction="out",port="90",service="test/user"} 220
 # HELP fairlead_service_connections_total Connections begun, by service port.
 # TYPE fairlead_service_connections_total counter
 fairlead_service_connections_total{port="90",service="test/user"} 7
-# HELP fairlead_sleeping Services that sleep now.
+# HELP fairlead_sleeping 1 while a service that may sleep does.
 # TYPE fairlead_sleeping gauge
-fairlead_sleeping 2
+fairlead_sleeping{service="p/a"} 1
+fairlead_sleeping{service="p/b"} 0
 # HELP fairlead_source_ports Source ports that mode full-nat has, over protocols and addresses.
 # TYPE fairlead_source_ports gauge
 fairlead_source_ports 100
@@ -155,13 +159,13 @@ fairlead_tcp_router_active_connections{kind="redis"} 2
 # TYPE fairlead_tcp_router_connections_total counter
 fairlead_tcp_router_connections_total{kind="redis",result="no_tls"} 0
 fairlead_tcp_router_connections_total{kind="redis",result="routed"} 3
-# HELP fairlead_wake_duration_seconds From the first connection to a sleeping service until a replica was ready.
+# HELP fairlead_wake_duration_seconds Starts of sleeping services that came to a good end: until a process ran (start), then until it was ready (listen), then until the first held connection reached it (first_byte).
 # TYPE fairlead_wake_duration_seconds summary
-fairlead_wake_duration_seconds_sum 1.5
-fairlead_wake_duration_seconds_count 5
-# HELP fairlead_wake_total Starts of sleeping services, by what caused them and what came of them; queue_full: connections refused meanwhile.
+fairlead_wake_duration_seconds_sum{phase="listen",service="p/b"} 1.5
+fairlead_wake_duration_seconds_count{phase="listen",service="p/b"} 5
+# HELP fairlead_wake_total Starts of sleeping services, by what caused them and what came of them; queue_full, refused: connections and requests that could not wait.
 # TYPE fairlead_wake_total counter
-fairlead_wake_total{cause="request",result="ready"} 5
+fairlead_wake_total{cause="request",result="ready",service="p/b"} 5
 `
 	if err := testutil.CollectAndCompare(&collector{testReader()}, strings.NewReader(want)); err != nil {
 		t.Error(err)
@@ -199,7 +203,7 @@ func TestHealthAndReadiness(t *testing.T) {
 	r := testReader()
 	var behind []string
 	r.Behind = func() []string { return behind }
-	h := Handler(r, Build{})
+	h := Handler(r, Build{}, nil)
 	ask := func(path string) (int, string) {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))

@@ -89,6 +89,9 @@ func (t *Target) lead(name model.ServiceName, h held) error {
 		}
 	}
 	t.passed.Add(1)
+	if t.cfg.Joined != nil {
+		t.cfg.Joined(name)
+	}
 	if err := forward(h.TCPConn, up); err != nil {
 		t.cfg.Log.Debug("lead connection on", "service", name.String(), "client", h.Peer, "error", err)
 	}

@@ -33,6 +33,9 @@ type Config struct {
 	// Enter takes a place among those that wait for a service, and has it
 	// started; who is why, in words. It bounds the places of each service.
 	Enter func(name model.ServiceName, who string) (Place, error)
+	// Joined is told of each connection that was held once it has reached a
+	// replica. Optional.
+	Joined func(model.ServiceName)
 	// Held bounds the connections that wait, over all services. What each may
 	// have sent by then is bounded by the window of a socket nobody reads, 64 KiB
 	// by the kernel's defaults. Default 16 384.

@@ -90,6 +90,9 @@ func (s *serving) serve(ctx context.Context) *refusal {
 	if ref != nil {
 		return s.refuseHello(ctx, ref)
 	}
+	if to.wakes {
+		s.c.Routed() // it may be held for long, within the service's own queue
+	}
 	if to.terminate {
 		return s.terminate(ctx, to)
 	}
@@ -186,6 +189,7 @@ func (s *serving) farewell(ref *refusal, c conn.HalfCloser, answer []byte) {
 // a person only inside TLS, and only libpq and pgx show it there.
 func (s *serving) refuseHello(ctx context.Context, ref *refusal) *refusal {
 	s.slow(ctx, ref)
+	_ = s.c.SetDeadline(time.Now().Add(s.cfg.Patience)) // a start may have taken longer
 	if s.kind == Postgres && s.name != "" && ref.text != "" && s.holds(normal(s.name)) {
 		if s.handshake(ctx) == nil {
 			s.refuseInside(ref)

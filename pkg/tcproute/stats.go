@@ -14,12 +14,12 @@ import (
 )
 
 // results counts what became of connections.
-type results [3][16]atomic.Uint64
+type results [3][17]atomic.Uint64
 
 // A compile error here: results has no room for one of Results.
-var _ = [16]Result{
+var _ = [17]Result{
 	Routed, Canceled, CancelUnknown, NoTLS, NoName, UnknownName, Malformed, TimedOut, Gone, NotAllowed, RateLimited,
-	NoReplica, BackendFailed, NoCertificate, Handshake, Limited,
+	NoReplica, NotWoken, BackendFailed, NoCertificate, Handshake, Limited,
 }
 
 func (r *results) add(k Kind, res Result) {

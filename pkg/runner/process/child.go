@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
@@ -14,7 +15,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -128,7 +128,11 @@ func (r *Runner) launch(rep *replica, rec *record) (*proc, error) {
 	if err := os.MkdirAll(rep.paths.work, 0o700); err != nil {
 		return nil, err
 	}
-	env := environment(*rep.spec, rec.ID, rep.paths.work)
+	told, err := r.cfg.Environment(*rep.spec, rec.ID)
+	if err != nil {
+		return nil, err
+	}
+	env := variables(told, rep.paths.work)
 	program, err := findProgram(rep.spec.Workload.Command[0], env["PATH"])
 	if err != nil {
 		return nil, err
@@ -172,14 +176,11 @@ func (r *Runner) launchIn(netns string, cmd *exec.Cmd) error {
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// environment is all a replica's process is told; nothing comes from the
-// agent's own environment.
-func environment(s activator.Spec, id, home string) map[string]string {
-	env := map[string]string{"PATH": defaultPath, "HOME": home, "FAIRLEAD_REPLICA": id}
-	if len(s.Ports) > 0 {
-		env["PORT"] = strconv.Itoa(int(s.Ports[0].Container))
-	}
-	maps.Copy(env, s.Workload.Env)
+// variables is all of a replica's environment; nothing comes from the agent's
+// own.
+func variables(told map[string]string, home string) map[string]string {
+	env := map[string]string{"PATH": defaultPath, "HOME": home}
+	maps.Copy(env, told)
 	return env
 }
 
@@ -208,6 +209,8 @@ func expand(args []string, env map[string]string) []string {
 	return out
 }
 
+var errNoProgram = errors.New("no such program")
+
 // findProgram finds the file to run. "fairlead" is the agent's own program,
 // wherever it is installed.
 func findProgram(name, path string) (string, error) {
@@ -219,6 +222,9 @@ func findProgram(name, path string) (string, error) {
 		return self, nil
 	}
 	if strings.Contains(name, "/") {
+		if _, err := os.Stat(name); filepath.IsAbs(name) && errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("start %s: %w", name, errNoProgram)
+		}
 		return name, nil
 	}
 	for _, dir := range filepath.SplitList(cmp.Or(path, defaultPath)) {
@@ -227,5 +233,5 @@ func findProgram(name, path string) (string, error) {
 			return full, nil
 		}
 	}
-	return "", fmt.Errorf("start %s: no such program in %s; give its full path in workload.command", name, path)
+	return "", fmt.Errorf("start %s: %w in %s; give its full path in workload.command", name, errNoProgram, path)
 }

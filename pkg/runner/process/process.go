@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
+	"github.com/fairlead-lb/fairlead/pkg/environment"
 	"github.com/fairlead-lb/fairlead/pkg/ipam"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
@@ -48,6 +49,10 @@ type Config struct {
 	// Running ones see a change; those that have seen the host's from the start
 	// are replaced when it is no longer empty. Default: empty.
 	Resolver func() string
+	// Environment tells a replica that is about to start, Forget is called when
+	// it is gone. Default: environment.Plain, and nothing.
+	Environment func(s activator.Spec, replica string) (map[string]string, error)
+	Forget      func(replica string) error
 	// Listens calls back after every listen() in a cgroup2 directory and below,
 	// until it is closed; so a replica is ready at once. nil, or an error:
 	// replicas that start are looked at several times a second.
@@ -115,6 +120,14 @@ func New(cfg Config) (*Runner, error) {
 	}
 	if cfg.Resolver == nil {
 		cfg.Resolver = func() string { return "" }
+	}
+	if cfg.Environment == nil {
+		cfg.Environment = func(s activator.Spec, replica string) (map[string]string, error) {
+			return environment.Plain(s, replica), nil
+		}
+	}
+	if cfg.Forget == nil {
+		cfg.Forget = func(string) error { return nil }
 	}
 	if cfg.IPAM == nil {
 		cfg.IPAM = ipam.New(ipam.Config{Path: filepath.Join(cfg.StateDir, "replicas.json"), Log: cfg.Log, Now: cfg.Now})
@@ -214,7 +227,8 @@ func hashOf(s activator.Spec, resolver bool) string {
 		Env      map[string]string
 		Ports    []listen.Port
 		Resolver bool `json:",omitempty"`
-	}{s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), resolver})
+		Told     []string
+	}{s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), resolver, environment.Fixed(s)})
 	if err != nil {
 		panic(err) // strings and numbers only
 	}

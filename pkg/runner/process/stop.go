@@ -73,6 +73,9 @@ func (r *Runner) remove(rep *replica) error {
 			return err
 		}
 	}
+	if err := r.cfg.Forget(rep.id); err != nil {
+		return err
+	}
 	r.cfg.IPAM.Release(rep.id)
 	r.update(func() {
 		if rep.proc != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
+	"github.com/fairlead-lb/fairlead/pkg/environment"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
@@ -31,11 +32,11 @@ func TestEnvironment(t *testing.T) {
 		Workload: model.Workload{Env: map[string]string{"X": "1"}},
 	}
 	want := []string{"FAIRLEAD_REPLICA=a.b.1", "HOME=/h", "PATH=" + defaultPath, "PORT=8090", "X=1"}
-	if diff := cmp.Diff(want, flatten(environment(s, "a.b.1", "/h"))); diff != "" {
+	if diff := cmp.Diff(want, flatten(variables(environment.Plain(s, "a.b.1"), "/h"))); diff != "" {
 		t.Error(diff)
 	}
 	s.Workload.Env = map[string]string{"PORT": "7", "PATH": "/p"}
-	if env := environment(s, "a.b.1", "/h"); env["PORT"] != "7" || env["PATH"] != "/p" {
+	if env := variables(environment.Plain(s, "a.b.1"), "/h"); env["PORT"] != "7" || env["PATH"] != "/p" {
 		t.Errorf("environment %v", env)
 	}
 }
