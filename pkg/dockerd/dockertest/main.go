@@ -14,22 +14,50 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cgroupVar tells the inner process of Main that it is, and its cgroup.
+// cgroupVar tells the inner processes of Main that they are, and their cgroup.
 const cgroupVar = "FAIRLEAD_DOCKERTEST_CGROUP"
 
 // Main runs the tests by run in network, mount and PID namespaces of their own:
 // daemons and containers that a failing test leaves end with them. The cgroups
 // are removed here. It does not return in the outer process.
 func Main(run func()) {
-	if os.Getenv(cgroupVar) != "" {
-		if err := isolate(); err != nil {
+	switch {
+	case os.Getenv(cgroupVar) == "":
+		os.Exit(outer())
+	case os.Getpid() == 1:
+		code, err := initProcess()
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "dockertest:", err)
-			os.Exit(1)
 		}
-		run()
-		return
+		os.Exit(code)
 	}
-	os.Exit(outer())
+	run()
+}
+
+// initProcess runs the tests and buries the dead whose parent is gone, as the
+// first process of a PID namespace must: a daemon that was killed would seem to
+// live.
+func initProcess() (code int, err error) {
+	if err := isolate(); err != nil {
+		return 1, err
+	}
+	tests, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
+	if err != nil {
+		return 1, err
+	}
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case err != nil:
+			return 1, err
+		case pid == tests.Pid && status.Exited():
+			return status.ExitStatus(), nil
+		case pid == tests.Pid:
+			return 1, fmt.Errorf("the tests were killed by %s", status.Signal())
+		}
+	}
 }
 
 // Cgroup is the cgroup for the containers of these tests: "/NAME".

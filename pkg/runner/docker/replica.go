@@ -64,7 +64,7 @@ func (r *Runner) public(rep *replica) activator.Replica {
 	if rep.box.late6 {
 		out.Addr6 = netip.Addr{}
 	}
-	if r.away != "" && rep.phase != activator.Backoff {
+	if r.away != "" {
 		out.Reason = r.away
 	}
 	return out
