@@ -5,12 +5,15 @@ package listen
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Bounds of the time between two looks at a replica that is not ready.
@@ -156,6 +159,28 @@ func (r Replica) answers(ctx context.Context) bool {
 		}
 	}
 	return false
+}
+
+// Reaches tells whether something answers at an address of the replica within
+// limit, if only by refusing: then there is a way to it.
+func (r Replica) Reaches(ctx context.Context, addr netip.Addr, limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tcp, _ := Split(r.Ports)
+	for len(tcp) > 0 {
+		err := dial(ctx, netip.AddrPortFrom(addr, tcp[0]), dialTime)
+		switch {
+		case err == nil, errors.Is(err, unix.ECONNREFUSED):
+			return true
+		case ctx.Err() != nil:
+			return false
+		}
+		select { // without a route it fails at once
+		case <-ctx.Done():
+		case <-time.After(probeMax):
+		}
+	}
+	return true
 }
 
 func dial(ctx context.Context, to netip.AddrPort, limit time.Duration) error {

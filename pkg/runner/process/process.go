@@ -110,7 +110,7 @@ func New(cfg Config) (*Runner, error) {
 		}
 	}
 	if cfg.Cgroup == "" {
-		if cfg.Cgroup, err = findCgroup2(); err != nil {
+		if cfg.Cgroup, err = listen.Cgroup2(); err != nil {
 			return nil, err
 		}
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
+	"github.com/fairlead-lb/fairlead/pkg/runner/rollout"
 )
 
 // recordVersion is raised when an older agent's records cannot be adopted.
@@ -83,20 +84,8 @@ func pathsOf(runDir, cgroup, id string) paths {
 	}
 }
 
-// defaultRunDir is what a host's agent keeps its run directory in.
-const defaultRunDir = "/run/fairlead/"
-
-// cgroupsIn is the directory that holds the replicas' cgroups. Agents that run
-// elsewhere (those of tests) have one of their own, so that agents side by side
-// may run services of the same name.
-func cgroupsIn(parent, runDir string) string {
-	name := "fairlead"
-	if !strings.HasPrefix(runDir+"/", defaultRunDir) {
-		sum := sha256.Sum256([]byte(runDir))
-		name += "-" + hex.EncodeToString(sum[:3])
-	}
-	return filepath.Join(parent, name)
-}
+// cgroupsIn is the directory that holds the replicas' cgroups.
+func cgroupsIn(parent, runDir string) string { return filepath.Join(parent, rollout.Owner(runDir)) }
 
 func (r *Runner) logPath(id string) string {
 	return filepath.Join(r.cfg.StateDir, "logs", id+".log")

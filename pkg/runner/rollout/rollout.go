@@ -7,6 +7,8 @@ package rollout
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
@@ -106,4 +108,18 @@ func (b Backoff) Next(last, ready time.Duration) time.Duration {
 		return b.Min
 	}
 	return min(2*last, b.Max)
+}
+
+// defaultRunDir is what a host's agent keeps its run directory in.
+const defaultRunDir = "/run/fairlead/"
+
+// Owner names what belongs to the agent of a run directory: "fairlead" for the
+// host's own. Agents that run elsewhere (those of tests) have a name of their
+// own, so that agents side by side may run services of the same name.
+func Owner(runDir string) string {
+	if strings.HasPrefix(runDir+"/", defaultRunDir) {
+		return "fairlead"
+	}
+	sum := sha256.Sum256([]byte(runDir))
+	return "fairlead-" + hex.EncodeToString(sum[:3])
 }
