@@ -28,7 +28,7 @@ var arrows = map[string][]string{
 	"names":          {"model"},
 	"source":         {"model"},
 	"source/file":    {"source", "model", "names"},
-	"source/docker":  {"source", "model", "names"},
+	"source/docker":  {"source", "model", "names", "dockerd"},
 	"source/kube":    {"source", "model", "names"},
 	"reconcile":      {"model"},
 	"maglev":         {},
@@ -36,6 +36,7 @@ var arrows = map[string][]string{
 	"nexthop":        {},
 	"ipam":           {"model"},
 	"echo":           {},
+	"dockerd":        {},
 	"attach":         {"model", "reconcile", "bpf", "nexthop"}, // it is a Target
 	"dataplane":      {"model", "reconcile", "maglev", "bpf", "nexthop"},
 	"health":         {"model", "source"},
@@ -48,10 +49,12 @@ var arrows = map[string][]string{
 	"dnsserver":      {"model", "reconcile"},
 	"activator":      {"model", "reconcile", "conn", "source"}, // source: it publishes the replicas that are ready
 	"standby":        {"model", "reconcile", "conn"},
+	"runner/listen":  {"model"},
+	"runner/rollout": {"model"},
 	"token":          {},
 	"environment":    {"activator", "model", "token"},
-	"runner/process": {"activator", "model", "ipam", "environment"},
-	"runner/docker":  {"activator", "model", "environment"},
+	"runner/process": {"activator", "model", "ipam", "environment", "runner/listen", "runner/rollout"},
+	"runner/docker":  {"activator", "model", "environment", "dockerd", "runner/listen", "runner/rollout"},
 	"runner/kube":    {"activator", "model", "environment"},
 	"admin":          {"model", "reconcile", "source", "activator", "dataplane"}, // read-only views of what these report
 	"metrics":        {"model", "reconcile", "source", "activator", "dataplane"},
@@ -65,8 +68,9 @@ var keepers = map[string][]string{
 	"github.com/cilium/ebpf":          {"bpf", "attach"},
 	"github.com/florianl/go-tc":       {"attach"},
 	"github.com/vishvananda/":         {"attach", "nexthop", "runner/process"},
-	"github.com/mdlayher/":            {"attach", "nexthop", "runner/process"},
+	"github.com/mdlayher/":            {"attach", "nexthop", "runner/process", "runner/listen"},
 	"github.com/jsimonetti/rtnetlink": {"attach", "nexthop", "runner/process"},
+	"github.com/moby/":                {"dockerd", "source/docker", "runner/docker"},
 	"k8s.io/":                         {"source/kube", "runner/kube"},
 	"sigs.k8s.io/":                    {"source/kube", "runner/kube"},
 }

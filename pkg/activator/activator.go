@@ -83,6 +83,15 @@ type Runner interface {
 	Shutdown(ctx context.Context) error
 }
 
+// Herald is a Runner that tells of a replica the moment it is ready, so that
+// those who wait for it need not wait until the news has gone round.
+type Herald interface {
+	// Herald has f called for every replica that becomes ready, which may be
+	// before Replicas says so. It is called before Run; f does not block and calls
+	// no Runner.
+	Herald(f func(Replica))
+}
+
 // Config is what an Activator needs.
 type Config struct {
 	Runners []Runner     // one per driver
@@ -112,9 +121,8 @@ type Activator struct {
 	failed map[string]error // by driver: why its Runner does not run
 
 	sleep    sleepers
-	keeping  sync.Mutex // one writer of the SleepFile at a time; guards the next two
+	keeping  sync.Mutex // one writer of the SleepFile at a time; guards unkept
 	unkept   error      // why the SleepFile is not up to date; nil: it is
-	unkeptAt time.Time  // when it was tried
 	applying sync.Mutex // one Apply of the Runners at a time
 	last     *model.State
 }
@@ -138,6 +146,11 @@ func New(cfg Config) *Activator {
 	}
 	a := &Activator{cfg: cfg, failed: map[string]error{}}
 	a.recall()
+	for _, r := range cfg.Runners {
+		if h, ok := r.(Herald); ok {
+			h.Herald(a.heralded)
+		}
+	}
 	a.source = &workloads{activator: a, changed: make(chan struct{}, 1)}
 	return a
 }
@@ -145,8 +158,8 @@ func New(cfg Config) *Activator {
 // Name is "activator".
 func (a *Activator) Name() string { return "activator" }
 
-// Serves lists the drivers that there is a Runner for, and the sleep of their
-// workloads.
+// Serves lists the drivers that there is a Runner for, and what all of them
+// can.
 func (a *Activator) Serves() []model.Feature {
 	known := map[string]model.Feature{
 		"process": model.FeatureProcess, "docker": model.FeatureDocker, "kubernetes": model.FeatureKubernetes,
@@ -158,7 +171,7 @@ func (a *Activator) Serves() []model.Feature {
 		}
 	}
 	if len(fs) > 0 {
-		fs = append(fs, model.FeatureSleep, model.FeatureIdentity)
+		fs = append(fs, model.FeatureSleep, model.FeatureIdentity, model.FeatureHTTPHead)
 	}
 	return fs
 }

@@ -22,11 +22,7 @@ func (a *Activator) watch(ctx context.Context) {
 		case <-a.sleep.kick:
 		case <-timer.C:
 		}
-		next := a.lookAround(ctx)
-		if again := a.keepLate(); !again.IsZero() && (next.IsZero() || again.Before(next)) {
-			next = again
-		}
-		if !next.IsZero() {
+		if next := a.lookAround(ctx); !next.IsZero() {
 			timer.Reset(max(next.Sub(a.cfg.Now()), time.Millisecond))
 		}
 	}

@@ -3,6 +3,7 @@
 package activator
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,7 +31,7 @@ type keptService struct {
 func (a *Activator) recall() {
 	s, now := &a.sleep, a.cfg.Now()
 	s.by, s.stopped = map[model.ServiceName]*sleeper{}, map[model.ServiceName]time.Time{}
-	s.kick, s.stats = make(chan struct{}, 1), map[outcome]uint64{}
+	s.kick, s.dirty, s.stats = make(chan struct{}, 1), make(chan struct{}, 1), map[outcome]uint64{}
 	s.took = map[phaseOf]*Duration{}
 	if a.cfg.SleepFile == "" {
 		return
@@ -64,9 +65,34 @@ func (a *Activator) recall() {
 // keepAgain is the time between two tries to write the file.
 const keepAgain = 5 * time.Second
 
-// keep writes the file. If it cannot the agent goes on, tells of it, and tries
-// again.
+// keep has the file written soon: nobody who waits for a service waits for that.
+// What is lost by a crash in between is made good by what runs (learn).
 func (a *Activator) keep() {
+	select {
+	case a.sleep.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// keeper writes the file after every change, or several at once, until ctx ends.
+func (a *Activator) keeper(ctx context.Context) {
+	for ctx.Err() == nil {
+		var again <-chan time.Time
+		if len(a.Problems()) > 0 {
+			again = time.After(keepAgain)
+		}
+		select {
+		case <-ctx.Done():
+		case <-a.sleep.dirty:
+		case <-again:
+		}
+		a.keepNow()
+	}
+}
+
+// keepNow writes the file. If it cannot the agent goes on, tells of it, and
+// keeper tries again.
+func (a *Activator) keepNow() {
 	if a.cfg.SleepFile == "" {
 		return
 	}
@@ -76,31 +102,10 @@ func (a *Activator) keep() {
 	switch {
 	case err != nil && a.unkept == nil:
 		a.cfg.Log.Error("the next agent will not know what slept", "error", err)
-		a.sleep.poke()
 	case err == nil && a.unkept != nil:
 		a.cfg.Log.Info("the next agent will know what slept")
 	}
-	a.unkept, a.unkeptAt = err, a.cfg.Now()
-}
-
-// keepLate writes the file if that failed a while ago, and returns when to try
-// again; the zero time: it is written.
-func (a *Activator) keepLate() (again time.Time) {
-	due := func() (time.Time, bool) {
-		a.keeping.Lock()
-		defer a.keeping.Unlock()
-		if a.unkept == nil {
-			return time.Time{}, false
-		}
-		at := a.unkeptAt.Add(keepAgain)
-		return at, !at.After(a.cfg.Now())
-	}
-	at, now := due()
-	if now {
-		a.keep()
-		at, _ = due()
-	}
-	return at
+	a.unkept = err
 }
 
 // Problems says, in words, what a person should know.

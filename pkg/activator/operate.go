@@ -81,7 +81,7 @@ func (a *Activator) halt(ctx context.Context, name model.ServiceName, stop bool)
 		s.enter(x, asleep, map[bool]string{true: "it was stopped", false: "it was started again, and nobody has used it"}[stop], now)
 	}
 	s.mu.Unlock()
-	a.keep()
+	a.keepNow()
 	a.source.notify()
 	a.rescale(ctx, svc.Workload.Driver, name, wantedOf(svc))
 	return nil

@@ -61,6 +61,8 @@ type sleeper struct {
 	cause  string    // why it is awake, or asleep
 	kind   string    // of what woke it
 	ready  []model.Backend
+	// heralded is the replica of ready that its Runner does not list as such yet.
+	heralded string
 
 	readyAt  time.Time // of the last wake, until somebody who waited was joined
 	waiting  int
@@ -88,6 +90,7 @@ type sleepers struct {
 	stopped map[model.ServiceName]time.Time // by the owner's wish
 	turn    uint64                          // grows whenever a service falls asleep or begins to wake
 	kick    chan struct{}                   // asks doze for another look
+	dirty   chan struct{}                   // asks for the SleepFile to be written
 	stats   map[outcome]uint64
 	took    map[phaseOf]*Duration
 }
@@ -117,6 +120,8 @@ func (s *sleepers) learn(st *model.State, drivers map[string]bool, now time.Time
 				x.stage, x.cause, x.busy = awake, "it ran before it was allowed to sleep", now
 			}
 			s.by[svc.Name] = x
+		} else if x.driver == "" && x.stage == asleep && running[svc.Name] {
+			x.stage, x.since, x.cause, x.busy = awake, now, "it ran when this agent started", now
 		}
 		x.scale, x.driver = svc.Workload.Scale, svc.Workload.Driver
 	}
@@ -152,7 +157,7 @@ func (s *sleepers) enter(x *sleeper, to stage, cause string, now time.Time) {
 	s.turn++
 	x.stage, x.since, x.cause = to, now, cause
 	if to == asleep {
-		x.ready = nil
+		x.ready, x.heralded = nil, ""
 	}
 	x.signal()
 }

@@ -58,6 +58,7 @@ func (w *workloads) Run(ctx context.Context, publish func(source.Part)) error {
 	}
 	adopting.Wait()
 	wg.Go(func() { w.activator.watch(ctx) })
+	wg.Go(func() { w.activator.keeper(ctx) })
 	for ctx.Err() == nil {
 		w.update()
 		select {

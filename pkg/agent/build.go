@@ -27,6 +27,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
+	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 	"github.com/fairlead-lb/fairlead/pkg/runner/process"
 	"github.com/fairlead-lb/fairlead/pkg/source"
 	"github.com/fairlead-lb/fairlead/pkg/source/file"
@@ -80,13 +81,13 @@ func build(a *Agent) (p parts, err error) {
 	}
 	told := a.told(keys)
 	workloads := activator.New(activator.Config{
-		Runners: a.runners(&p, k.objects.WatchListens, told), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
+		Runners: a.runners(&p, hears(k.objects), told), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
 	})
 	held, err := standby.New(standby.Config{
 		Log: log, Listen: k.objects.Listen,
 		Own: func(addrs []netip.Addr) error { _, err := links.Own(nexthop.ForHolding, addrs); return err },
-		Wake: func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error) {
-			return workloads.Wake(ctx, name, "connection", who)
+		Enter: func(name model.ServiceName, who string) (standby.Place, error) {
+			return entered(workloads.Enter(name, "connection", who))
 		},
 		Joined: workloads.Joined,
 	})
@@ -208,7 +209,7 @@ func openKernel(cfg Config, closers *[]func()) (k kernel, err error) {
 
 // runners makes those drivers that this host can run. One that it cannot is
 // no reason not to balance the rest: its workloads are reported as not served.
-func (a *Agent) runners(p *parts, listens func(string, func()) (io.Closer, error), told *environment.Keeper) []activator.Runner {
+func (a *Agent) runners(p *parts, listens listen.Watch, told *environment.Keeper) []activator.Runner {
 	var out []activator.Runner
 	r, err := process.New(process.Config{
 		StateDir: workloadsState(a.cfg.StateDir), RunDir: workloadsRun(a.cfg.RunDir), Log: a.cfg.Log, Listens: listens,
@@ -227,6 +228,21 @@ func (a *Agent) runners(p *parts, listens func(string, func()) (io.Closer, error
 		out, p.instead = append(out, r), r.Listening
 	}
 	return out
+}
+
+// entered keeps a place that was not given from becoming one that is nil.
+func entered(p *activator.Place, err error) (standby.Place, error) {
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// hears has runners told of sockets that the programs see.
+func hears(o *bpf.Objects) listen.Watch {
+	return func(cgroup string, notify func(listen.Heard)) (io.Closer, error) {
+		return o.WatchListens(cgroup, func(l bpf.Listen) { notify(listen.Heard(l)) })
+	}
 }
 
 // told is what replicas are told by, of all drivers.

@@ -78,8 +78,8 @@ func (a *Agent) usesOf(ctx context.Context, name model.ServiceName) (uses []admi
 func (a *Agent) heldCounts() metrics.Held {
 	c := a.parts.heldCounts()
 	h := metrics.Held{
-		Waiting: uint64(max(c.Waiting, 0)), Joined: uint64(c.Joined), Pending: c.Pending, In: c.BytesIn, Out: c.BytesOut,
-		Results: map[string]uint64{"joined": c.Passed, "failed": c.Failed, "refused": c.Refused}, By: map[string]uint64{},
+		Waiting: uint64(max(c.Waiting, 0)), Joined: uint64(c.Joined), Pending: uint64(max(c.Pending, 0)), In: c.BytesIn, Out: c.BytesOut,
+		Results: map[string]uint64{"joined": c.Passed, "failed": c.Failed, "refused": c.Refused, "gone": c.Gone}, By: map[string]uint64{},
 	}
 	for name, n := range a.parts.naps.Naps() {
 		h.By[name.String()] = uint64(max(n.Waiting, 0))

@@ -41,6 +41,11 @@ type world struct {
 
 type waker func(context.Context) ([]model.Backend, error)
 
+type place struct{ *world }
+
+func (p place) Wait(ctx context.Context) ([]model.Backend, error) { return p.wake.Load().(waker)(ctx) }
+func (p place) Leave()                                            {}
+
 func newWorld(t *testing.T, replica uint16) *world {
 	t.Helper()
 	w := &world{}
@@ -49,10 +54,8 @@ func newWorld(t *testing.T, replica uint16) *world {
 			w.at = v4.Addr().(*net.TCPAddr).AddrPort()
 			return nothing{}, nil
 		},
-		Own: func(addrs []netip.Addr) error { w.owned = slices.Clone(addrs); return nil },
-		Wake: func(ctx context.Context, _ model.ServiceName, _ string) ([]model.Backend, error) {
-			return w.wake.Load().(waker)(ctx)
-		},
+		Own:   func(addrs []netip.Addr) error { w.owned = slices.Clone(addrs); return nil },
+		Enter: func(model.ServiceName, string) (Place, error) { return place{w}, nil },
 	})
 	if err != nil {
 		t.Fatal(err)

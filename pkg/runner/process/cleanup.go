@@ -12,6 +12,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 )
 
 // Cleanup removes everything an agent that is gone left of its replicas:
@@ -23,7 +24,7 @@ func Cleanup(runDir, cgroupParent string) (removed []string, err error) {
 		return nil, err
 	}
 	if cgroupParent == "" {
-		if cgroupParent, err = findCgroup2(); err != nil {
+		if cgroupParent, err = listen.Cgroup2(); err != nil {
 			return nil, err
 		}
 	}

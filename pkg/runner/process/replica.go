@@ -189,12 +189,11 @@ func (r *Runner) fall(rep *replica, reason string, hopeless bool) {
 	}
 	r.update(func() {
 		now := r.cfg.Now()
-		good := rep.rec.Ready && now.Sub(rep.rec.Since) >= r.cfg.BackoffReset
-		if good || rep.delay == 0 {
-			rep.delay = r.cfg.BackoffMin
-		} else {
-			rep.delay = min(2*rep.delay, r.cfg.BackoffMax)
+		served := time.Duration(-1)
+		if rep.rec.Ready {
+			served = now.Sub(rep.rec.Since)
 		}
+		rep.delay = r.backoff.Next(rep.delay, served)
 		rep.rec.PID, rep.rec.Start, rep.rec.Ready = 0, "", false
 		rep.rec.Restarts++
 		if !stopped(rep) {

@@ -3,27 +3,9 @@
 package process
 
 import (
-	"slices"
-
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
-
-// Other states of net/tcp_states.h in which somebody waits for the replica.
-const (
-	tcpSynRecv    = 3
-	tcpCloseWait  = 8
-	tcpNewSynRecv = 12
-)
-
-// open tells whether somebody may wait for something on the socket.
-func (s socket) open() bool {
-	switch s.state {
-	case tcpEstablished, tcpSynRecv, tcpCloseWait, tcpNewSynRecv:
-		return true
-	}
-	return false
-}
 
 // Connections counts those open to the replicas of a service, handshakes under
 // way and half-closed ones included, those of the replica with itself not. It
@@ -39,16 +21,11 @@ func (r *Runner) Connections(name model.ServiceName) (int, error) {
 	r.mu.Unlock()
 	n := 0
 	for _, rec := range recs {
-		tcp, _ := split(rec.Ports)
-		all, err := sockets(rec.PID, "tcp")
+		open, err := rec.sockets().Connections()
 		if err != nil {
 			return 0, err
 		}
-		for _, s := range all {
-			if s.open() && slices.Contains(tcp, s.local.Port()) && !s.local.Addr().IsLoopback() {
-				n++
-			}
-		}
+		n += open
 	}
 	return n, nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"testing"
 	"time"
 )
@@ -35,18 +36,25 @@ func greet() int {
 		return 1
 	}
 	begun := time.Now()
-	for n := 1; ; n++ {
+	var first sync.Once
+	for {
 		c, err := l.Accept()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		if n <= 2 { // the first is the agent's probe
-			fmt.Printf("connection %d after %d us\n", n, time.Since(begun).Microseconds())
-		}
 		go func() {
 			defer c.Close()
-			if _, err := io.WriteString(c, Greeting); err == nil {
+			if _, err := io.WriteString(c, Greeting); err != nil {
+				return
+			}
+			b := make([]byte, 64)
+			n, err := c.Read(b)
+			if err != nil {
+				return
+			}
+			first.Do(func() { fmt.Printf("first byte after %d us\n", time.Since(begun).Microseconds()) })
+			if _, err := c.Write(b[:n]); err == nil {
 				_, _ = io.Copy(c, c)
 			}
 		}()

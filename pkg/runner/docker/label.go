@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docker
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+
+	"github.com/fairlead-lb/fairlead/pkg/activator"
+	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
+)
+
+// Labels of the containers that a Runner makes: all that the next agent must
+// know of one. An image may have labels, too, so a container is a Runner's own
+// only if its name fits them; an image cannot choose that.
+const (
+	labelOwner   = "fairlead.owner" // whose it is: rollout.Owner
+	labelProject = "fairlead.project"
+	labelUser    = "fairlead.user"
+	labelReplica = "fairlead.replica" // PROJECT.USER.N
+	labelSpec    = "fairlead.spec"    // hash of what it was made of
+	labelPorts   = "fairlead.ports"   // "8080,53/udp"
+	labelDrain   = "fairlead.drain"   // "30s"
+)
+
+// nameOf is the name of a replica's container.
+func nameOf(owner, id string) string { return owner + "-" + id }
+
+func labelsOf(owner, id string, w want) map[string]string {
+	var ports []string
+	for _, p := range listen.PortsOf(w.spec.Ports) {
+		ports = append(ports, p.String())
+	}
+	return map[string]string{
+		labelOwner: owner, labelProject: w.spec.Service.Project, labelUser: w.spec.Service.User, labelReplica: id,
+		labelSpec: w.hash, labelPorts: strings.Join(ports, ","), labelDrain: w.spec.Drain.String(),
+	}
+}
+
+// recognize makes a replica of a container's labels; false: it is none of this
+// owner's.
+func recognize(owner string, c container.Summary) (*replica, bool) {
+	l := c.Labels
+	id := l[labelReplica]
+	if l[labelOwner] != owner || id == "" || !slices.Contains(c.Names, "/"+nameOf(owner, id)) {
+		return nil, false
+	}
+	rep := newReplica(id, model.ServiceName{Project: l[labelProject], User: l[labelUser]}, l[labelSpec])
+	for text := range strings.SplitSeq(l[labelPorts], ",") {
+		number, udp := strings.CutSuffix(text, "/udp")
+		if n, err := strconv.ParseUint(number, 10, 16); err == nil {
+			rep.ports = append(rep.ports, listen.Port{Number: uint16(n), UDP: udp})
+		}
+	}
+	rep.drain, _ = time.ParseDuration(l[labelDrain])
+	return rep, true
+}
+
+// hashOf covers what a running container cannot be told: a change of it needs
+// a new one.
+func hashOf(s activator.Spec, dns []netip.Addr) string {
+	b, err := json.Marshal(struct {
+		Image   string
+		Command []string
+		Env     map[string]string
+		Ports   []listen.Port
+		DNS     []netip.Addr `json:",omitempty"`
+	}{s.Workload.Image, s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), dns})
+	if err != nil {
+		panic(err) // strings and numbers only
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8])
+}
+
+// environment is what a replica is told beside what its image says.
+func environment(s activator.Spec, id string) map[string]string {
+	env := map[string]string{"FAIRLEAD_REPLICA": id}
+	if len(s.Ports) > 0 {
+		env["PORT"] = strconv.Itoa(int(s.Ports[0].Container))
+	}
+	maps.Copy(env, s.Workload.Env)
+	return env
+}
+
+func flatten(env map[string]string) []string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		out = append(out, fmt.Sprintf("%s=%s", k, env[k]))
+	}
+	return out
+}
+
+var variable = regexp.MustCompile(`\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))`)
+
+// expand replaces $NAME and ${NAME} by what fairlead sets; others stay as they
+// are, for the shell that the command may be.
+func expand(args []string, env map[string]string) []string {
+	var out []string
+	for _, arg := range args {
+		out = append(out, variable.ReplaceAllStringFunc(arg, func(m string) string {
+			if v, ok := env[strings.Trim(m, "${}")]; ok {
+				return v
+			}
+			return m
+		}))
+	}
+	return out
+}
