@@ -3,9 +3,9 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"slices"
@@ -26,6 +26,8 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
+	"github.com/fairlead-lb/fairlead/pkg/runner/docker"
+	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 	"github.com/fairlead-lb/fairlead/pkg/runner/process"
 	"github.com/fairlead-lb/fairlead/pkg/source"
 	"github.com/fairlead-lb/fairlead/pkg/source/file"
@@ -71,9 +73,10 @@ func build(a *Agent) (p parts, err error) {
 	}})
 	closers = append(closers, func() { _ = names.Close() })
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
+	settings := newSettled(config)
 	p.instead = func(netip.AddrPort) string { return "" }
 	workloads := activator.New(activator.Config{
-		Runners: a.runners(&p, k.objects.WatchListens), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
+		Runners: a.runners(&p, k.objects.WatchListens, settings.dockerHost), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
 	})
 	held, err := standby.New(standby.Config{
 		Log: log, Listen: k.objects.Listen,
@@ -114,7 +117,7 @@ func build(a *Agent) (p parts, err error) {
 	fatal := make(chan error, 1)
 	p.fatal = fatal
 
-	p.sources = []source.Source{required{config, fatal}, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
+	p.sources = []source.Source{required{settings, fatal}, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
 	plane := &told{Target: k.plane, tell: workloads.Applied}
 	p.targets = [][]reconcile.Target{{k.links, held}, {plane, workloads, p.health, router, scrape, page, front, certificates, names}}
@@ -194,8 +197,12 @@ func openKernel(cfg Config, closers *[]func()) (k kernel, err error) {
 
 // runners makes those drivers that this host can run. One that it cannot is
 // no reason not to balance the rest: its workloads are reported as not served.
-func (a *Agent) runners(p *parts, listens func(string, func()) (io.Closer, error)) []activator.Runner {
+func (a *Agent) runners(p *parts, listens listen.Watch, dockerHost func(context.Context) (string, error)) []activator.Runner {
 	var out []activator.Runner
+	lacks := func(driver string, err error) {
+		a.cfg.Log.Error("workloads of a driver cannot run", "driver", driver, "error", err)
+		p.problems = append(p.problems, fmt.Sprintf("workloads of driver %s cannot run: %s", driver, err))
+	}
 	r, err := process.New(process.Config{
 		StateDir: workloadsState(a.cfg.StateDir), RunDir: workloadsRun(a.cfg.RunDir), Log: a.cfg.Log, Listens: listens,
 		Resolver: func() string { return dnsserver.ResolvConf(a.engine.state(), "") },
@@ -205,10 +212,19 @@ func (a *Agent) runners(p *parts, listens func(string, func()) (io.Closer, error
 		},
 	})
 	if err != nil {
-		a.cfg.Log.Error("workloads of driver process cannot run", "error", err)
-		p.problems = append(p.problems, "workloads of driver process cannot run: "+err.Error())
+		lacks("process", err)
 	} else {
 		out, p.instead = append(out, r), r.Listening
+	}
+	d, err := docker.New(docker.Config{
+		RunDir: workloadsRun(a.cfg.RunDir), Host: dockerHost, Listens: listens, Log: a.cfg.Log,
+		DNS: func() []netip.Addr { return containerDNS(a.engine.state()) },
+	})
+	if err != nil {
+		lacks("docker", err)
+	} else {
+		instead := p.instead
+		out, p.instead = append(out, d), func(to netip.AddrPort) string { return cmp.Or(instead(to), d.Listening(to)) }
 	}
 	return out
 }

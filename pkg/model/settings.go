@@ -15,6 +15,7 @@ type Settings struct {
 	Tokens         Tokens
 	TrustedProxies []netip.Prefix
 	AccessLog      AccessLog
+	Docker         Docker
 }
 
 // Node is where the data plane attaches.
@@ -61,6 +62,13 @@ type Domains struct {
 
 // Tokens names the workload's environment variables.
 type Tokens struct{ Prefix, Context string }
+
+// Docker is the daemon that runs workloads of driver docker.
+type Docker struct {
+	Host string // unix:///PATH or tcp://HOST:PORT
+	// Labels: its containers' labels define services, too.
+	Labels bool
+}
 
 // AccessLog is which requests of the HTTP front are logged: one in OneIn, and
 // all that end in 5xx; 0: none.
