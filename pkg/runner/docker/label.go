@@ -18,6 +18,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
+	"github.com/fairlead-lb/fairlead/pkg/environment"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 )
@@ -77,22 +78,13 @@ func hashOf(s activator.Spec, dns []netip.Addr) string {
 		Env     map[string]string
 		Ports   []listen.Port
 		DNS     []netip.Addr `json:",omitempty"`
-	}{s.Workload.Image, s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), dns})
+		Told    []string
+	}{s.Workload.Image, s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), dns, environment.Fixed(s)})
 	if err != nil {
 		panic(err) // strings and numbers only
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:8])
-}
-
-// environment is what a replica is told beside what its image says.
-func environment(s activator.Spec, id string) map[string]string {
-	env := map[string]string{"FAIRLEAD_REPLICA": id}
-	if len(s.Ports) > 0 {
-		env["PORT"] = strconv.Itoa(int(s.Ports[0].Container))
-	}
-	maps.Copy(env, s.Workload.Env)
-	return env
 }
 
 func flatten(env map[string]string) []string {
