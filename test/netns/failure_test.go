@@ -102,6 +102,9 @@ func TestW03RealFailures(t *testing.T) {
 					t.Errorf("fairlead status has no %q:\n%s", want, out)
 				}
 			}
+			if out := a.CLI(t, "status"); !strings.Contains(out, "service shop/crash: its last start failed") {
+				t.Errorf("the status of all does not tell of it:\n%s", out)
+			}
 		})
 		t.Run("ProgramMissing", func(t *testing.T) {
 			got := curlHost(t, l, "missing.example.test")

@@ -6,10 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
-	"maps"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -87,27 +84,3 @@ func hashOf(s activator.Spec, dns []netip.Addr) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-func flatten(env map[string]string) []string {
-	var out []string
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		out = append(out, fmt.Sprintf("%s=%s", k, env[k]))
-	}
-	return out
-}
-
-var variable = regexp.MustCompile(`\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))`)
-
-// expand replaces $NAME and ${NAME} by what fairlead sets; others stay as they
-// are, for the shell that the command may be.
-func expand(args []string, env map[string]string) []string {
-	var out []string
-	for _, arg := range args {
-		out = append(out, variable.ReplaceAllStringFunc(arg, func(m string) string {
-			if v, ok := env[strings.Trim(m, "${}")]; ok {
-				return v
-			}
-			return m
-		}))
-	}
-	return out
-}

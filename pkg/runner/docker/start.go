@@ -20,6 +20,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/dockerd"
+	"github.com/fairlead-lb/fairlead/pkg/environment"
 )
 
 // workTime bounds what the daemon does for one container: making, starting,
@@ -142,7 +143,7 @@ func (r *Runner) optionsOf(rep *replica, w want) (client.ContainerCreateOptions,
 	return client.ContainerCreateOptions{
 		Name: nameOf(r.owner, rep.id),
 		Config: &container.Config{
-			Image: w.spec.Workload.Image, Cmd: expand(w.spec.Workload.Command, env), Env: flatten(env), Labels: labelsOf(r.owner, rep.id, w),
+			Image: w.spec.Workload.Image, Cmd: environment.Expand(w.spec.Workload.Command, env), Env: environment.List(env), Labels: labelsOf(r.owner, rep.id, w),
 		},
 		HostConfig: host,
 	}, nil
