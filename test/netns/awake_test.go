@@ -77,7 +77,7 @@ func TestW09WhyAwake(t *testing.T) {
 			to := vip(lab.V4, 40, 25)
 			held = open(to)
 			must(t, hear(held, lab.Greeting))
-			a.WaitReady(t, 0)
+			waitReplicas(t, a, "shop/mail", 1) // from now on without the agent
 			straight = open(to)
 			must(t, hear(straight, lab.Greeting))
 			shows("shop/mail", `held +`+client(held)+` .*to port 25, opened while it slept`)
