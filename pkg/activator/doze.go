@@ -10,8 +10,8 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
-// watch puts services to sleep that nobody uses, and ends starts that take too
-// long, until ctx ends. While everything sleeps it does nothing.
+// watch puts services to sleep that nobody uses, ends starts that take too
+// long, and has services get the replicas they need, until ctx ends. While everything sleeps it does nothing.
 func (a *Activator) watch(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -22,7 +22,11 @@ func (a *Activator) watch(ctx context.Context) {
 		case <-a.sleep.kick:
 		case <-timer.C:
 		}
-		if next := a.lookAround(ctx); !next.IsZero() {
+		next := a.lookAround(ctx)
+		if at := a.lookAtSizes(ctx); next.IsZero() || !at.IsZero() && at.Before(next) {
+			next = at
+		}
+		if !next.IsZero() {
 			timer.Reset(max(next.Sub(a.cfg.Now()), time.Millisecond))
 		}
 	}

@@ -57,6 +57,10 @@ func (a *Activator) Enter(name model.ServiceName, cause, who string) (*Place, er
 		x.kind = cause
 	}
 	x.waiting++
+	if z := s.sizes[name]; z != nil && x.waiting == z.want*z.scale.Target+1 && z.want < z.scale.Max {
+		z.look = time.Time{} // they are too many for the replicas that start
+		s.poke()
+	}
 	driver := x.driver
 	s.mu.Unlock()
 	if begun {

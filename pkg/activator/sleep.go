@@ -93,6 +93,7 @@ type sleepers struct {
 	dirty   chan struct{}                   // asks for the SleepFile to be written
 	stats   map[outcome]uint64
 	took    map[phaseOf]*Duration
+	sizes   map[model.ServiceName]*size // of services that may have more replicas or fewer
 }
 
 // maySleep tells whether connections can wake a service: what it serves must
@@ -104,9 +105,10 @@ func maySleep(svc *model.Service) bool {
 }
 
 // learn takes over the services of a state.
-func (s *sleepers) learn(st *model.State, drivers map[string]bool, now time.Time, running map[model.ServiceName]bool) {
+func (s *sleepers) learn(st *model.State, drivers map[string]bool, now time.Time, running map[model.ServiceName]int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.learnSizes(st, drivers, now, running)
 	there := map[model.ServiceName]bool{}
 	for _, svc := range st.Services {
 		if !maySleep(svc) || !drivers[svc.Workload.Driver] {
@@ -116,11 +118,11 @@ func (s *sleepers) learn(st *model.State, drivers map[string]bool, now time.Time
 		x := s.by[svc.Name]
 		if x == nil {
 			x = &sleeper{name: svc.Name, stage: asleep, since: now, cause: "nobody has used it yet", changed: make(chan struct{})}
-			if running[svc.Name] {
+			if running[svc.Name] > 0 {
 				x.stage, x.cause, x.busy = awake, "it ran before it was allowed to sleep", now
 			}
 			s.by[svc.Name] = x
-		} else if x.driver == "" && x.stage == asleep && running[svc.Name] {
+		} else if x.driver == "" && x.stage == asleep && running[svc.Name] > 0 {
 			x.stage, x.since, x.cause, x.busy = awake, now, "it ran when this agent started", now
 		}
 		x.scale, x.driver = svc.Workload.Scale, svc.Workload.Driver
@@ -144,6 +146,9 @@ func (s *sleepers) replicas(name model.ServiceName, n int) int {
 	if x := s.by[name]; x != nil && x.stage == asleep {
 		return 0
 	}
+	if z := s.sizes[name]; z != nil && n > 0 {
+		return z.want
+	}
 	return n
 }
 
@@ -158,6 +163,9 @@ func (s *sleepers) enter(x *sleeper, to stage, cause string, now time.Time) {
 	x.stage, x.since, x.cause = to, now, cause
 	if to == asleep {
 		x.ready, x.heralded = nil, ""
+		if z := s.sizes[x.name]; z != nil { // the next one who comes begins with the least
+			z.want, z.spare, z.look = floor(z.scale), time.Time{}, time.Time{}
+		}
 	}
 	x.signal()
 }
