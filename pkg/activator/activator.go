@@ -110,7 +110,7 @@ type Config struct {
 	Pooled func(netip.Addr) int
 	// InFlight counts the requests under way at the HTTP front. Default: none.
 	InFlight func() map[model.ServiceName]int
-	Now    func() time.Time // default time.Now
+	Now      func() time.Time // default time.Now
 }
 
 // Activator is the reconcile.Target that has workloads run. What is running

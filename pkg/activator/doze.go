@@ -104,8 +104,7 @@ func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 		case open > 0 || opened != x.opened || x.waiting > 0:
 			x.busy, x.opened = now, opened
 		case now.Sub(x.busy) >= x.scale.Idle && len(x.ready) > 0:
-			x.settled = time.Time{}
-			x.stage, x.since = dozing, now // x.cause: why it was awake
+			x.doze(now)
 		case now.Sub(x.busy) >= x.scale.Idle && x.down != nil: // new connections are held, as there is no replica
 			s.enter(x, asleep, fmt.Sprintf("nobody used it for %s, and it does not stay up: %s", x.scale.Idle, x.down.why), now)
 		}
@@ -145,7 +144,9 @@ func (a *Activator) connections(x *sleeper) (int, error) {
 }
 
 // Applied is told of every state that the data plane has applied whole: from
-// then on new connections to services asleep in it are held.
+// then on new connections to services asleep in it are held. It may be an older
+// state than the one in which the service falls asleep this time, with another
+// one to come in which it is awake: the number of the nap tells.
 func (a *Activator) Applied(st *model.State) {
 	s := &a.sleep
 	s.mu.Lock()
@@ -154,7 +155,7 @@ func (a *Activator) Applied(st *model.State) {
 		if x.stage != dozing || !x.settled.IsZero() {
 			continue
 		}
-		if svc, ok := st.Service(name); ok && svc.Sleep == model.Asleep {
+		if svc, ok := st.Service(name); ok && svc.Sleep == model.Asleep && svc.Nap == x.nap {
 			x.settled = a.cfg.Now()
 			s.poke()
 		}

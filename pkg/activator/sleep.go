@@ -80,6 +80,7 @@ type sleeper struct {
 	opened  uint64    // connections the data plane had counted then
 	look    time.Time // when to look again
 	settled time.Time // dozing: when new connections were known to be held
+	nap     uint64    // how many times it has begun to doze
 	note    string    // why it does not fall asleep
 }
 
@@ -156,6 +157,13 @@ func (s *sleepers) replicas(name model.ServiceName, n int) int {
 func (x *sleeper) signal() {
 	close(x.changed)
 	x.changed = make(chan struct{})
+}
+
+// doze has new connections held, while it stays in the reach of those there are.
+func (x *sleeper) doze(now time.Time) {
+	x.settled = time.Time{}
+	x.nap++
+	x.stage, x.since = dozing, now // x.cause: why it was awake
 }
 
 func (s *sleepers) enter(x *sleeper, to stage, cause string, now time.Time) {

@@ -95,8 +95,10 @@ func want(t *testing.T, what string, got, want any) {
 }
 
 // asleepNow tells the Activator that the data plane holds new connections.
-func asleepNow(a *Activator) {
-	a.Applied(&model.State{Services: []*model.Service{{Name: napper, Sleep: model.Asleep}}})
+func asleepNow(a *Activator) { applied(a, a.partOf(nil).Naps[napper]) }
+
+func applied(a *Activator, nap uint64) {
+	a.Applied(&model.State{Services: []*model.Service{{Name: napper, Sleep: model.Asleep, Nap: nap}}})
 }
 
 // Row W02: one start for all who wait, no more of them than fit.
@@ -221,6 +223,28 @@ func TestW05Idle(t *testing.T) {
 		want(t, "dozing without an answer", last(), model.Asleep)
 		time.Sleep(dozeTime + time.Millisecond)
 		want(t, "given up", last(), model.Awake)
+	})
+}
+
+// Row W01: an old state that is applied late, after which one comes in which the
+// service is awake, is no proof that connections are held.
+func TestW01LateState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &dozer{fake: newFake("process")}
+		a, last := napping(t, d, "")
+		for range 2 {
+			if _, err := a.Wake(t.Context(), napper, "connection", "test"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(13 * time.Second)
+			want(t, "dozing", last(), model.Asleep)
+		}
+		applied(a, 1)
+		time.Sleep(2 * settleTime)
+		want(t, "after the state of the first time", len(d.Replicas()), 1)
+		applied(a, 2)
+		time.Sleep(2 * settleTime)
+		want(t, "after that of the second", len(d.Replicas()), 0)
 	})
 }
 
