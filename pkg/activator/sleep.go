@@ -63,6 +63,7 @@ type sleeper struct {
 	ready  []model.Backend
 	// heralded is the replica of ready that its Runner does not list as such yet.
 	heralded string
+	asking   bool // waking, and its Runner has not been told yet
 
 	readyAt  time.Time // of the last wake, until somebody who waited was joined
 	waiting  int
@@ -170,7 +171,7 @@ func (s *sleepers) enter(x *sleeper, to stage, cause string, now time.Time) {
 	s.turn++
 	x.stage, x.since, x.cause = to, now, cause
 	if to == asleep {
-		x.ready, x.heralded = nil, ""
+		x.ready, x.heralded, x.asking = nil, "", false
 		if z := s.sizes[x.name]; z != nil { // the next one who comes begins with the least
 			z.want, z.spare, z.look = floor(z.scale), time.Time{}, time.Time{}
 		}
