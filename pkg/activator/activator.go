@@ -108,7 +108,9 @@ type Config struct {
 	// Pooled counts the connections to a replica's address that a front keeps
 	// for its next request: they are no use of it. Default: none.
 	Pooled func(netip.Addr) int
-	Now    func() time.Time // default time.Now
+	// InFlight counts the requests under way at the HTTP front. Default: none.
+	InFlight func() map[model.ServiceName]int
+	Now      func() time.Time // default time.Now
 }
 
 // Activator is the reconcile.Target that has workloads run. What is running
@@ -143,6 +145,9 @@ func New(cfg Config) *Activator {
 	}
 	if cfg.Pooled == nil {
 		cfg.Pooled = func(netip.Addr) int { return 0 }
+	}
+	if cfg.InFlight == nil {
+		cfg.InFlight = func() map[model.ServiceName]int { return nil }
 	}
 	a := &Activator{cfg: cfg, failed: map[string]error{}}
 	a.recall()
@@ -179,11 +184,13 @@ func (a *Activator) Serves() []model.Feature {
 // Apply tells every Runner which of the state's workloads are its own.
 // Workloads whose driver has no Runner are left alone.
 func (a *Activator) Apply(ctx context.Context, s *model.State) error {
-	drivers, running := map[string]bool{}, map[model.ServiceName]bool{}
+	drivers, running := map[string]bool{}, map[model.ServiceName]int{}
 	for _, r := range a.cfg.Runners {
 		drivers[r.Driver()] = true
 		for _, rep := range r.Replicas() {
-			running[rep.Service] = running[rep.Service] || rep.Phase != Stopping
+			if rep.Phase != Stopping {
+				running[rep.Service]++
+			}
 		}
 	}
 	a.sleep.learn(s, drivers, a.cfg.Now(), running)
@@ -219,7 +226,7 @@ func wantedOf(svc *model.Service) int {
 	if svc.Workload.Scale.Paused {
 		return 0
 	}
-	return max(1, svc.Workload.Scale.Min)
+	return floor(svc.Workload.Scale)
 }
 
 // specOf is the workload of a service, with the replicas it shall have now.

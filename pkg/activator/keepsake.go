@@ -32,7 +32,7 @@ func (a *Activator) recall() {
 	s, now := &a.sleep, a.cfg.Now()
 	s.by, s.stopped = map[model.ServiceName]*sleeper{}, map[model.ServiceName]time.Time{}
 	s.kick, s.dirty, s.stats = make(chan struct{}, 1), make(chan struct{}, 1), map[outcome]uint64{}
-	s.took = map[phaseOf]*Duration{}
+	s.took, s.sizes = map[phaseOf]*Duration{}, map[model.ServiceName]*size{}
 	if a.cfg.SleepFile == "" {
 		return
 	}

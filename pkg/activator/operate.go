@@ -38,8 +38,7 @@ func (a *Activator) Sleep(name model.ServiceName) error {
 	case x.stage == waking || len(x.ready) == 0:
 		return errors.New("it is starting; wait until it is ready, or stop it")
 	}
-	x.settled = time.Time{}
-	x.stage, x.since = dozing, a.cfg.Now()
+	x.doze(a.cfg.Now())
 	s.poke()
 	a.source.notify()
 	return nil

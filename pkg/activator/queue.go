@@ -54,17 +54,33 @@ func (a *Activator) Enter(name model.ServiceName, cause, who string) (*Place, er
 		begun = true
 		s.enter(x, waking, who, now)
 		x.deadline, x.falls, x.restarts, x.failure = now.Add(x.scale.StartTimeout), 0, map[string]int{}, nil
-		x.kind = cause
+		x.kind, x.asking = cause, true
 	}
 	x.waiting++
+	if z := s.sizes[name]; z != nil && x.waiting == z.want*z.scale.Target+1 && z.want < z.scale.Max {
+		z.look = time.Time{} // they are too many for the replicas that start
+		s.poke()
+	}
 	driver := x.driver
 	s.mu.Unlock()
 	if begun {
 		a.rescale(context.Background(), driver, name, 1)
+		s.asked(x)
+		a.source.notify()
 		a.keep()
 		s.poke()
 	}
 	return &Place{a: a, x: x}, nil
+}
+
+// asked notes that the Runner knows what is wanted of a service that wakes. Until
+// then a replica may be ready that the Runner is about to stop, as it was told
+// when the service fell asleep; none that is in a list made before counts.
+func (s *sleepers) asked(x *sleeper) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x.asking = false
+	s.turn++
 }
 
 // Wait returns the service's replicas as soon as one is ready. What waits longer

@@ -41,7 +41,7 @@ func (a *Activator) heralded(r Replica) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	x, b := s.by[r.Service], backendOf(r, model.Ready)
-	if x == nil || x.stage == asleep || len(x.ready) > 0 || len(b.Addrs()) == 0 {
+	if x == nil || x.stage == asleep || x.asking || len(x.ready) > 0 || len(b.Addrs()) == 0 {
 		return
 	}
 	x.ready, x.heralded = []model.Backend{b}, r.ID
@@ -105,8 +105,8 @@ func (a *Activator) observeLocked(replicas []Replica) {
 		if !unlisted[name] {
 			x.heralded = ""
 		}
-		if x.ready = ready[name]; x.stage == asleep {
-			x.ready = nil // it is about to be stopped
+		if x.ready = ready[name]; x.stage == asleep || x.asking {
+			x.ready = nil // it is, or may be, about to be stopped
 		}
 		if len(x.ready) > 0 && x.stage == waking {
 			s.woke(x, startedOf(replicas, name), now)

@@ -85,6 +85,7 @@ func build(a *Agent) (p parts, err error) {
 	told := a.told(keys)
 	workloads := activator.New(activator.Config{
 		Runners: a.runners(&p, hears(k.objects), told, settings.dockerHost), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
+		InFlight: func() map[model.ServiceName]int { return p.inFlight() },
 	})
 	held, err := standby.New(standby.Config{
 		Log: log, Listen: k.objects.Listen,
@@ -148,8 +149,8 @@ func build(a *Agent) (p parts, err error) {
 		{"flows", k.plane.Run},
 		{"access tokens", told.Run},
 	}
-	p.naps, p.pooled, p.using = workloads, front.Pooled, front.Uses
-	p.held, p.heldCounts = held.Connections, held.Counts
+	p.naps, p.pooled, p.inFlight = workloads, front.Pooled, func() map[model.ServiceName]int { return inFlight(front.Counts()) }
+	p.using, p.held, p.heldCounts = front.Uses, held.Connections, held.Counts
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows

@@ -66,8 +66,9 @@ type parts struct {
 	held          func() []standby.Connection // connections to services that sleep, or slept then
 	heldCounts    func() standby.Counts
 	using         func(model.ServiceName) []ingress.Use
-	pooled        func(netip.Addr) int        // connections that the HTTP front keeps for later
-	instead       func(netip.AddrPort) string // what a replica listens on where nothing answers; empty: all is well, or nobody knows
+	pooled        func(netip.Addr) int             // connections that the HTTP front keeps for later
+	inFlight      func() map[model.ServiceName]int // requests at the HTTP front
+	instead       func(netip.AddrPort) string      // what a replica listens on where nothing answers; empty: all is well, or nobody knows
 	tcp           tcpFront
 	requests      func() []metrics.Requests
 	frontAddrs    func() (plain, secure net.Addr)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
@@ -51,6 +52,17 @@ func (a *Agent) opened() map[model.ServiceName]uint64 {
 		}
 		for _, n := range r.Codes {
 			out[name] += n
+		}
+	}
+	return out
+}
+
+// inFlight is what the HTTP front has under way, by service.
+func inFlight(counts []ingress.Count) map[model.ServiceName]int {
+	out := map[model.ServiceName]int{}
+	for _, c := range counts {
+		if name, err := model.ParseServiceName(c.Service); err == nil && c.Active > 0 {
+			out[name] = int(c.Active)
 		}
 	}
 	return out

@@ -37,7 +37,7 @@ type Config struct {
 	// replica. Optional.
 	Joined func(model.ServiceName)
 	// Held bounds the connections that wait, over all services. What each may
-	// have sent by then is bounded by the window of a socket nobody reads, 64 KiB
+	// have sent by then is bounded by the buffer of a socket nobody reads, 128 KiB
 	// by the kernel's defaults. Default 16 384.
 	Held int
 	Log  *slog.Logger // default slog.Default()

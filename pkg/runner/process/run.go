@@ -183,7 +183,7 @@ func (r *Runner) reconcileService(name model.ServiceName, addressed func(record)
 		if stopped(rep) {
 			continue
 		}
-		c := rollout.Candidate{ID: rep.id, Ready: rep.phase == activator.Ready}
+		c := rollout.Candidate{ID: rep.id, Ready: rep.phase == activator.Ready, Since: rep.rec.Since}
 		c.Current = wanted && rep.rec.Hash == w.hash && addressed(rep.rec)
 		have = append(have, c)
 		if c.Current {

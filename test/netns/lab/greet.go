@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"sync"
 	"testing"
@@ -20,9 +21,37 @@ const Greeting = "220 at your service\n"
 // after the delay.
 func Greeter(t testing.TB, delay time.Duration, scale string) string {
 	t.Helper()
+	return helperWorkload(t, "greet", delay, scale)
+}
+
+// Warming is the lines of a workload that listens at once, and answers every
+// request of HTTP with 503 until the delay is over, and then with "warm".
+func Warming(t testing.TB, delay time.Duration, scale string) string {
+	t.Helper()
+	return helperWorkload(t, "warm", delay, scale)
+}
+
+func helperWorkload(t testing.TB, job string, delay time.Duration, scale string) string {
+	t.Helper()
 	self, err := os.Executable()
 	must(t, err)
-	return fmt.Sprintf("    driver: process\n    command: [%q]\n    env: {%s: greet, DELAY: %s}\n    scale: %s\n", self, helperEnv, delay, scale)
+	return fmt.Sprintf("    driver: process\n    command: [%q]\n    env: {%s: %s, DELAY: %s}\n    scale: %s\n", self, helperEnv, job, delay, scale)
+}
+
+func warm() int {
+	delay, err := time.ParseDuration(os.Getenv("DELAY"))
+	begun := time.Now()
+	if err == nil {
+		err = http.ListenAndServe(":"+os.Getenv("PORT"), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if time.Since(begun) < delay {
+				http.Error(w, "cold", http.StatusServiceUnavailable)
+				return
+			}
+			fmt.Fprintln(w, "warm")
+		}))
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
 }
 
 func greet() int {
