@@ -63,12 +63,14 @@ type parts struct {
 	pooled       func(netip.Addr) int        // connections that the HTTP front keeps for later
 	instead      func(netip.AddrPort) string // what a replica listens on where nothing answers; empty: all is well, or nobody knows
 	tcp          tcpFront
-	requests     func() []metrics.Requests
-	frontAddrs   func() (plain, secure net.Addr)
-	drainFronts  func(context.Context) error // ends the connections of clients
-	shutdown     func(context.Context) error // stops the workloads
-	certificates func() []autocert.Certificate
-	domains      *domain.Store
-	questions    func() []dnsserver.Count // to the name server
-	close        func()
+
+	labelProblems func() []string // of containers whose labels have faults
+	requests      func() []metrics.Requests
+	frontAddrs    func() (plain, secure net.Addr)
+	drainFronts   func(context.Context) error // ends the connections of clients
+	shutdown      func(context.Context) error // stops the workloads
+	certificates  func() []autocert.Certificate
+	domains       *domain.Store
+	questions     func() []dnsserver.Count // to the name server
+	close         func()
 }
