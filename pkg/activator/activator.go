@@ -25,6 +25,9 @@ type Spec struct {
 	Service  model.ServiceName
 	Workload model.Workload
 	Ports    []model.Port
+	// AnyPort: nobody wrote the only container port. If a replica does not
+	// listen on it, the first that it listens on for others is its port (row D04).
+	AnyPort  bool
 	Replicas int // how many should run
 	// Drain is how long connections to a replica that is to go may live on.
 	Drain time.Duration
@@ -50,6 +53,7 @@ type Replica struct {
 	Reason   string            `json:"reason,omitempty"` // why it is not ready, in words
 	Addr4    netip.Addr        `json:"addr4,omitzero"`
 	Addr6    netip.Addr        `json:"addr6,omitzero"`
+	Port     uint16            `json:"port,omitempty"` // that it was found to listen on, with Spec.AnyPort; 0: the Spec's
 	PID      int               `json:"pid,omitempty"`
 	Since    time.Time         `json:"since"` // of the phase
 	Next     time.Time         `json:"next,omitzero"`
@@ -205,7 +209,12 @@ func wantedOf(svc *model.Service) int {
 // specOf is the workload of a service, with the replicas it shall have now.
 func (a *Activator) specOf(svc *model.Service) Spec {
 	n := a.sleep.replicas(svc.Name, wantedOf(svc))
-	return Spec{Service: svc.Name, Workload: *svc.Workload, Ports: svc.Ports, Replicas: n, Drain: svc.Drain}
+	s := Spec{Service: svc.Name, Workload: *svc.Workload, Ports: svc.Ports, Replicas: n, Drain: svc.Drain}
+	if svc.Assumed != 0 && len(s.Ports) == 1 {
+		s.AnyPort, s.Ports = true, slices.Clone(s.Ports) // what a replica is told does not depend on what it did
+		s.Ports[0].Container = svc.Assumed
+	}
+	return s
 }
 
 // Replicas lists what all Runners have, sorted by ID.

@@ -35,11 +35,17 @@ type Start struct {
 	Tell    func(why string) // is told after every look why it is not ready
 }
 
+// anyGrace is how long a replica that listens on another port than the one it
+// was told has to open that one as well.
+const anyGrace = 100 * time.Millisecond
+
 // Await looks at the replica until it answers, or ctx ends (false). After the
-// timeout it goes on.
-func (e *Ear) Await(ctx context.Context, s Start) bool {
+// timeout it goes on. port is that of a replica that may have Any and does not
+// listen on its own; else 0.
+func (e *Ear) Await(ctx context.Context, s Start) (port uint16, ready bool) {
 	tcp, _ := Split(s.Ports)
-	told := false // some replica has just listened
+	told := false      // some replica has just listened
+	var find time.Time // when another port was found
 	for pause := probeMin; ; pause = min(2*pause, probeMax) {
 		heard := e.next() // before the look, so that none is missed
 		if heard != nil && len(tcp) > 0 && s.PID != 0 {
@@ -50,10 +56,18 @@ func (e *Ear) Await(ctx context.Context, s Start) bool {
 			why = s.Unready(ctx)
 		}
 		if ctx.Err() != nil {
-			return false
+			return 0, false
 		}
 		if why == "" {
-			return true
+			return 0, true
+		}
+		if other := s.Other(ctx); other != 0 {
+			if now := time.Now(); find.IsZero() {
+				find = now
+			} else if now.Sub(find) >= anyGrace {
+				return other, true
+			}
+			pause = min(pause, anyGrace)
 		}
 		if s.Timeout > 0 && s.Now().Sub(s.Since) >= s.Timeout {
 			why = fmt.Sprintf("not ready within the startTimeout of %s: %s", s.Timeout, why)
@@ -62,7 +76,7 @@ func (e *Ear) Await(ctx context.Context, s Start) bool {
 		s.Tell(why)
 		select {
 		case <-ctx.Done():
-			return false
+			return 0, false
 		case <-heard:
 			told = true
 			continue
@@ -93,6 +107,11 @@ func (r Replica) Unready(ctx context.Context) string {
 		return err.Error()
 	}
 	listeners := slices.DeleteFunc(all, func(s socket) bool { return s.state != tcpListen })
+	if r.Any && !slices.ContainsFunc(listeners, func(s socket) bool { return !s.local.Addr().IsLoopback() }) {
+		for _, s := range listeners {
+			tcp = append(tcp, s.local.Port()) // any of them would do
+		}
+	}
 	if why := diagnose(tcp, listeners, "listens"); why != "" {
 		return why
 	}
@@ -107,6 +126,32 @@ func (r Replica) Unready(ctx context.Context) string {
 		}
 	}
 	return fmt.Sprintf("it listens, but does not answer the host: %v", err)
+}
+
+// Other is the lowest port on which a replica that may have Any takes
+// connections from the host; 0: none.
+func (r Replica) Other(ctx context.Context) uint16 {
+	if !r.Any || r.PID == 0 {
+		return 0
+	}
+	all, err := sockets(r.PID, "tcp")
+	if err != nil {
+		return 0
+	}
+	var ports []uint16
+	for _, s := range all {
+		if s.state == tcpListen && !s.local.Addr().IsLoopback() {
+			ports = append(ports, s.local.Port())
+		}
+	}
+	slices.Sort(ports)
+	for _, port := range slices.Compact(ports) {
+		r.Ports = []Port{{Number: port}}
+		if r.answers(ctx) {
+			return port
+		}
+	}
+	return 0
 }
 
 // unanswered says why no connection can be made to a replica whose sockets

@@ -205,7 +205,8 @@ func hashOf(s activator.Spec, resolver bool) string {
 		Env      map[string]string
 		Ports    []listen.Port
 		Resolver bool `json:",omitempty"`
-	}{s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), resolver})
+		AnyPort  bool `json:",omitempty"`
+	}{s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), resolver, s.AnyPort})
 	if err != nil {
 		panic(err) // strings and numbers only
 	}

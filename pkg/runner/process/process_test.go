@@ -322,3 +322,24 @@ func TestHostWithoutIPv6(t *testing.T) {
 	}
 	fetch(t, rep.Addr4, 8090)
 }
+
+// TestD04Port: a program that does not open the port it was told is reached at
+// the one that it opens, if nobody wrote which one; also by the next agent.
+func TestD04Port(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	b := start(t, cfg)
+	spec := echoSpec(80, "127.0.0.1:7000 :9000")
+	spec.AnyPort = true
+	b.apply(spec)
+	rep := b.one("ready replica", isReady)
+	if rep.Port != 9000 {
+		t.Errorf("port %d, want 9000", rep.Port)
+	}
+	fetch(t, rep.Addr4, rep.Port)
+	b.abandon()
+	again := start(t, cfg)
+	again.apply(spec)
+	if next := again.one("adopted replica", isReady); next.Port != 9000 || next.PID != rep.PID {
+		t.Errorf("adopted %+v, want port 9000 of process %d", next, rep.PID)
+	}
+}

@@ -25,7 +25,7 @@ func (r *Runner) hear() (stop func()) {
 // it goes on, and the reason says that it is late.
 func (r *Runner) probe(ctx context.Context, rep *replica) {
 	_, rec := r.look(rep)
-	ready := r.ear.Await(ctx, listen.Start{
+	port, ready := r.ear.Await(ctx, listen.Start{
 		Replica: rec.sockets(), Since: rec.Since, Timeout: rec.Timeout, Now: r.cfg.Now,
 		Tell: func(why string) {
 			if r.mayTell(rep, why) {
@@ -38,7 +38,7 @@ func (r *Runner) probe(ctx context.Context, rep *replica) {
 		},
 	})
 	if ready {
-		r.becomeReady(rep)
+		r.becomeReady(rep, port)
 	}
 }
 
@@ -49,14 +49,14 @@ func (r *Runner) mayTell(rep *replica, why string) bool {
 }
 
 // becomeReady notes it for the next agent before anybody is told.
-func (r *Runner) becomeReady(rep *replica) {
+func (r *Runner) becomeReady(rep *replica, port uint16) {
 	_, rec := r.look(rep)
-	rec.Ready = true
+	rec.Ready, rec.Port = true, port
 	if err := rec.save(rep.paths.record); err != nil {
 		r.cfg.Log.Warn("the next agent will probe this replica again", "replica", rep.id, "error", err)
 	}
 	r.update(func() {
-		rep.rec.Ready = true
+		rep.rec.Ready, rep.rec.Port = true, port
 		if rep.phase == activator.Starting {
 			r.enter(rep, activator.Ready, "")
 		}

@@ -103,6 +103,9 @@ func (b *builder) service(s *rawService) *model.Service {
 	}
 	ports, portsKnown := s.run.pair(d, s.place)
 	svc.Ports = ports
+	if portsKnown {
+		s.assume(d, svc)
+	}
 	svc.Backends = s.backends(d)
 	svc.VIP4 = b.vip(s.vip, svc.Name, b.c.network.services.v)
 	svc.VIP6 = b.vip(s.vip6, svc.Name, b.c.network.services6.v)
