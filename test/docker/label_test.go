@@ -44,12 +44,12 @@ func (w *world) replicas(service string, n int) {
 	w.poll(fmt.Sprintf("%d replicas of %s", n, service), func() error {
 		s := w.service(service)
 		if s.Name == "" && n == -1 {
-			return nil
+			return w.applied()
 		}
 		if s.Name == "" || len(s.Replicas) != n {
 			return fmt.Errorf("there is %+v", s)
 		}
-		return nil
+		return w.applied()
 	})
 }
 
