@@ -133,6 +133,9 @@ func (r *Router) reach(ctx context.Context, to *route, client netip.Addr, greet 
 		}
 		woken := *to
 		woken.replicas(ready)
+		if len(ready) > 0 {
+			woken.port = cmp.Or(ready[0].Container, to.port)
+		}
 		addrs = r.order(&woken, client)
 	}
 	if len(addrs) == 0 {

@@ -208,9 +208,19 @@ func (w *world) ready(service string, n int) []lab.WorkloadView {
 		if len(found) != n || len(w.service(service).Replicas) != n {
 			return fmt.Errorf("there is %+v", all)
 		}
-		return nil
+		return w.applied()
 	})
 	return found
+}
+
+// applied tells whether all targets have the newest state.
+func (w *world) applied() error {
+	var s lab.Status
+	out, _ := w.command("status", "-o", "json").Output() // with problems it may end with 1
+	if err := json.Unmarshal(out, &s); err != nil || !s.Ready {
+		return fmt.Errorf("not all targets have the newest state: %v: %s", err, out)
+	}
+	return nil
 }
 
 // asleep waits until nothing runs of a service.

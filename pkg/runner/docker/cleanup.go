@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 	"github.com/fairlead-lb/fairlead/pkg/runner/rollout"
 )
 
@@ -69,6 +68,3 @@ func Cleanup(ctx context.Context, runDir string) (removed []string, err error) {
 	}
 	return removed, r.forgetHere()
 }
-
-// ports are the container ports.
-func (w want) ports() []listen.Port { return listen.PortsOf(w.spec.Ports) }

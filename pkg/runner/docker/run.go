@@ -148,7 +148,10 @@ func (r *Runner) adopt(ctx context.Context, all []container.Summary) {
 				_ = r.work(ctx, func(ctx context.Context) (err error) {
 					b, err = r.inspect(ctx, c.ID) // of one that cannot be seen there is none: its name is taken
 					found.box = b
-					b.ready = err == nil && found.sockets().Unready(ctx) == ""
+					if b.ready = err == nil && found.sockets().Unready(ctx) == ""; !b.ready && err == nil {
+						b.port = found.sockets().Other(ctx)
+						b.ready = b.port != 0
+					}
 					return err
 				})
 			}
@@ -181,7 +184,7 @@ func (r *Runner) adoptOne(found *replica, b box) {
 		rep.since = r.cfg.Now()
 		r.replicas[rep.id] = rep
 	}
-	rep.hash, rep.ports, rep.drain, rep.box = found.hash, found.ports, found.drain, b
+	rep.hash, rep.ports, rep.any, rep.drain, rep.box = found.hash, found.ports, found.any, found.drain, b
 	switch {
 	case b.id == "":
 		if rep.want == nil {
