@@ -94,12 +94,10 @@ func (c *compiler) platform(s *model.State) {
 	if name == "" || c.t.cfg.Keys == nil {
 		return
 	}
-	h := c.table.hosts[name]
-	if h == nil {
-		h = &host{name: name, tls: s.TokensTLS(), routes: map[string]*route{}}
-		c.table.hosts[name] = h
+	c.table.keys = name
+	if s.Settings.Tokens.Own && c.table.hosts[name] == nil || c.table.lookup([]byte(name)) == nil {
+		c.table.hosts[name] = &host{name: name, tls: s.TokensTLS(), routes: map[string]*route{}}
 	}
-	c.table.keys = h
 }
 
 func (c *compiler) service(name model.ServiceName) *service {

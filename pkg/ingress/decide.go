@@ -66,7 +66,7 @@ func (t *table) decide(q *query, certs Certificates) (v verdict) {
 	if v.fault = t.checkTLS(q, v.host, certs); v.fault.code != 0 {
 		return v
 	}
-	if v.host == t.keys && string(q.path) == keysPath {
+	if string(q.path) == keysPath && string(q.host) == t.keys {
 		v.keys = true
 		return v
 	}

@@ -20,6 +20,9 @@ func TestD07KeysAreServed(t *testing.T) {
 	cfg := Config{Certificates: a, Keys: func() ([]byte, time.Duration) { return []byte(set), 15 * time.Minute }}
 	asleep := secured(on("a", "h.test", "/"))
 	asleep.Sleep, asleep.Backends = model.Asleep, nil
+	wild := asleep
+	wild.HTTP = []model.HTTPHost{wild.HTTP[0]}
+	wild.HTTP[0].Host = "*.test"
 	for _, tc := range []struct {
 		name, host string
 		own        bool
@@ -27,6 +30,7 @@ func TestD07KeysAreServed(t *testing.T) {
 	}{
 		{"own host", "id.test", true, nil},
 		{"a service's host", "h.test", false, []model.Service{asleep}},
+		{"a service's wildcard", "h.test", false, []model.Service{wild}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			f := newFixture(t, cfg)
@@ -52,7 +56,7 @@ func TestD07KeysAreServed(t *testing.T) {
 			if res, body := f.dial().send("HEAD " + keysPath + " HTTP/1.1\r\nHost: " + tc.host + "\r\n\r\n").response("HEAD"); res.StatusCode != 200 || body != "" {
 				t.Errorf("HEAD: %s %q", res.Status, body)
 			}
-			if res, body := f.get("other.test", keysPath); res.StatusCode != 404 {
+			if res, body := f.get("other.example", keysPath); res.StatusCode != 404 {
 				t.Errorf("another host: %s %q", res.Status, body)
 			}
 			if tc.own {

@@ -19,7 +19,7 @@ type table struct {
 	wild    map[string]*host // of *.PARENT, by PARENT
 	others  map[string]string
 	trusted []netip.Prefix
-	keys    *host  // the platform's, where its keys are; nil: none
+	keys    string // the platform's host, where its keys are; empty: none
 	https   string // ":PORT" of redirects; empty: 443
 	secure  bool   // there is an HTTPS listener
 }

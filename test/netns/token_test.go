@@ -166,3 +166,27 @@ func TestD07Tokens(t *testing.T) {
 		}
 	})
 }
+
+// TestExampleTokens: examples/tokens.yaml does what its comment says.
+func TestExampleTokens(t *testing.T) {
+	text, err := os.ReadFile("../../examples/tokens.yaml")
+	must(t, err)
+	host := lab.Bare(t)
+	a := lab.NewAgent(t, host, lab.Modes()[0])
+	marker := "  interfaces: []  "
+	if strings.Count(string(text), marker) != 1 {
+		t.Fatalf("tokens.yaml: want %q once", marker)
+	}
+	// Only the cgroup differs, so that the test does not reach into the machine.
+	a.WriteText(t, strings.Replace(string(text), marker, fmt.Sprintf("  cgroup: %q\n", a.Cgroup)+marker, 1))
+	a.Run(t)
+	a.WaitReady(t, 0)
+	waitReplicas(t, a, "whoami/demo", 1)
+	served := host.Run(t, "curl", "-sS", "--noproxy", "*", "http://127.0.0.1:9320/.well-known/jwks.json")
+	out, err := a.HostCommand(t, "/usr/bin/curl", "-sS", "--noproxy", "*", "http://"+a.Services(t)["whoami/demo"].VIP.String()+"/").CombinedOutput()
+	for _, want := range []string{`"sub":"reporter"`, `"roles":["read","report"]`, `"context":"demo"`, `"service":"whoami/demo"`, served} {
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("curl: %v: %s; want %s in it", err, out, want)
+		}
+	}
+}
