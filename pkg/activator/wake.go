@@ -27,7 +27,7 @@ type outcome struct {
 // reason says what a replica of the service waits for.
 func (a *Activator) reason(name model.ServiceName) string {
 	for _, r := range a.Replicas() {
-		if r.Service == name && r.Reason != "" {
+		if r.Service == name && r.Reason != "" && r.Phase != Stopping { // why it is stopped is another story
 			return r.Reason
 		}
 	}
