@@ -26,6 +26,7 @@ type Service struct {
 	Hosts        []Host     `json:"hosts,omitempty"`      // of the HTTP front
 	LastResort   string     `json:"lastResort,omitempty"` // why failing checks take no replica out
 	Sleep        *Nap       `json:"sleep,omitempty"`      // of one that may sleep, or is stopped
+	Scale        *Scale     `json:"scale,omitempty"`      // of one that may have more replicas or fewer
 	NotServedYet []string   `json:"notServedYet"`
 }
 

@@ -145,6 +145,7 @@ func build(a *Agent) (p parts, err error) {
 		{"flows", k.plane.Run},
 		{"access tokens", told.Run},
 	}
+	p.held = held.Counts
 	p.naps, p.pooled, p.inFlight = workloads, front.Pooled, func() map[model.ServiceName]int { return inFlight(front.Counts()) }
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors

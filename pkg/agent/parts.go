@@ -20,6 +20,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
 	"github.com/fairlead-lb/fairlead/pkg/source"
+	"github.com/fairlead-lb/fairlead/pkg/standby"
 	"github.com/fairlead-lb/fairlead/pkg/tcproute"
 )
 
@@ -60,7 +61,8 @@ type parts struct {
 	nodeAddrs     func(interfaces []string) ([]netip.Addr, error)
 	replicas      func() []activator.Replica
 	naps          *activator.Activator
-	pooled        func(netip.Addr) int             // connections that the HTTP front keeps for later
+	pooled        func(netip.Addr) int // connections that the HTTP front keeps for later
+	held          func() standby.Counts
 	inFlight      func() map[model.ServiceName]int // requests at the HTTP front
 	instead       func(netip.AddrPort) string      // what a replica listens on where nothing answers; empty: all is well, or nobody knows
 	tcp           tcpFront

@@ -56,6 +56,10 @@ var (
 	wakeDesc         = desc("wake_total", "Starts of sleeping services, by what caused them and what came of them; queue_full, refused: connections and requests that could not wait.", "service", "cause", "result")
 	wakeTimeDesc     = desc("wake_duration_seconds", "Starts of sleeping services that came to a good end: until a process ran (start), then until it was ready (listen), then until the first held connection reached it (first_byte).", "service", "phase")
 	sleepingDesc     = desc("sleeping", "1 while a service that may sleep does.", "service")
+	heldDesc         = desc("held_connections", "Connections on virtual IPs that wait for their service to wake.")
+	heldBytesDesc    = desc("held_bytes", "What the clients of these have sent so far.")
+	heldTotalDesc    = desc("held_connections_total", "Connections that waited: led to a replica (passed), service not woken (failed), too many (refused), reset by the client (gone).", "result")
+	replicasDesc     = desc("replicas_wanted", "Replicas that a service shall have which may have more or fewer.", "service")
 	readErrorDesc    = desc("dataplane_read_error", "1 when the data plane's counters cannot be read.")
 )
 
@@ -67,7 +71,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc, sourcePortsDesc, sourcesUsedDesc,
 		evictionsDesc, generationDesc, configErrorsDesc, routerDesc, routerActiveDesc, readyDesc, readErrorDesc, expiryDesc, questionsDesc, requestsDesc, durationDesc,
-		wakeDesc, wakeTimeDesc, sleepingDesc,
+		wakeDesc, wakeTimeDesc, sleepingDesc, heldDesc, heldBytesDesc, heldTotalDesc, replicasDesc,
 	} {
 		ch <- d
 	}
@@ -103,6 +107,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	wakes := c.r.Wakes()
 	for service, asleep := range wakes.Asleep {
 		gauge(sleepingDesc, one(asleep), service)
+	}
+	gauge(heldDesc, uint64(wakes.Held))
+	gauge(heldBytesDesc, uint64(wakes.HeldBytes))
+	for result, n := range wakes.Results {
+		counter(heldTotalDesc, n, result)
+	}
+	for service, n := range wakes.Replicas {
+		gauge(replicasDesc, uint64(n), service)
 	}
 	for _, w := range wakes.Counts {
 		counter(wakeDesc, w.Count, w.Service, w.Cause, w.Result)

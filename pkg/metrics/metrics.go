@@ -31,6 +31,11 @@ type Wakes struct {
 	Asleep map[string]bool // by service that may sleep: it does now
 	Counts []WakeCount
 	Times  []WakeTime
+
+	Held      int               // connections that wait for a service
+	HeldBytes int64             // what their clients have sent
+	Results   map[string]uint64 // what became of such: "passed" | "failed" | "refused" | "gone"
+	Replicas  map[string]int    // wanted, by service that may have more or fewer
 }
 
 // WakeTime is how long one phase of the starts of a service took.

@@ -57,6 +57,7 @@ func testReader() Reader {
 			return Wakes{
 				Asleep: map[string]bool{"p/a": true, "p/b": false}, Counts: []WakeCount{{Service: "p/b", Cause: "request", Result: "ready", Count: 5}},
 				Times: []WakeTime{{Service: "p/b", Phase: "listen", Count: 5, Seconds: 1.5}},
+				Held:  4, HeldBytes: 900, Results: map[string]uint64{"passed": 6}, Replicas: map[string]int{"p/b": 2},
 			}
 		},
 		Questions: func() map[string]uint64 { return map[string]uint64{"internal": 3} },
@@ -114,6 +115,15 @@ fairlead_flow_table_evictions_total 1
 # HELP fairlead_flow_table_limit Confirmed entries the flow table can hold, two per connection.
 # TYPE fairlead_flow_table_limit gauge
 fairlead_flow_table_limit 1000
+# HELP fairlead_held_bytes What the clients of these have sent so far.
+# TYPE fairlead_held_bytes gauge
+fairlead_held_bytes 900
+# HELP fairlead_held_connections Connections on virtual IPs that wait for their service to wake.
+# TYPE fairlead_held_connections gauge
+fairlead_held_connections 4
+# HELP fairlead_held_connections_total Connections that waited: led to a replica (passed), service not woken (failed), too many (refused), reset by the client (gone).
+# TYPE fairlead_held_connections_total counter
+fairlead_held_connections_total{result="passed"} 6
 # HELP fairlead_http_request_duration_seconds From the head of a request to the end of its answer.
 # TYPE fairlead_http_request_duration_seconds histogram
 fairlead_http_request_duration_seconds_bucket{service="a/u",le="0.1"} 1
@@ -132,6 +142,9 @@ fairlead_packets_total{direction="in",interface="other",reason="not-ours",verdic
 # HELP fairlead_ready 1 once every target has applied the newest desired state.
 # TYPE fairlead_ready gauge
 fairlead_ready 1
+# HELP fairlead_replicas_wanted Replicas that a service shall have which may have more or fewer.
+# TYPE fairlead_replicas_wanted gauge
+fairlead_replicas_wanted{service="p/b"} 2
 # HELP fairlead_service_active_connections Established connections at the last sweep.
 # TYPE fairlead_service_active_connections gauge
 fairlead_service_active_connections{port="90",service="test/user"} 2
