@@ -115,6 +115,7 @@ func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 	after := x.stage
 	s.mu.Unlock()
 	if before != after {
+		a.cfg.Log.Debug("sleep", "service", x.name.String(), "from", string(before), "to", string(after), "open", open)
 		a.rescale(ctx, x.driver, x.name, 1)
 		a.keep()
 		a.source.notify()

@@ -95,7 +95,9 @@ func (t *Target) lead(name model.ServiceName, h held) error {
 	if err := forward(h.TCPConn, up); err != nil {
 		t.cfg.Log.Debug("lead connection on", "service", name.String(), "client", h.Peer, "error", err)
 	}
-	if _, err := t.pump.Start(h.TCPConn, up, func(conn.Moved) {}); err != nil {
+	log := t.cfg.Log.With("service", name.String(), "client", h.Peer, "replica", up.RemoteAddr())
+	done := func(m conn.Moved) { log.Debug("held connection ended", "sent", m.Sent, "received", m.Received, "error", m.Err) }
+	if _, err := t.pump.Start(h.TCPConn, up, done); err != nil {
 		t.cfg.Log.Warn("lead connection on", "service", name.String(), "error", err)
 	}
 	return nil
