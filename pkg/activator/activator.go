@@ -123,7 +123,8 @@ type Activator struct {
 	failed map[string]error // by driver: why its Runner does not run
 
 	sleep    sleepers
-	keeping  sync.Mutex // one writer of the SleepFile at a time
+	keeping  sync.Mutex // one writer of the SleepFile at a time; guards unkept
+	unkept   error      // why the SleepFile is not up to date; nil: it is
 	applying sync.Mutex // one Apply of the Runners at a time
 	last     *model.State
 }

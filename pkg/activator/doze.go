@@ -152,6 +152,19 @@ func (a *Activator) isCalm(x *sleeper) (sockets int, calm bool) {
 	return sockets, calm
 }
 
+// Connections counts those open to the replicas of a service that may sleep,
+// without those that a front keeps for its next request. Row W05: they are what
+// keeps it awake.
+func (a *Activator) Connections(name model.ServiceName) (int, error) {
+	a.sleep.mu.Lock()
+	x := a.sleep.by[name]
+	a.sleep.mu.Unlock()
+	if x == nil {
+		return 0, ErrNoSleeper
+	}
+	return a.connections(x)
+}
+
 // connections counts those open to a service, without those that wait in a
 // front for the next request. A front that has let go of the replica keeps none,
 // so that of a service that dozes every one counts.

@@ -95,6 +95,7 @@ type Nap struct {
 	Waiting int       // connections and requests that wait for it
 	Until   time.Time // when it falls asleep if nobody uses it; zero: not awake, or in use
 	Note    string    // why it does not fall asleep
+	Failed  bool      // it sleeps because its last start failed; Cause says why
 }
 
 // Naps tells of every service that may sleep, or is stopped.
@@ -104,7 +105,7 @@ func (a *Activator) Naps() map[model.ServiceName]Nap {
 	defer s.mu.Unlock()
 	out := map[model.ServiceName]Nap{}
 	for name, x := range s.by {
-		n := Nap{Service: name, Stage: string(x.stage), Since: x.since, Cause: x.cause, Waiting: x.waiting, Note: x.note}
+		n := Nap{Failed: x.stage == asleep && x.failure != nil, Service: name, Stage: string(x.stage), Since: x.since, Cause: x.cause, Waiting: x.waiting, Note: x.note}
 		if x.stage == awake && x.scale.Idle > 0 {
 			n.Until = x.busy.Add(x.scale.Idle)
 		}

@@ -92,14 +92,15 @@ func (p *Place) Wait(ctx context.Context) ([]model.Backend, error) {
 	timer := time.NewTimer(x.scale.StartTimeout)
 	defer timer.Stop()
 	for {
+		notNow := x.notNow(a.cfg.Now())
 		switch {
 		case len(x.ready) > 0:
 			x.busy = a.cfg.Now()
 			return x.ready, nil
+		case notNow != nil:
+			return nil, notNow
 		case x.stage == asleep && x.failure != nil:
 			return nil, &NotNow{x.failure, x.barred, x.barred.Sub(a.cfg.Now())}
-		case x.down.lasts(a.cfg.Now()):
-			return nil, x.notNow(a.cfg.Now())
 		case s.by[x.name] != x:
 			return nil, ErrNoSleeper
 		}

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -27,6 +28,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
+	"github.com/fairlead-lb/fairlead/pkg/runner/docker"
 	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 	"github.com/fairlead-lb/fairlead/pkg/runner/process"
 	"github.com/fairlead-lb/fairlead/pkg/source"
@@ -74,6 +76,7 @@ func build(a *Agent) (p parts, err error) {
 	}})
 	closers = append(closers, func() { _ = names.Close() })
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
+	settings := newSettled(config)
 	p.instead = func(netip.AddrPort) string { return "" }
 	keys, err := token.Open(token.Config{Path: tokensFile(state), Log: log})
 	if err != nil {
@@ -81,7 +84,8 @@ func build(a *Agent) (p parts, err error) {
 	}
 	told := a.told(keys)
 	workloads := activator.New(activator.Config{
-		Runners: a.runners(&p, hears(k.objects), told), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) }, InFlight: func() map[model.ServiceName]int { return p.inFlight() },
+		Runners: a.runners(&p, hears(k.objects), told, settings.dockerHost), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
+		InFlight: func() map[model.ServiceName]int { return p.inFlight() },
 	})
 	held, err := standby.New(standby.Config{
 		Log: log, Listen: k.objects.Listen,
@@ -126,7 +130,7 @@ func build(a *Agent) (p parts, err error) {
 	fatal := make(chan error, 1)
 	p.fatal = fatal
 
-	p.sources = []source.Source{required{config, fatal}, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
+	p.sources = []source.Source{required{settings, fatal}, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
 	plane := &telling{Target: k.plane, tell: workloads.Applied}
 	p.targets = [][]reconcile.Target{{k.links, held}, {plane, workloads, p.health, router, scrape, page, front, certificates, names}}
@@ -145,8 +149,8 @@ func build(a *Agent) (p parts, err error) {
 		{"flows", k.plane.Run},
 		{"access tokens", told.Run},
 	}
-	p.held = held.Counts
 	p.naps, p.pooled, p.inFlight = workloads, front.Pooled, func() map[model.ServiceName]int { return inFlight(front.Counts()) }
+	p.using, p.held, p.heldCounts = front.Uses, held.Connections, held.Counts
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows
@@ -209,8 +213,12 @@ func openKernel(cfg Config, closers *[]func()) (k kernel, err error) {
 
 // runners makes those drivers that this host can run. One that it cannot is
 // no reason not to balance the rest: its workloads are reported as not served.
-func (a *Agent) runners(p *parts, listens listen.Watch, told *environment.Keeper) []activator.Runner {
+func (a *Agent) runners(p *parts, listens listen.Watch, told *environment.Keeper, dockerHost func(context.Context) (string, error)) []activator.Runner {
 	var out []activator.Runner
+	lacks := func(driver string, err error) {
+		a.cfg.Log.Error("workloads of a driver cannot run", "driver", driver, "error", err)
+		p.problems = append(p.problems, fmt.Sprintf("workloads of driver %s cannot run: %s", driver, err))
+	}
 	r, err := process.New(process.Config{
 		StateDir: workloadsState(a.cfg.StateDir), RunDir: workloadsRun(a.cfg.RunDir), Log: a.cfg.Log, Listens: listens,
 		Environment: func(s activator.Spec, id string) (map[string]string, error) { return told.Environment(s, id, "") },
@@ -222,10 +230,27 @@ func (a *Agent) runners(p *parts, listens listen.Watch, told *environment.Keeper
 		},
 	})
 	if err != nil {
-		a.cfg.Log.Error("workloads of driver process cannot run", "error", err)
-		p.problems = append(p.problems, "workloads of driver process cannot run: "+err.Error())
+		lacks("process", err)
 	} else {
 		out, p.instead = append(out, r), r.Listening
+	}
+	d, err := docker.New(docker.Config{
+		RunDir: workloadsRun(a.cfg.RunDir), Host: dockerHost, Listens: listens, Log: a.cfg.Log, Forget: told.Forget,
+		Environment: func(s activator.Spec, id string, local bool) (map[string]string, string, error) {
+			if !local {
+				env, err := told.Remote(s, id)
+				return env, "", err
+			}
+			env, err := told.Environment(s, id, docker.FilesAt)
+			return env, told.Dir(id), err
+		},
+		DNS: func() []netip.Addr { return containerDNS(a.engine.state()) },
+	})
+	if err != nil {
+		lacks("docker", err)
+	} else {
+		instead := p.instead
+		out, p.instead = append(out, d), func(to netip.AddrPort) string { return cmp.Or(instead(to), d.Listening(to)) }
 	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/admin"
@@ -74,6 +75,9 @@ func (a *Agent) sleepVerb(ctx context.Context, r admin.SleepRequest) (admin.Slee
 		return admin.SleepResult{}, &admin.Refusal{Code: http.StatusNotFound, Err: err}
 	}
 	act := a.parts.naps
+	if r.DryRun {
+		return a.wouldSleep(ctx, name, r.Verb)
+	}
 	switch r.Verb {
 	case "wake":
 		_, err = act.Wake(ctx, name, "operator", "fairlead wake")
@@ -100,6 +104,42 @@ func (a *Agent) sleepVerb(ctx context.Context, r admin.SleepRequest) (admin.Slee
 	return res, nil
 }
 
+// wouldSleep says what putting a service to sleep, or stopping it, would do.
+func (a *Agent) wouldSleep(ctx context.Context, name model.ServiceName, verb string) (admin.SleepResult, error) {
+	res := admin.SleepResult{Service: name.String(), Sleep: admin.Nap{Stage: "running"}}
+	n, sleeps := a.parts.naps.Naps()[name]
+	if sleeps {
+		res.Sleep = *napOf(n)
+	}
+	res.Uses, res.More = a.usesOf(ctx, name)
+	open := len(res.Uses) + res.More
+	switch {
+	case verb == "sleep" && !sleeps:
+		return res, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("service %s does not sleep: give its workload \"scale: {min: 0}\", and TCP ports only", name)}
+	case verb != "sleep" && verb != "stop":
+		return res, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("%s cuts nothing: --dry-run is for sleep and stop", verb)}
+	case n.Stage == "stopped", verb == "sleep" && n.Stage == "asleep":
+		res.Would = "nothing: it is " + n.Stage
+	case verb == "stop":
+		svc, _ := a.engine.state().Service(name)
+		res.Would = fmt.Sprintf("stop its replicas; new connections are refused, and what is open (%d) has the drain time of %s to end", open, drainOf(svc))
+	case n.Stage == "waking":
+		res.Would = fmt.Sprintf("nothing: it is starting, and %d wait for it", n.Waiting)
+	case open > 0:
+		res.Would = fmt.Sprintf("nothing: it is in use, and nothing is cut; it falls asleep by itself when it is idle. Open: %d", open)
+	default:
+		res.Would = "stop its replicas, and cut nothing: nobody uses it; a connection that comes meanwhile is held and wakes it again"
+	}
+	return res, nil
+}
+
+func drainOf(svc *model.Service) time.Duration {
+	if svc == nil {
+		return 0
+	}
+	return svc.Drain
+}
+
 func napOf(n activator.Nap) *admin.Nap {
 	out := &admin.Nap{Stage: n.Stage, Cause: n.Cause, Waiting: n.Waiting, Note: n.Note}
 	if !n.Since.IsZero() {
@@ -122,10 +162,7 @@ func scaleOf(z activator.Size) *admin.Scale {
 // wakes is what the metrics tell of starts.
 func (a *Agent) wakes() metrics.Wakes {
 	counts, times := a.parts.naps.Wakes()
-	held := a.parts.held()
-	w := metrics.Wakes{Held: held.Waiting, HeldBytes: held.Bytes, Replicas: map[string]int{}, Results: map[string]uint64{
-		"passed": held.Passed, "failed": held.Failed, "refused": held.Refused, "gone": held.Gone,
-	}, Asleep: map[string]bool{}}
+	w := metrics.Wakes{Replicas: map[string]int{}, Asleep: map[string]bool{}}
 	for _, c := range counts {
 		w.Counts = append(w.Counts, metrics.WakeCount{Service: c.Service.String(), Cause: c.Cause, Result: c.Result, Count: c.Count})
 	}

@@ -22,6 +22,7 @@ func (a *Agent) views() admin.Views {
 	return admin.Views{
 		Status: a.status, Services: a.services, Workloads: a.workloads, Flows: a.flows, Drain: a.drainAddress,
 		Sleep:        a.sleepVerb,
+		Uses:         a.usesOf,
 		Trace:        a.trace,
 		Domains:      a.domainList,
 		Domain:       a.domain,
@@ -61,6 +62,7 @@ func (a *Agent) reader() metrics.Reader {
 
 		Certificates: a.expiries,
 		Wakes:        a.wakes,
+		Held:         a.heldCounts,
 		Questions: func() map[string]uint64 {
 			out := map[string]uint64{}
 			for _, c := range a.parts.questions() {
@@ -101,7 +103,7 @@ func (a *Agent) status() admin.Status {
 	s.Drains = a.parts.drains.List()
 	s.Front = a.front(state)
 	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.health.Problems(), a.parts.tcp.Problems(),
-		a.namesTrouble(), replicas, a.certificateProblems(), a.parts.tokenProblems())
+		a.namesTrouble(), replicas, a.certificateProblems(), a.failingWorkloads(), a.parts.tokenProblems(), a.parts.naps.Problems())
 	if st, err := a.parts.stats(); err != nil {
 		s.Problems = append(s.Problems, "read counters: "+err.Error())
 	} else {

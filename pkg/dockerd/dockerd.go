@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/url"
 	"strings"
 	"time"
 
@@ -29,27 +28,11 @@ type Daemon struct {
 // Dial makes a Daemon of a host such as unix:///var/run/docker.sock. It
 // connects when it is first asked something. Close it.
 func Dial(host string) (*Daemon, error) {
-	if err := CheckHost(host); err != nil {
-		return nil, err
-	}
 	c, err := client.New(client.WithHost(host))
 	if err != nil {
 		return nil, fmt.Errorf("docker host %s: %w", host, err)
 	}
 	return &Daemon{Client: c, host: host}, nil
-}
-
-// CheckHost says what is wrong with the address of a daemon.
-func CheckHost(host string) error {
-	u, err := url.Parse(host)
-	switch {
-	case err != nil:
-	case u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/"):
-		return nil
-	case u.Scheme == "tcp" && u.Hostname() != "" && u.Port() != "" && u.Path == "":
-		return nil
-	}
-	return fmt.Errorf("got %.80q, want unix:///PATH of the daemon's socket, or tcp://HOST:PORT", host)
 }
 
 // Host is what Dial was given.
@@ -117,3 +100,19 @@ func Missing(err error) bool { return errdefs.IsNotFound(err) }
 
 // Conflict tells whether an error means that the name is taken.
 func Conflict(err error) bool { return errdefs.IsConflict(err) }
+
+// About is what a daemon tells of itself.
+type About struct {
+	Version      string
+	CgroupDriver string // "cgroupfs" | "systemd" | "none"
+	LogDriver    string // of containers that name none
+}
+
+// About asks the daemon.
+func (d *Daemon) About(ctx context.Context) (About, error) {
+	got, err := Ask(ctx, func(ctx context.Context) (client.SystemInfoResult, error) { return d.Info(ctx, client.InfoOptions{}) })
+	if err != nil {
+		return About{}, err
+	}
+	return About{got.Info.ServerVersion, got.Info.CgroupDriver, got.Info.LoggingDriver}, nil
+}

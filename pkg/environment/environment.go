@@ -44,14 +44,12 @@ func Plain(s activator.Spec, replica string) map[string]string {
 }
 
 // full is Plain with what tells of the token; dir is where the replica sees its
-// directory. The owner's variables win over all but the context id (row D06).
+// directory; empty: it has none. The owner's variables win over all but the context id (row D06).
 func full(s activator.Spec, replica, dir, access string) map[string]string {
 	p := s.Tokens.Prefix
-	env := map[string]string{
-		p + AccessToken:     access,
-		p + AccessTokenFile: filepath.Join(dir, TokenFile),
-		p + KeySetFile:      filepath.Join(dir, KeysFile),
-		p + Issuer:          s.Tokens.Issuer(),
+	env := map[string]string{p + AccessToken: access, p + Issuer: s.Tokens.Issuer()}
+	if dir != "" {
+		env[p+AccessTokenFile], env[p+KeySetFile] = filepath.Join(dir, TokenFile), filepath.Join(dir, KeysFile)
 	}
 	maps.Copy(env, Plain(s, replica))
 	env[p+ContextID] = s.Tokens.Context

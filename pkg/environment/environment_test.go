@@ -158,7 +158,7 @@ func TestD07Refresh(t *testing.T) {
 				if now != last {
 					last, changes = now, changes+1
 				}
-				left := expires(t, now).Sub(time.Now())
+				left := time.Until(expires(t, now))
 				if left < 29*time.Minute {
 					t.Fatalf("agent %d: a token with %s left", agent, left)
 				}

@@ -79,6 +79,16 @@ func (k *Keeper) Environment(s activator.Spec, replica, at string) (map[string]s
 	return full(s, replica, at, access), nil
 }
 
+// Remote is the variables of a replica that sees no directory of this machine:
+// it has the one token for its whole life.
+func (k *Keeper) Remote(s activator.Spec, replica string) (map[string]string, error) {
+	access, _, err := k.cfg.Issue(claimsOf(s.Tokens, s.Service, &s.Workload), s.Tokens.Lifetime)
+	if err != nil {
+		return nil, err
+	}
+	return full(s, replica, "", access), nil
+}
+
 // Forget removes what a replica was told by files.
 func (k *Keeper) Forget(replica string) error {
 	k.mu.Lock()

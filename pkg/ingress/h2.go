@@ -163,6 +163,8 @@ func (t *Target) routeStream(s *session, x *stream, w http.ResponseWriter, r *ht
 	}
 	v.route.service.active.Add(1)
 	defer v.route.service.active.Add(-1)
+	s.enter(v.route.service)
+	defer s.leave()
 	t.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), streamKey{}, x)))
 }
 

@@ -24,6 +24,17 @@ type Reader struct {
 	// Questions are those to the name server, by what became of them.
 	Questions func() map[string]uint64
 	Wakes     func() Wakes
+	Held      func() Held
+}
+
+// Held is the connections that this host accepted for services that slept.
+type Held struct {
+	Waiting, Joined uint64            // that are open now
+	Pending         uint64            // bytes that those that wait have sent
+	In, Out         uint64            // bytes of those that have ended, from clients and to them
+	Results         map[string]uint64 // "joined" | "failed" | "refused"
+	// By counts, by service, what waits: requests and connections by name as well.
+	By map[string]uint64
 }
 
 // Wakes is what is known of services that sleep.
@@ -32,10 +43,7 @@ type Wakes struct {
 	Counts []WakeCount
 	Times  []WakeTime
 
-	Held      int               // connections that wait for a service
-	HeldBytes int64             // what their clients have sent
-	Results   map[string]uint64 // what became of such: "passed" | "failed" | "refused" | "gone"
-	Replicas  map[string]int    // wanted, by service that may have more or fewer
+	Replicas map[string]int // wanted, by service that may have more or fewer
 }
 
 // WakeTime is how long one phase of the starts of a service took.

@@ -56,9 +56,12 @@ func testReader() Reader {
 		Wakes: func() Wakes {
 			return Wakes{
 				Asleep: map[string]bool{"p/a": true, "p/b": false}, Counts: []WakeCount{{Service: "p/b", Cause: "request", Result: "ready", Count: 5}},
-				Times: []WakeTime{{Service: "p/b", Phase: "listen", Count: 5, Seconds: 1.5}},
-				Held:  4, HeldBytes: 900, Results: map[string]uint64{"passed": 6}, Replicas: map[string]int{"p/b": 2},
+				Times:    []WakeTime{{Service: "p/b", Phase: "listen", Count: 5, Seconds: 1.5}},
+				Replicas: map[string]int{"p/b": 2},
 			}
+		},
+		Held: func() Held {
+			return Held{Waiting: 1, Joined: 2, Pending: 14, In: 20, Out: 30, Results: map[string]uint64{"joined": 4}, By: map[string]uint64{"p/a": 3}}
 		},
 		Questions: func() map[string]uint64 { return map[string]uint64{"internal": 3} },
 	}
@@ -115,15 +118,20 @@ fairlead_flow_table_evictions_total 1
 # HELP fairlead_flow_table_limit Confirmed entries the flow table can hold, two per connection.
 # TYPE fairlead_flow_table_limit gauge
 fairlead_flow_table_limit 1000
-# HELP fairlead_held_bytes What the clients of these have sent so far.
-# TYPE fairlead_held_bytes gauge
-fairlead_held_bytes 900
-# HELP fairlead_held_connections Connections on virtual IPs that wait for their service to wake.
+# HELP fairlead_held_bytes_total Bytes of such connections that have ended, in from clients and out to them.
+# TYPE fairlead_held_bytes_total counter
+fairlead_held_bytes_total{direction="in"} 20
+fairlead_held_bytes_total{direction="out"} 30
+# HELP fairlead_held_connections Connections opened while their service slept: they wait, or are joined with a replica.
 # TYPE fairlead_held_connections gauge
-fairlead_held_connections 4
-# HELP fairlead_held_connections_total Connections that waited: led to a replica (passed), service not woken (failed), too many (refused), reset by the client (gone).
+fairlead_held_connections{state="joined"} 2
+fairlead_held_connections{state="waiting"} 1
+# HELP fairlead_held_connections_total Connections opened while their service slept, by what became of them.
 # TYPE fairlead_held_connections_total counter
-fairlead_held_connections_total{result="passed"} 6
+fairlead_held_connections_total{result="joined"} 4
+# HELP fairlead_held_pending_bytes Bytes that waiting connections have sent; the kernel keeps them.
+# TYPE fairlead_held_pending_bytes gauge
+fairlead_held_pending_bytes 14
 # HELP fairlead_http_request_duration_seconds From the head of a request to the end of its answer.
 # TYPE fairlead_http_request_duration_seconds histogram
 fairlead_http_request_duration_seconds_bucket{service="a/u",le="0.1"} 1
@@ -179,6 +187,9 @@ fairlead_wake_duration_seconds_count{phase="listen",service="p/b"} 5
 # HELP fairlead_wake_total Starts of sleeping services, by what caused them and what came of them; queue_full, refused: connections and requests that could not wait.
 # TYPE fairlead_wake_total counter
 fairlead_wake_total{cause="request",result="ready",service="p/b"} 5
+# HELP fairlead_wake_waiting Connections and requests that wait for a service to start.
+# TYPE fairlead_wake_waiting gauge
+fairlead_wake_waiting{service="p/a"} 3
 `
 	if err := testutil.CollectAndCompare(&collector{testReader()}, strings.NewReader(want)); err != nil {
 		t.Error(err)

@@ -18,6 +18,7 @@ type Settings struct {
 	Tokens         Tokens
 	TrustedProxies []netip.Prefix
 	AccessLog      AccessLog
+	Docker         Docker
 }
 
 // Node is where the data plane attaches.
@@ -77,6 +78,13 @@ type Tokens struct {
 
 // Issuer is what tokens say of who issued them.
 func (t Tokens) Issuer() string { return "https://" + t.Host }
+
+// Docker is the daemon that runs workloads of driver docker.
+type Docker struct {
+	Host string // unix:///PATH or tcp://HOST:PORT
+	// Labels: its containers' labels define services, too.
+	Labels bool
+}
 
 // AccessLog is which requests of the HTTP front are logged: one in OneIn, and
 // all that end in 5xx; 0: none.

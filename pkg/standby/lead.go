@@ -40,7 +40,7 @@ func (t *Target) handle(_ context.Context, c *conn.Conn) {
 		t.fail(to.service, held{Conn: c}, err)
 		return
 	}
-	if h := t.lines.add(to.service, held{Conn: c, port: to.port, place: place}); h != nil {
+	if h := t.lines.add(to.service, held{Conn: c, port: to.port, place: place, since: time.Now()}); h != nil {
 		t.refused.Add(1)
 		reset(h.Conn)
 		h.place.Leave()
@@ -92,12 +92,13 @@ func (t *Target) lead(name model.ServiceName, h held) error {
 	if t.cfg.Joined != nil {
 		t.cfg.Joined(name)
 	}
-	if err := forward(h.TCPConn, up); err != nil {
+	first, err := forward(h.TCPConn, up)
+	if err != nil {
 		t.cfg.Log.Debug("lead connection on", "service", name.String(), "client", h.Peer, "error", err)
 	}
-	log := t.cfg.Log.With("service", name.String(), "client", h.Peer, "replica", up.RemoteAddr())
-	done := func(m conn.Moved) { log.Debug("held connection ended", "sent", m.Sent, "received", m.Received, "error", m.Err) }
-	if _, err := t.pump.Start(h.TCPConn, up, done); err != nil {
+	end := t.joined.begin(name, h)
+	if _, err := t.pump.Start(h.TCPConn, up, func(m conn.Moved) { end(int64(first)+m.Sent, m.Received) }); err != nil {
+		end(int64(first), 0)
 		t.cfg.Log.Warn("lead connection on", "service", name.String(), "error", err)
 	}
 	return nil
@@ -118,18 +119,16 @@ func reset(c *conn.Conn) {
 
 // forward moves what the client has sent so far, as far as it fits: the replica
 // has it a turn of the scheduler earlier than by the pump.
-func forward(from, to *net.TCPConn) error {
+func forward(from, to *net.TCPConn) (n int, err error) {
 	raw, err := from.SyscallConn()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	b := make([]byte, firstBytes)
-	n := 0
 	if err := raw.Read(func(fd uintptr) bool { n, _ = unix.Read(int(fd), b); return true }); err != nil || n <= 0 {
-		return err // what is wrong with it the pump sees, too
+		return 0, err // what is wrong with it the pump sees, too
 	}
-	_, err = to.Write(b[:n]) // the buffer of a new connection is larger
-	return err
+	return to.Write(b[:n]) // the buffer of a new connection is larger
 }
 
 // reach connects to a replica, in the client's family first.

@@ -5,6 +5,7 @@ package standby
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/conn"
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -23,6 +24,7 @@ type held struct {
 	*conn.Conn
 	port  uint16 // container port
 	place Place
+	since time.Time
 }
 
 // lines are the connections that wait, in the order they came, by service. A
@@ -96,12 +98,12 @@ func (l *lines) next(name model.ServiceName) {
 }
 
 // each calls f for every connection that waits.
-func (l *lines) each(f func(held)) {
+func (l *lines) each(f func(model.ServiceName, held)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, line := range l.by {
+	for name, line := range l.by {
 		for _, h := range line {
-			f(h)
+			f(name, h)
 		}
 	}
 }

@@ -129,10 +129,10 @@ func TestW02InOrderAndBounded(t *testing.T) {
 			_ = c.CloseWrite()
 		}()
 	}
-	until(t, func() bool { return w.Counts().Bytes > clients*32<<10 })
+	until(t, func() bool { return w.Counts().Pending > clients*32<<10 })
 	before := int64(-1)
 	until(t, func() bool { // no more comes
-		now := w.Counts().Bytes
+		now := w.Counts().Pending
 		defer func() { before = now }()
 		time.Sleep(20 * time.Millisecond)
 		return now == before

@@ -50,7 +50,10 @@ type Counts struct {
 	Refused uint64 // closed: too many wait
 	Gone    uint64 // reset by the client as they waited
 	Waiting int    // held now
-	Bytes   int64  // sent by clients that are held now, and not read
+	Pending int64  // bytes that those have sent already, and nobody read
+	Joined  int    // led to a replica and open
+	// Bytes of connections that have ended, from clients and to them.
+	BytesIn, BytesOut uint64
 }
 
 // Target implements reconcile.Target. Create it with New.
@@ -65,9 +68,10 @@ type Target struct {
 	owned []netip.Addr
 	known bool // owned is what is local
 
-	lines lines
-	ctx   context.Context // of those who serve lines
-	stop  context.CancelFunc
+	lines  lines
+	joined joined
+	ctx    context.Context // of those who serve lines
+	stop   context.CancelFunc
 
 	passed, failed, refused, gone atomic.Uint64
 }
@@ -228,7 +232,10 @@ func (t *Target) Close() {
 // sent.
 func (t *Target) Counts() Counts {
 	n := Counts{Passed: t.passed.Load(), Failed: t.failed.Load(), Refused: t.refused.Load(), Gone: t.gone.Load(), Waiting: t.lines.waiting()}
-	t.lines.each(func(h held) { n.Bytes += unread(h.TCPConn) })
+	t.lines.each(func(_ model.ServiceName, h held) { n.Pending += unread(h.TCPConn) })
+	t.joined.mu.Lock()
+	defer t.joined.mu.Unlock()
+	n.Joined, n.BytesIn, n.BytesOut = len(t.joined.open), t.joined.in, t.joined.out
 	return n
 }
 

@@ -252,7 +252,7 @@ func (s *serving) passthrough(ctx context.Context, to *route) *refusal {
 	if ref != nil {
 		return s.refuseHello(ctx, ref)
 	}
-	ses := &session{to: to, at: at}
+	ses := &session{to: to, at: at, client: s.c.Peer, since: s.now()}
 	leave := s.flows.add(ses)
 	flow, err := s.pump.Start(s.c.TCPConn, backend, func(m conn.Moved) { leave(m.Sent+int64(len(first)), m.Received) })
 	if err != nil {

@@ -108,6 +108,12 @@ func TestW01ByNameHeld(t *testing.T) {
 	if name := <-joined; name != svc.Name {
 		t.Errorf("joined %s", name)
 	}
+	if all := w.Sessions(svc.Name); len(all) != 1 || all[0].Client.Addr().String() != "127.0.0.1" || all[0].Host != "a.b" || time.Since(all[0].Since) > time.Minute {
+		t.Errorf("sessions %+v", all)
+	}
+	if all := w.Sessions(model.ServiceName{Project: "another", User: "u"}); len(all) != 0 {
+		t.Errorf("another's sessions %+v", all)
+	}
 }
 
 // TestD13ByName: who is refused wakes nothing.

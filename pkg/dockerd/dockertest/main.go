@@ -8,10 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-lb/fairlead/pkg/runner/rollout"
 )
 
 // cgroupVar tells the inner processes of Main that they are, and their cgroup.
@@ -60,6 +63,13 @@ func initProcess() (code int, err error) {
 	}
 }
 
+// agentDir is RunDir within the temporary directory.
+const agentDir = "run"
+
+// RunDir is the run directory for an agent under test; Main removes the cgroups
+// that one of it may leave.
+func RunDir() string { return filepath.Join(os.TempDir(), agentDir) }
+
 // Cgroup is the cgroup for the containers of these tests: "/NAME".
 func Cgroup() string { return os.Getenv(cgroupVar) }
 
@@ -68,13 +78,7 @@ func outer() int {
 		fmt.Fprintln(os.Stderr, "these tests run a Docker daemon: run them as root (sudo make test)")
 		return 1
 	}
-	signal.Ignore(os.Interrupt) // the whole foreground group gets it; the child reports it
-	cgroup := CgroupName(os.Getpid())
-	defer func() {
-		if err := RemoveCgroups(cgroup); err != nil {
-			fmt.Fprintln(os.Stderr, "dockertest:", err)
-		}
-	}()
+	signal.Ignore(os.Interrupt)        // the whole foreground group gets it; the child reports it
 	dir, err := os.MkdirTemp("", "fl") // short: the path of a socket has 107 bytes at most
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "dockertest:", err)
@@ -83,6 +87,15 @@ func outer() int {
 	defer func() {
 		if err := os.RemoveAll(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "dockertest:", err)
+		}
+	}()
+	cgroup := CgroupName(os.Getpid())
+	defer func() {
+		agent := "/" + rollout.Owner(filepath.Join(dir, agentDir, "workloads"))
+		for _, name := range []string{cgroup, agent, agent + "-docker"} {
+			if err := RemoveCgroups(name); err != nil {
+				fmt.Fprintln(os.Stderr, "dockertest:", err)
+			}
 		}
 	}()
 	runtime.LockOSThread() // Pdeathsig is about this thread

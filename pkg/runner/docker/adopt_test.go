@@ -94,7 +94,9 @@ func TestDaemonRestarts(t *testing.T) {
 		runnertest.Fetch(t, rep.Addr4, 8080)
 	}
 	w.Stop(t)
-	b.Await("word that the daemon is away", func(all []activator.Replica) bool { return len(all) == 2 && runnertest.Says("no Docker daemon")(all[0]) })
+	b.Await("word that the daemon is away", func(all []activator.Replica) bool {
+		return len(all) == 2 && runnertest.Says("no Docker daemon")(all[0])
+	})
 	w.Up(t)
 	for _, rep := range b.Await("both replicas once more", func(all []activator.Replica) bool { return allReady(2)(all) && all[0].Reason == "" }) {
 		runnertest.Fetch(t, rep.Addr4, 8080)

@@ -7,9 +7,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/moby/moby/client"
-
-	"github.com/fairlead-lb/fairlead/pkg/dockerd"
 	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 )
 
@@ -33,17 +30,15 @@ func (r *Runner) settle(ctx context.Context) {
 	if known {
 		return
 	}
-	got, err := dockerd.Ask(ctx, func(ctx context.Context) (client.SystemInfoResult, error) {
-		return r.daemon.Info(ctx, client.InfoOptions{})
-	})
+	about, err := r.daemon.About(ctx)
 	if err != nil {
 		r.cfg.Log.Warn("ask the Docker daemon how it works: replicas that start are polled", "error", r.daemon.Explain(err))
 		return // the next connection tries again
 	}
-	p := place{known: true, limitLogs: got.Info.LoggingDriver == jsonFile, stop: func() {}}
+	p := place{known: true, limitLogs: about.LogDriver == jsonFile, stop: func() {}}
 	dir, parent := "", ""
 	if r.daemon.Local() {
-		dir, parent, err = r.cgroup(got.Info.CgroupDriver)
+		dir, parent, err = r.cgroup(about.CgroupDriver)
 	}
 	if dir != "" && err == nil {
 		if p.stop, err = r.ear.Open(dir, r.cfg.Listens); err == nil {

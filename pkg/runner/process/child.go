@@ -13,14 +13,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"slices"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
+	"github.com/fairlead-lb/fairlead/pkg/environment"
 )
 
 // start makes what the replica needs and starts its process.
@@ -144,7 +143,7 @@ func (r *Runner) launch(rep *replica, rec *record) (*proc, error) {
 	defer func() { _ = cgroup.Close() }()
 	fd := -1
 	cmd := &exec.Cmd{
-		Path: program, Args: expand(rep.spec.Workload.Command, env), Env: flatten(env),
+		Path: program, Args: environment.Expand(rep.spec.Workload.Command, env), Env: environment.List(env),
 		Dir: rep.paths.work, Stdout: log, Stderr: log,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(cgroup.Fd()), PidFD: &fd},
 	}
@@ -182,31 +181,6 @@ func variables(told map[string]string, home string) map[string]string {
 	env := map[string]string{"PATH": defaultPath, "HOME": home}
 	maps.Copy(env, told)
 	return env
-}
-
-func flatten(env map[string]string) []string {
-	var out []string
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		out = append(out, k+"="+env[k])
-	}
-	return out
-}
-
-var variable = regexp.MustCompile(`\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))`)
-
-// expand replaces $NAME and ${NAME} of the environment; others stay as they
-// are, for the shell that the command may be.
-func expand(args []string, env map[string]string) []string {
-	out := make([]string, len(args))
-	for i, arg := range args {
-		out[i] = variable.ReplaceAllStringFunc(arg, func(m string) string {
-			if v, ok := env[strings.Trim(m, "${}")]; ok {
-				return v
-			}
-			return m
-		})
-	}
-	return out
 }
 
 var errNoProgram = errors.New("no such program")

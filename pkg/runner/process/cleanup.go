@@ -10,9 +10,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 )
 
 // Cleanup removes everything an agent that is gone left of its replicas:

@@ -43,7 +43,7 @@ func (c *config) settings() model.Settings {
 			HTTP: c.listen.http.v, HTTPS: c.listen.https.v, Postgres: c.listen.postgres.v, Mongo: c.listen.mongo.v,
 			Redis: c.listen.redis.v, DNS: c.listen.dns.v, Metrics: c.listen.metrics.v, Dashboard: c.listen.dashboard.v,
 		},
-		DNS: c.dns, ACME: c.acme, Domains: c.domains, Tokens: c.tokensOf(), TrustedProxies: c.trusted, AccessLog: c.access,
+		DNS: c.dns, ACME: c.acme, Domains: c.domains, Tokens: c.tokensOf(), TrustedProxies: c.trusted, AccessLog: c.access, Docker: c.docker,
 	}
 }
 

@@ -26,6 +26,7 @@ type config struct {
 	tokens   rawTokens
 	trusted  []netip.Prefix
 	access   model.AccessLog
+	docker   model.Docker
 	services []rawService
 }
 
@@ -46,6 +47,7 @@ func root() codec[config] {
 			list(cidr(), 10_000), func(c *config) *[]netip.Prefix { return &c.trusted }),
 		opt("tokens", "Names of the environment variables workloads get.", tokensCodec(), func(c *config) *rawTokens { return &c.tokens }),
 		opt("accessLog", "The log of HTTP requests.", accessLogCodec(), func(c *config) *model.AccessLog { return &c.access }),
+		opt("docker", "The Docker daemon that runs workloads of driver docker.", dockerCodec(), func(c *config) *model.Docker { return &c.docker }),
 		req("services", "The list of services; [] for none.", list(serviceCodec(), maxServices), func(c *config) *[]rawService { return &c.services }),
 	)
 }
@@ -55,7 +57,7 @@ func root() codec[config] {
 func newConfig() config {
 	return config{
 		node: defaultNode(), network: defaultNetwork(), names: defaultNames(), listen: defaultListen(),
-		acme: defaultACME(), domains: defaultDomains(), tokens: defaultTokens(),
+		acme: defaultACME(), domains: defaultDomains(), tokens: defaultTokens(), docker: defaultDocker(),
 	}
 }
 
@@ -267,4 +269,24 @@ func (c *config) tokensOf() model.Tokens {
 func accessLogCodec() codec[model.AccessLog] {
 	return object(model.AccessLog{},
 		opt("oneIn", "Log one request in so many, and all that end in 5xx; 1: all, 0: none.", integer[uint32](0, 1_000_000_000), func(a *model.AccessLog) *uint32 { return &a.OneIn }))
+}
+
+func defaultDocker() model.Docker { return model.Docker{Host: "unix:///var/run/docker.sock"} }
+
+func dockerCodec() codec[model.Docker] {
+	const want = "unix:///PATH of the daemon's socket, or tcp://HOST:PORT"
+	host := str(want, func(s string) error {
+		u, err := url.Parse(s)
+		switch {
+		case err != nil:
+		case u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/"):
+			return nil
+		case u.Scheme == "tcp" && u.Hostname() != "" && u.Port() != "" && u.Path == "":
+			return nil
+		}
+		return fmt.Errorf("got %s, want %s", quote(s), want)
+	})
+	return object(defaultDocker(),
+		opt("host", "Where the daemon listens. A change is in force after a restart of fairlead.", host, func(k *model.Docker) *string { return &k.Host }),
+		opt("labels", "Its containers' labels define services: whoever may start a container may then name its hosts and ports.", boolean(), func(k *model.Docker) *bool { return &k.Labels }))
 }
