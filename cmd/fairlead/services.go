@@ -155,6 +155,9 @@ func (a *app) printService(s admin.Service) {
 	if s.Sleep != nil {
 		add("sleep", s.Sleep.String())
 	}
+	if s.Scale != nil {
+		add("scale", s.Scale.String())
+	}
 	add("checks", s.LastResort)
 	add("not yet", strings.Join(s.NotServedYet, ", "))
 	t.write(a.out, p, "")

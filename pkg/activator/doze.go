@@ -76,7 +76,11 @@ func (x *sleeper) due() time.Time {
 // lookAt moves one service on, if there is a reason.
 func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 	s := &a.sleep
-	open, meterErr := a.connections(x)
+	open, meterErr := 0, error(nil)
+	sockets, calm := a.isCalm(x)
+	if !calm {
+		open, meterErr = a.connections(x)
+	}
 	why := a.reason(x.name)
 	s.mu.Lock()
 	now := a.cfg.Now()
@@ -97,6 +101,12 @@ func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 	case x.stage == awake:
 		x.look = now.Add(min(max(x.scale.Idle/8, lookMin), lookMax))
 		x.note = ""
+		if !calm {
+			x.calm = 0
+			if open == 0 && meterErr == nil {
+				x.calm = sockets
+			}
+		}
 		switch {
 		case meterErr != nil:
 			x.note = meterErr.Error()
@@ -115,10 +125,31 @@ func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 	after := x.stage
 	s.mu.Unlock()
 	if before != after {
+		a.cfg.Log.Debug("sleep", "service", x.name.String(), "from", string(before), "to", string(after), "open", open)
 		a.rescale(ctx, x.driver, x.name, 1)
 		a.keep()
 		a.source.notify()
 	}
+}
+
+// isCalm tells whether the replicas have as many sockets as when nobody was
+// connected: then connections need not be counted, which takes the kernel
+// milliseconds. Two that came and went could hide behind it; so it is no reason to
+// fall asleep.
+func (a *Activator) isCalm(x *sleeper) (sockets int, calm bool) {
+	for _, r := range a.cfg.Runners {
+		if e, ok := r.(Estimator); ok && r.Driver() == x.driver {
+			n, err := e.AtMost(x.name)
+			if err != nil {
+				return 0, false
+			}
+			sockets = n
+		}
+	}
+	a.sleep.mu.Lock()
+	defer a.sleep.mu.Unlock()
+	calm = sockets > 0 && sockets == x.calm && x.stage == awake && a.cfg.Now().Sub(x.busy) < x.scale.Idle
+	return sockets, calm
 }
 
 // Connections counts those open to the replicas of a service that may sleep,

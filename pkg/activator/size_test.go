@@ -122,6 +122,36 @@ func TestScaleOfSleepers(t *testing.T) {
 	})
 }
 
+// While the kernel's count of sockets stays what it was with nobody connected
+// they are not looked at one by one, but before the service falls asleep.
+func TestCalm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &crowd{dozer: &dozer{fake: newFake("process")}, quick: 3}
+		a := sized(t, c, model.Scale{Max: 1, Idle: 10 * time.Second})
+		if _, err := a.Wake(t.Context(), napper, "request", "test"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(9 * time.Second)
+		if c.exact == 0 || c.exact > 2 {
+			t.Errorf("%d exact counts while nothing changes, want one or two", c.exact)
+		}
+		c.use(1) // one came as another socket went
+		before := c.exact
+		time.Sleep(3 * time.Second)
+		want(t, "with a connection that hides", a.Naps()[napper].Stage, "awake")
+		if c.exact == before {
+			t.Error("it was not counted before it would fall asleep")
+		}
+		c.use(0)
+		c.quick = 4
+		time.Sleep(13 * time.Second)
+		want(t, "with nobody", a.Naps()[napper].Stage, "dozing")
+		asleepNow(a)
+		time.Sleep(settleTime + time.Millisecond)
+		want(t, "in the end", a.Naps()[napper].Stage, "asleep")
+	})
+}
+
 // Replicas that outlived an agent are kept until they are too many for a while.
 func TestScaleIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -83,6 +83,7 @@ type sleeper struct {
 	settled time.Time // dozing: when new connections were known to be held
 	nap     uint64    // how many times it has begun to doze
 	note    string    // why it does not fall asleep
+	calm    int       // sockets its replicas had when nobody was connected; 0: unknown
 }
 
 // sleepers is what an Activator knows of services that may sleep.

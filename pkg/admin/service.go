@@ -30,6 +30,7 @@ type Service struct {
 	// sleep, not in lists.
 	Uses         []Use    `json:"uses,omitempty"`
 	MoreUses     int      `json:"moreUses,omitempty"` // that are not in Uses
+	Scale        *Scale   `json:"scale,omitempty"`    // of one that may have more replicas or fewer
 	NotServedYet []string `json:"notServedYet"`
 }
 

@@ -151,15 +151,26 @@ func napOf(n activator.Nap) *admin.Nap {
 	return out
 }
 
+func scaleOf(z activator.Size) *admin.Scale {
+	out := &admin.Scale{Want: z.Want, Min: z.Min, Max: z.Max, Load: z.Load, Target: z.Target, Since: z.Since, Cause: z.Cause, Note: z.Note}
+	if !z.Shrinks.IsZero() {
+		out.Shrinks = &z.Shrinks
+	}
+	return out
+}
+
 // wakes is what the metrics tell of starts.
 func (a *Agent) wakes() metrics.Wakes {
 	counts, times := a.parts.naps.Wakes()
-	w := metrics.Wakes{Asleep: map[string]bool{}}
+	w := metrics.Wakes{Replicas: map[string]int{}, Asleep: map[string]bool{}}
 	for _, c := range counts {
 		w.Counts = append(w.Counts, metrics.WakeCount{Service: c.Service.String(), Cause: c.Cause, Result: c.Result, Count: c.Count})
 	}
 	for _, d := range times {
 		w.Times = append(w.Times, metrics.WakeTime{Service: d.Service.String(), Phase: d.Phase, Count: d.Count, Seconds: d.Seconds})
+	}
+	for name, z := range a.parts.naps.Sizes() {
+		w.Replicas[name.String()] = z.Want
 	}
 	for name, n := range a.parts.naps.Naps() {
 		w.Asleep[name.String()] = n.Stage == "asleep"

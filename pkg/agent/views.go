@@ -158,7 +158,7 @@ func (a *Agent) services() []admin.Service {
 			lacking[svc] = append(lacking[svc], string(n.feature))
 		}
 	}
-	last, names, naps := a.lastResorts(), a.names(), a.parts.naps.Naps()
+	last, names, naps, sizes := a.lastResorts(), a.names(), a.parts.naps.Naps(), a.parts.naps.Sizes()
 	until := time.Now().Add(looking)
 	out := make([]admin.Service, len(state.Services))
 	for i := range state.Services {
@@ -167,6 +167,9 @@ func (a *Agent) services() []admin.Service {
 		svc.NotServedYet = append(svc.NotServedYet, lacking[svc.Name]...)
 		svc.LastResort = last[svc.Name]
 		svc.Names = names[svc.Name]
+		if z, ok := sizes[m.Name]; ok {
+			svc.Scale = scaleOf(z)
+		}
 		if n, ok := naps[m.Name]; ok {
 			svc.Sleep = napOf(n)
 			if n.Stage == "stopped" {

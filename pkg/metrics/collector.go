@@ -61,6 +61,7 @@ var (
 	heldPendingDesc  = desc("held_pending_bytes", "Bytes that waiting connections have sent; the kernel keeps them.")
 	heldTotalDesc    = desc("held_connections_total", "Connections opened while their service slept, by what became of them.", "result")
 	heldBytesDesc    = desc("held_bytes_total", "Bytes of such connections that have ended, in from clients and out to them.", "direction")
+	replicasDesc     = desc("replicas_wanted", "Replicas that a service shall have which may have more or fewer.", "service")
 	readErrorDesc    = desc("dataplane_read_error", "1 when the data plane's counters cannot be read.")
 )
 
@@ -72,7 +73,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc, sourcePortsDesc, sourcesUsedDesc,
 		evictionsDesc, generationDesc, configErrorsDesc, routerDesc, routerActiveDesc, readyDesc, readErrorDesc, expiryDesc, questionsDesc, requestsDesc, durationDesc,
-		wakeDesc, wakeTimeDesc, sleepingDesc, waitingDesc, heldDesc, heldPendingDesc, heldTotalDesc, heldBytesDesc,
+		wakeDesc, wakeTimeDesc, sleepingDesc, waitingDesc, heldDesc, heldPendingDesc, heldTotalDesc, heldBytesDesc, replicasDesc,
 	} {
 		ch <- d
 	}
@@ -108,6 +109,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	wakes := c.r.Wakes()
 	for service, asleep := range wakes.Asleep {
 		gauge(sleepingDesc, one(asleep), service)
+	}
+	for service, n := range wakes.Replicas {
+		gauge(replicasDesc, uint64(n), service)
 	}
 	for _, w := range wakes.Counts {
 		counter(wakeDesc, w.Count, w.Service, w.Cause, w.Result)

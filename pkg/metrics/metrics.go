@@ -42,6 +42,8 @@ type Wakes struct {
 	Asleep map[string]bool // by service that may sleep: it does now
 	Counts []WakeCount
 	Times  []WakeTime
+
+	Replicas map[string]int // wanted, by service that may have more or fewer
 }
 
 // WakeTime is how long one phase of the starts of a service took.

@@ -56,7 +56,8 @@ func testReader() Reader {
 		Wakes: func() Wakes {
 			return Wakes{
 				Asleep: map[string]bool{"p/a": true, "p/b": false}, Counts: []WakeCount{{Service: "p/b", Cause: "request", Result: "ready", Count: 5}},
-				Times: []WakeTime{{Service: "p/b", Phase: "listen", Count: 5, Seconds: 1.5}},
+				Times:    []WakeTime{{Service: "p/b", Phase: "listen", Count: 5, Seconds: 1.5}},
+				Replicas: map[string]int{"p/b": 2},
 			}
 		},
 		Held: func() Held {
@@ -149,6 +150,9 @@ fairlead_packets_total{direction="in",interface="other",reason="not-ours",verdic
 # HELP fairlead_ready 1 once every target has applied the newest desired state.
 # TYPE fairlead_ready gauge
 fairlead_ready 1
+# HELP fairlead_replicas_wanted Replicas that a service shall have which may have more or fewer.
+# TYPE fairlead_replicas_wanted gauge
+fairlead_replicas_wanted{service="p/b"} 2
 # HELP fairlead_service_active_connections Established connections at the last sweep.
 # TYPE fairlead_service_active_connections gauge
 fairlead_service_active_connections{port="90",service="test/user"} 2
