@@ -31,7 +31,7 @@ type crowd struct {
 func (b *bench) many() error {
 	n := b.cfg.sleepers
 	crowds := []*crowd{
-		{title: "no service", services: func(*node) string { return "" }},
+		{title: "no service", services: func(*node) string { return "  []\n" }},
 		{title: fmt.Sprintf("%s with a fixed address", report.Number(n)), services: func(at *node) string { return fixed(at, n) }},
 		{title: report.Number(n) + " that sleep", services: func(at *node) string { return sleepers(at, n, "{min: 0, idle: 1h}") }},
 	}
