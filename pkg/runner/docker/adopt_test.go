@@ -5,6 +5,7 @@ package docker_test
 import (
 	"context"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,6 +90,10 @@ func TestDaemonRestarts(t *testing.T) {
 	more.Replicas = 2
 	b.Want(more) // waits for the daemon
 	b.Await("second replica that waits", func(all []activator.Replica) bool { return len(all) == 2 && all[1].Phase == activator.Starting })
+	if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.Await("word of its end, though the daemon is away", func(all []activator.Replica) bool { return all[0].Phase == activator.Backoff })
 	w.Up(t)
 	for _, rep := range b.Await("both replicas", allReady(2)) {
 		runnertest.Fetch(t, rep.Addr4, 8080)

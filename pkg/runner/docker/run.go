@@ -103,17 +103,18 @@ func (r *Runner) follow(ctx context.Context, synced func()) {
 	})
 }
 
-// lost has keepers wait. What ran is taken to run on: the daemon's API is not
-// the containers.
+// lost has keepers wait. What ran is taken to run on as long as its process can
+// be seen, or could not be seen before: the daemon's API is not the containers.
 func (r *Runner) lost(err error) {
 	why := r.daemon.Explain(err)
 	r.cfg.Log.Error("the Docker daemon is away, its containers are taken to run on", "daemon", r.daemon.Host(), "error", why)
 	r.update(func() {
 		r.away = why
-		select {
-		case <-r.up:
+		if r.isUp() {
 			r.up = make(chan struct{})
-		default:
+		}
+		for _, rep := range r.replicas {
+			rep.touch()
 		}
 	})
 }
@@ -161,9 +162,7 @@ func (r *Runner) adopt(ctx context.Context, all []container.Summary) {
 	wg.Wait()
 	r.update(func() {
 		r.away = ""
-		select {
-		case <-r.up:
-		default:
+		if !r.isUp() {
 			close(r.up)
 		}
 		for _, rep := range r.replicas {
@@ -207,6 +206,13 @@ func (r *Runner) isUp() bool {
 	default:
 		return false
 	}
+}
+
+// answers tells whether the daemon does.
+func (r *Runner) answers() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.isUp()
 }
 
 // reconcile compares what is wanted with what there is, and sees that every
