@@ -249,6 +249,7 @@ func (r *Runner) probe(ctx context.Context, rep *replica) {
 			r.enter(rep, activator.Ready, "")
 		}
 	})
+	r.note(rep)
 	r.cfg.Log.Info("replica is ready", "replica", rep.id, "after", r.cfg.Now().Sub(b.started).Round(time.Millisecond))
 	if late && sockets.Reaches(ctx, b.addr6, lateTime) {
 		r.update(func() { rep.box.late6 = false })
@@ -279,6 +280,7 @@ func (r *Runner) tell(rep *replica, why string) {
 
 // fall puts the replica, of which nothing runs, into backoff.
 func (r *Runner) fall(rep *replica, reason string) {
+	r.unnote(rep.id)
 	r.update(func() {
 		now := r.cfg.Now()
 		served := time.Duration(-1)
