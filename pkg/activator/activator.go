@@ -26,7 +26,10 @@ type Spec struct {
 	Workload model.Workload
 	Ports    []model.Port
 	Tokens   model.Tokens // of the platform: what the environment tells
-	Replicas int          // how many should run
+	// AnyPort: nobody wrote the only container port. If a replica does not
+	// listen on it, the first that it listens on for others is its port (row D04).
+	AnyPort  bool
+	Replicas int // how many should run
 	// Drain is how long connections to a replica that is to go may live on.
 	Drain time.Duration
 }
@@ -51,6 +54,7 @@ type Replica struct {
 	Reason  string            `json:"reason,omitempty"` // why it is not ready, in words
 	Addr4   netip.Addr        `json:"addr4,omitzero"`
 	Addr6   netip.Addr        `json:"addr6,omitzero"`
+	Port    uint16            `json:"port,omitempty"` // that it was found to listen on, with Spec.AnyPort; 0: the Spec's
 	PID     int               `json:"pid,omitempty"`
 	// Hopeless: to start it again as it is will not help, as its program or
 	// image is not there.
@@ -232,7 +236,12 @@ func wantedOf(svc *model.Service) int {
 // specOf is the workload of a service, with the replicas it shall have now.
 func (a *Activator) specOf(svc *model.Service, t model.Tokens) Spec {
 	n := a.sleep.replicas(svc.Name, wantedOf(svc))
-	return Spec{Service: svc.Name, Workload: *svc.Workload, Ports: svc.Ports, Tokens: t, Replicas: n, Drain: svc.Drain}
+	s := Spec{Service: svc.Name, Workload: *svc.Workload, Ports: svc.Ports, Tokens: t, Replicas: n, Drain: svc.Drain}
+	if svc.Assumed != 0 && len(s.Ports) == 1 {
+		s.AnyPort, s.Ports = true, slices.Clone(s.Ports) // what a replica is told does not depend on what it did
+		s.Ports[0].Container = svc.Assumed
+	}
+	return s
 }
 
 // Replicas lists what all Runners have, sorted by ID.

@@ -175,5 +175,5 @@ func (a *Activator) partOf(replicas []Replica) source.Part {
 }
 
 func backendOf(r Replica, c model.Condition) model.Backend {
-	return model.Backend{Addr4: r.Addr4, Addr6: r.Addr6, Weight: 1, Replica: r.ID, Condition: c}
+	return model.Backend{Addr4: r.Addr4, Addr6: r.Addr6, Weight: 1, Replica: r.ID, Container: r.Port, Condition: c}
 }

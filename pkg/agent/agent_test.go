@@ -203,9 +203,11 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 		replicas: func() []activator.Replica {
 			return []activator.Replica{{ID: "b-0", Service: name("b"), Addr4: workload, Phase: activator.Ready}}
 		},
-		instead:  func(netip.AddrPort) string { return "" },
-		shutdown: func(context.Context) error { h.stopped <- h.plane.last(); return nil },
-		close:    func() {},
+		instead: func(netip.AddrPort) string { return "" },
+
+		labelProblems: func() []string { return nil },
+		shutdown:      func(context.Context) error { h.stopped <- h.plane.last(); return nil },
+		close:         func() {},
 	}
 }
 

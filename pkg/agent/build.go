@@ -32,6 +32,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 	"github.com/fairlead-lb/fairlead/pkg/runner/process"
 	"github.com/fairlead-lb/fairlead/pkg/source"
+	labeled "github.com/fairlead-lb/fairlead/pkg/source/docker"
 	"github.com/fairlead-lb/fairlead/pkg/source/file"
 	"github.com/fairlead-lb/fairlead/pkg/standby"
 	"github.com/fairlead-lb/fairlead/pkg/tcproute"
@@ -77,6 +78,7 @@ func build(a *Agent) (p parts, err error) {
 	closers = append(closers, func() { _ = names.Close() })
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
 	settings := newSettled(config)
+	labels := labeled.New(labeled.Config{Settings: settings.docker, Define: defineBy(config), Log: log})
 	p.instead = func(netip.AddrPort) string { return "" }
 	keys, err := token.Open(token.Config{Path: tokensFile(state), Log: log})
 	if err != nil {
@@ -130,7 +132,7 @@ func build(a *Agent) (p parts, err error) {
 	fatal := make(chan error, 1)
 	p.fatal = fatal
 
-	p.sources = []source.Source{required{settings, fatal}, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
+	p.sources = []source.Source{required{settings, fatal}, labels, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
 	plane := &telling{Target: k.plane, tell: workloads.Applied}
 	p.targets = [][]reconcile.Target{{k.links, held}, {plane, workloads, p.health, router, scrape, page, front, certificates, names}}
@@ -151,6 +153,7 @@ func build(a *Agent) (p parts, err error) {
 	}
 	p.naps, p.pooled, p.inFlight = workloads, front.Pooled, func() map[model.ServiceName]int { return inFlight(front.Counts()) }
 	p.using, p.held, p.heldCounts = front.Uses, held.Connections, held.Counts
+	p.labelProblems = labels.Problems
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows

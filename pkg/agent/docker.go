@@ -13,6 +13,8 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/dockerd"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/source"
+	"github.com/fairlead-lb/fairlead/pkg/source/docker"
+	"github.com/fairlead-lb/fairlead/pkg/source/file"
 )
 
 // settled is the source of the settings, for those who need them before there
@@ -21,12 +23,15 @@ type settled struct {
 	source.Source
 	known chan struct{} // closed once there are settings
 
-	once sync.Once
-	mu   sync.Mutex
-	last model.Settings
+	once    sync.Once
+	mu      sync.Mutex
+	last    model.Settings
+	changed chan struct{} // closed and replaced with every Part
 }
 
-func newSettled(s source.Source) *settled { return &settled{Source: s, known: make(chan struct{})} }
+func newSettled(s source.Source) *settled {
+	return &settled{Source: s, known: make(chan struct{}), changed: make(chan struct{})}
+}
 
 // Run runs the source.
 func (s *settled) Run(ctx context.Context, publish func(source.Part)) error {
@@ -34,6 +39,8 @@ func (s *settled) Run(ctx context.Context, publish func(source.Part)) error {
 		if p.Settings != nil {
 			s.mu.Lock()
 			s.last = *p.Settings
+			close(s.changed)
+			s.changed = make(chan struct{})
 			s.mu.Unlock()
 			s.once.Do(func() { close(s.known) })
 		}
@@ -43,14 +50,40 @@ func (s *settled) Run(ctx context.Context, publish func(source.Part)) error {
 
 // dockerHost waits for the settings and tells the daemon's address in them.
 func (s *settled) dockerHost(ctx context.Context) (string, error) {
+	d, _, err := s.docker(ctx)
+	return d.Host, err
+}
+
+// docker waits for the settings and tells those of the daemon; changed is closed
+// when the config is another.
+func (s *settled) docker(ctx context.Context) (now model.Docker, changed <-chan struct{}, err error) {
 	select {
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return model.Docker{}, nil, ctx.Err()
 	case <-s.known:
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.last.Docker.Host, nil
+	return s.last.Docker, s.changed, nil
+}
+
+// defineBy has labels read by the rules of the config file.
+func defineBy(config *file.Source) func([]docker.Definition) []docker.Defined {
+	return func(defs []docker.Definition) []docker.Defined {
+		written := make([]file.Definition, len(defs))
+		for i, d := range defs {
+			written[i] = file.Definition{Where: d.Where, Keys: d.Keys}
+		}
+		var out []docker.Defined
+		for _, made := range config.Define(written) {
+			d := docker.Defined{Service: made.Service}
+			for _, f := range made.Faults {
+				d.Faults = append(d.Faults, f.String())
+			}
+			out = append(out, d)
+		}
+		return out
+	}
 }
 
 // containerDNS is the name server that containers can use: fairlead's, where it

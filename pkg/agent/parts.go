@@ -47,29 +47,31 @@ type parts struct {
 
 	problems []string // found while building
 
-	forward       []reconcile.Target // those of targets that carry connections
-	withdrawal    *withdrawal
-	drains        *admin.Drains
-	fatal         <-chan error // a required source has nothing to give
-	reload        func()
-	configError   func() error
-	configErrors  func() uint64
-	health        *health.Checker
-	hop           func(netip.Addr) (hop nexthop.Hop, known bool) // where the data plane sends to
-	attached      func() ([]admin.Interface, []admin.Cgroup)
-	stats         func() (dataplane.Stats, error)
-	flows         func(context.Context, dataplane.FlowFilter, func(dataplane.Flow) bool) error
-	trace         func(context.Context, bpf.TraceFilter, func([]bpf.TraceEvent, uint64) bool) error
-	nodeAddrs     func(interfaces []string) ([]netip.Addr, error)
-	replicas      func() []activator.Replica
-	naps          *activator.Activator
-	held          func() []standby.Connection // connections to services that sleep, or slept then
-	heldCounts    func() standby.Counts
-	using         func(model.ServiceName) []ingress.Use
-	pooled        func(netip.Addr) int             // connections that the HTTP front keeps for later
-	inFlight      func() map[model.ServiceName]int // requests at the HTTP front
-	instead       func(netip.AddrPort) string      // what a replica listens on where nothing answers; empty: all is well, or nobody knows
-	tcp           tcpFront
+	forward      []reconcile.Target // those of targets that carry connections
+	withdrawal   *withdrawal
+	drains       *admin.Drains
+	fatal        <-chan error // a required source has nothing to give
+	reload       func()
+	configError  func() error
+	configErrors func() uint64
+	health       *health.Checker
+	hop          func(netip.Addr) (hop nexthop.Hop, known bool) // where the data plane sends to
+	attached     func() ([]admin.Interface, []admin.Cgroup)
+	stats        func() (dataplane.Stats, error)
+	flows        func(context.Context, dataplane.FlowFilter, func(dataplane.Flow) bool) error
+	trace        func(context.Context, bpf.TraceFilter, func([]bpf.TraceEvent, uint64) bool) error
+	nodeAddrs    func(interfaces []string) ([]netip.Addr, error)
+	replicas     func() []activator.Replica
+	naps         *activator.Activator
+	held         func() []standby.Connection // connections to services that sleep, or slept then
+	heldCounts   func() standby.Counts
+	using        func(model.ServiceName) []ingress.Use
+	pooled       func(netip.Addr) int             // connections that the HTTP front keeps for later
+	inFlight     func() map[model.ServiceName]int // requests at the HTTP front
+	instead      func(netip.AddrPort) string      // what a replica listens on where nothing answers; empty: all is well, or nobody knows
+	tcp          tcpFront
+
+	labelProblems func() []string // of containers whose labels have faults
 	requests      func() []metrics.Requests
 	frontAddrs    func() (plain, secure net.Addr)
 	drainFronts   func(context.Context) error // ends the connections of clients

@@ -102,7 +102,7 @@ func (a *Agent) status() admin.Status {
 	s.Interfaces, s.Cgroups = a.parts.attached()
 	s.Drains = a.parts.drains.List()
 	s.Front = a.front(state)
-	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.health.Problems(), a.parts.tcp.Problems(),
+	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.labelProblems(), a.parts.health.Problems(), a.parts.tcp.Problems(),
 		a.namesTrouble(), replicas, a.certificateProblems(), a.failingWorkloads(), a.parts.tokenProblems(), a.parts.naps.Problems())
 	if st, err := a.parts.stats(); err != nil {
 		s.Problems = append(s.Problems, "read counters: "+err.Error())

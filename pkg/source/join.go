@@ -209,6 +209,7 @@ func (j *joiner) make(name model.ServiceName) *model.Service {
 			svc.Nap = cmp.Or(svc.Nap, x.part.Naps[name])
 		}
 	}
+	svc.Ports = found(&svc)
 	slices.SortStableFunc(svc.Backends, model.Backend.Compare)
 	svc.Backends = slices.CompactFunc(svc.Backends, func(a, b model.Backend) bool { return a.Compare(b) == 0 })
 	for _, x := range j.parts {
@@ -218,6 +219,23 @@ func (j *joiner) make(name model.ServiceName) *model.Service {
 		}
 	}
 	return &svc
+}
+
+// found is the service's ports, with the container port that its replicas listen
+// on where nobody wrote one; one that is ready says which.
+func found(svc *model.Service) []model.Port {
+	if svc.Assumed == 0 || len(svc.Ports) != 1 {
+		return svc.Ports
+	}
+	port := svc.Ports[0]
+	for _, wanted := range []model.Condition{model.Draining, model.Ready} {
+		for _, b := range svc.Backends {
+			if b.Condition == wanted && b.Replica != "" {
+				port.Container = cmp.Or(b.Container, svc.Assumed)
+			}
+		}
+	}
+	return []model.Port{port}
 }
 
 // judge sets the worst condition that matches each backend.

@@ -3,6 +3,7 @@
 package standby
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -141,7 +142,7 @@ func reach(ctx context.Context, backends []model.Backend, port uint16, client ne
 					continue
 				}
 				to, cancel := context.WithTimeout(ctx, dialTime)
-				up, err := conn.Dial(to, netip.AddrPortFrom(a, port))
+				up, err := conn.Dial(to, netip.AddrPortFrom(a, cmp.Or(b.Container, port)))
 				cancel()
 				if err == nil {
 					return up, nil

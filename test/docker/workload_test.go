@@ -124,3 +124,27 @@ func TestReplicasOfContainers(t *testing.T) {
 	})
 	w.ready("shop/web", 2)
 }
+
+// TestD04PortChoice: connections go to the port that the container opened, also
+// those that woke it; a port that is written wins.
+func TestD04PortChoice(t *testing.T) {
+	w := newWorld(t)
+	sleeps := "    scale: {min: 0, idle: 1h, startTimeout: 20s}\n"
+	w.write("",
+		app("found", 30, "  run: {servicePort: 80}\n  expose: [{http: {host: found.test, tls: \"off\"}}]\n", `--http, ":9123"`)+sleeps+
+			app("told", 31, "  run: {servicePort: 80}\n", `--http, ":$PORT", --http, ":9123"`)+"    env: {PORT: \"8123\"}\n"+sleeps+
+			app("written", 32, ports, `--http, ":9123", --http, ":8080"`)+sleeps)
+	w.run()
+	for user, k := range map[string]int{"found": 30, "told": 31, "written": 32} {
+		local := map[string]string{"found": ":9123", "told": ":8123", "written": ":8080"}[user]
+		for range 2 { // asleep, awake
+			w.answers(vip4(k, 80), "", "shop."+user+".1")
+			_, body, err := w.get(vip4(k, 80), "")
+			if err != nil || !strings.Contains(body, local) {
+				t.Errorf("%s: %v: %s; want an answer at %s", user, err, body, local)
+			}
+			w.ready("shop/"+user, 1)
+		}
+	}
+	w.answers(front, "found.test", "shop.found.1")
+}

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 	"github.com/fairlead-lb/fairlead/pkg/runner/rollout"
 )
 
@@ -43,6 +42,9 @@ func (r *Runner) noteHere() error {
 // forgetHere is for when all containers are gone.
 func (r *Runner) forgetHere() error {
 	r.removeCgroup()
+	if err := os.RemoveAll(r.records()); err != nil {
+		return err
+	}
 	if err := os.Remove(r.here()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -69,6 +71,3 @@ func Cleanup(ctx context.Context, runDir string) (removed []string, err error) {
 	}
 	return removed, r.forgetHere()
 }
-
-// ports are the container ports.
-func (w want) ports() []listen.Port { return listen.PortsOf(w.spec.Ports) }

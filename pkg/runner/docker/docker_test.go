@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,9 +34,9 @@ type world struct {
 	cfg docker.Config
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, prepare ...func(data string)) *world {
 	t.Helper()
-	w := &world{Dockerd: dockertest.Start(t, dockertest.Cgroup())}
+	w := &world{Dockerd: dockertest.Start(t, dockertest.Cgroup(), prepare...)}
 	w.Import(t, "app:1", dockertest.Program(t))
 	root, err := listen.Cgroup2()
 	if err != nil {
@@ -106,5 +107,47 @@ func TestContainerServes(t *testing.T) {
 	b.None()
 	if names := w.Names(t, true); len(names) > 0 {
 		t.Errorf("containers %v are left", names)
+	}
+}
+
+// TestD04Port: where nobody wrote the port, the one that the container was told
+// wins if it opens, else the first that others can reach; one that is written
+// is the only one that counts.
+func TestD04Port(t *testing.T) {
+	w := newWorld(t)
+	b := w.start(t)
+	unwritten := func(name string, args ...string) activator.Spec {
+		s := app(name, 80, args...)
+		s.AnyPort = true
+		return s
+	}
+	told := unwritten("told", "--http", ":9000", "--http", ":$PORT")
+	other := unwritten("other", "--http", "127.0.0.1:7000", "--http", ":9000")
+	local := unwritten("local", "--http", "127.0.0.1:9000")
+	written := app("written", 80, "--http", ":9000")
+	b.Want(told, other, local, written)
+	for user, want := range map[string]uint16{"told": 0, "other": 9000} {
+		all := b.Await("ready "+user, func(all []activator.Replica) bool {
+			return slices.ContainsFunc(all, func(rep activator.Replica) bool { return rep.Service.User == user && runnertest.IsReady(rep) })
+		})
+		i := slices.IndexFunc(all, func(rep activator.Replica) bool { return rep.Service.User == user })
+		if all[i].Port != want {
+			t.Errorf("%s: port %d, want %d", user, all[i].Port, want)
+		}
+	}
+	for user, words := range map[string]string{"local": "127.0.0.1:9000 only", "written": "nothing listens on 80 yet; it listens on [::]:9000"} {
+		b.Await("reason of "+user, func(all []activator.Replica) bool {
+			return slices.ContainsFunc(all, func(rep activator.Replica) bool {
+				return rep.Service.User == user && rep.Phase == activator.Starting && strings.Contains(rep.Reason, words)
+			})
+		})
+	}
+	b.Want(other)
+	b.One("the one that is wanted", runnertest.IsReady)
+	b.Abandon()
+	again := w.start(t)
+	again.Want(other)
+	if rep := again.One("adopted replica", runnertest.IsReady); rep.Port != 9000 {
+		t.Errorf("adopted with port %d, want 9000", rep.Port)
 	}
 }

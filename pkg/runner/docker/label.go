@@ -29,9 +29,12 @@ const (
 	labelUser    = "fairlead.user"
 	labelReplica = "fairlead.replica" // PROJECT.USER.N
 	labelSpec    = "fairlead.spec"    // hash of what it was made of
-	labelPorts   = "fairlead.ports"   // "8080,53/udp"
+	labelPorts   = "fairlead.ports"   // "8080,53/udp", "80,any"
 	labelDrain   = "fairlead.drain"   // "30s"
 )
+
+// anyPort stands in labelPorts where nobody wrote the only port.
+const anyPort = "any"
 
 // nameOf is the name of a replica's container.
 func nameOf(owner, id string) string { return owner + "-" + id }
@@ -40,6 +43,9 @@ func labelsOf(owner, id string, w want) map[string]string {
 	var ports []string
 	for _, p := range listen.PortsOf(w.spec.Ports) {
 		ports = append(ports, p.String())
+	}
+	if w.spec.AnyPort {
+		ports = append(ports, anyPort)
 	}
 	return map[string]string{
 		labelOwner: owner, labelProject: w.spec.Service.Project, labelUser: w.spec.Service.User, labelReplica: id,
@@ -62,6 +68,7 @@ func recognize(owner string, c container.Summary) (*replica, bool) {
 			rep.ports = append(rep.ports, listen.Port{Number: uint16(n), UDP: udp})
 		}
 	}
+	rep.any = strings.HasSuffix(l[labelPorts], ","+anyPort)
 	rep.drain, _ = time.ParseDuration(l[labelDrain])
 	return rep, true
 }
@@ -74,13 +81,13 @@ func hashOf(s activator.Spec, dns []netip.Addr) string {
 		Command []string
 		Env     map[string]string
 		Ports   []listen.Port
+		AnyPort bool         `json:",omitempty"`
 		DNS     []netip.Addr `json:",omitempty"`
 		Told    []string
-	}{s.Workload.Image, s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), dns, environment.Fixed(s)})
+	}{s.Workload.Image, s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), s.AnyPort, dns, environment.Fixed(s)})
 	if err != nil {
 		panic(err) // strings and numbers only
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:8])
 }
-

@@ -22,6 +22,7 @@ type replica struct {
 	service model.ServiceName
 	hash    string
 	ports   []listen.Port
+	any     bool // nobody wrote the only port
 	drain   time.Duration
 	timeout time.Duration
 
@@ -46,8 +47,9 @@ type box struct {
 	pid          int    // 0: the process cannot be seen from here
 	addr4, addr6 netip.Addr
 	started      time.Time
-	ready        bool // it was
-	late6        bool // it serves, but does not answer at addr6 yet
+	port         uint16 // that it listens on in place of the only one of ports; 0: none
+	ready        bool   // it was
+	late6        bool   // it serves, but does not answer at addr6 yet
 }
 
 func newReplica(id string, service model.ServiceName, hash string) *replica {
@@ -60,7 +62,7 @@ func newReplica(id string, service model.ServiceName, hash string) *replica {
 func (r *Runner) public(rep *replica) activator.Replica {
 	out := activator.Replica{
 		ID: rep.id, Service: rep.service, Driver: "docker", Phase: rep.phase, Reason: rep.reason,
-		Addr4: rep.box.addr4, Addr6: rep.box.addr6, PID: rep.box.pid, Since: rep.since, Next: rep.next, Restarts: rep.restarts,
+		Addr4: rep.box.addr4, Addr6: rep.box.addr6, Port: rep.box.port, PID: rep.box.pid, Since: rep.since, Next: rep.next, Restarts: rep.restarts,
 		Log: "docker logs " + nameOf(r.owner, rep.id), Hopeless: rep.hopeless, Started: rep.box.started,
 	}
 	if rep.box.late6 {
@@ -75,7 +77,10 @@ func (r *Runner) public(rep *replica) activator.Replica {
 // sockets is the replica as package listen looks at it. The caller holds the
 // lock.
 func (rep *replica) sockets() listen.Replica {
-	out := listen.Replica{PID: rep.box.pid, Ports: rep.ports}
+	out := listen.Replica{PID: rep.box.pid, Ports: rep.ports, Any: rep.any}
+	if rep.box.port != 0 {
+		out.Ports = []listen.Port{{Number: rep.box.port}}
+	}
 	for _, a := range []netip.Addr{rep.box.addr4, rep.box.addr6} {
 		if a.IsValid() {
 			out.Addrs = append(out.Addrs, a)
@@ -198,14 +203,22 @@ func (r *Runner) watch(ctx context.Context, rep *replica) (how string, ended boo
 		wg.Go(func() { r.probe(ctx, rep) })
 	}
 	for {
+		var alone <-chan time.Time // nobody tells of the process's end
+		if !r.answers() {
+			alone = time.After(lookAlone)
+		}
 		select {
 		case <-ctx.Done():
 			return "", false
 		case <-rep.stop:
 			return "", false
 		case <-rep.touched:
+			how, ended = r.ended(ctx, rep)
+		case <-alone:
+			b, _ := r.look(rep)
+			how, ended = "it ended while the Docker daemon was away", b.pid != 0 && !visible(b.pid, b.id)
 		}
-		if how, ended = r.ended(ctx, rep); ended {
+		if ended {
 			cancel()
 			wg.Wait() // the prober must not call it ready after this
 			return how, true
@@ -213,25 +226,32 @@ func (r *Runner) watch(ctx context.Context, rep *replica) (how string, ended boo
 	}
 }
 
+// lookAlone is how often a process is looked at while the daemon is away.
+const lookAlone = 250 * time.Millisecond
+
 // probe waits until the replica answers, or ctx ends.
 func (r *Runner) probe(ctx context.Context, rep *replica) {
 	b, sockets := r.look(rep)
 	r.mu.Lock()
 	timeout := rep.timeout
 	r.mu.Unlock()
-	ready := r.ear.Await(ctx, listen.Start{
+	port, ready := r.ear.Await(ctx, listen.Start{
 		Replica: sockets, Since: b.started, Timeout: timeout, Now: r.cfg.Now, Tell: func(why string) { r.tell(rep, why) },
 	})
 	if !ready {
 		return
 	}
+	if port != 0 {
+		sockets.Ports = []listen.Port{{Number: port}}
+	}
 	late := b.addr4.IsValid() && b.addr6.IsValid() && !sockets.Reaches(ctx, b.addr6, soon)
 	r.update(func() {
-		rep.box.ready, rep.box.late6 = true, late
+		rep.box.ready, rep.box.late6, rep.box.port = true, late, port
 		if rep.phase == activator.Starting {
 			r.enter(rep, activator.Ready, "")
 		}
 	})
+	r.note(rep)
 	r.cfg.Log.Info("replica is ready", "replica", rep.id, "after", r.cfg.Now().Sub(b.started).Round(time.Millisecond))
 	if late && sockets.Reaches(ctx, b.addr6, lateTime) {
 		r.update(func() { rep.box.late6 = false })
@@ -262,6 +282,7 @@ func (r *Runner) tell(rep *replica, why string) {
 
 // fall puts the replica, of which nothing runs, into backoff.
 func (r *Runner) fall(rep *replica, reason string, hopeless bool) {
+	r.unnote(rep.id)
 	r.update(func() {
 		now := r.cfg.Now()
 		served := time.Duration(-1)

@@ -21,6 +21,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/dockerd"
 	"github.com/fairlead-lb/fairlead/pkg/environment"
+	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 )
 
 // workTime bounds what the daemon does for one container: making, starting,
@@ -69,7 +70,7 @@ func (r *Runner) start(ctx context.Context, rep *replica) error {
 		return err
 	}
 	r.update(func() {
-		rep.box, rep.ports = b, w.ports()
+		rep.box, rep.ports, rep.any = b, listen.PortsOf(w.spec.Ports), w.spec.AnyPort
 		if !stopped(rep) {
 			r.enter(rep, activator.Starting, "started just now")
 		}

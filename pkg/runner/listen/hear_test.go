@@ -49,7 +49,8 @@ func await(t *testing.T, e *Ear, s Start) (ready *atomic.Int32, done chan bool) 
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		done <- e.Await(ctx, s)
+		_, ok := e.Await(ctx, s)
+		done <- ok
 	}()
 	t.Cleanup(func() { cancel(); <-ended })
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {

@@ -62,6 +62,8 @@ type Replica struct {
 	PID   int          // in the agent's PID namespace; 0: it cannot be seen from here
 	Addrs []netip.Addr // where the host reaches it
 	Ports []Port
+	// Any: nobody wrote the only port of Ports, which is TCP; another one will do.
+	Any bool
 }
 
 // Connections counts the TCP connections that are open to the replica's ports,

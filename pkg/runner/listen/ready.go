@@ -40,26 +40,40 @@ type Start struct {
 	Ready func()
 }
 
+// anyGrace is how long a replica that listens on another port than the one it
+// was told has to open that one as well.
+const anyGrace = 100 * time.Millisecond
+
 // Await waits until the replica is ready, or ctx ends before it is (false). After the
-// timeout it goes on. The look at the beginning finds what was there before.
-func (e *Ear) Await(ctx context.Context, s Start) bool {
+// timeout it goes on. The look at the beginning finds what was there before. port
+// is that of a replica that may have Any and does not listen on its own; else 0.
+func (e *Ear) Await(ctx context.Context, s Start) (port uint16, ready bool) {
 	w, hears, stop := e.await(s)
 	defer stop()
-	told := false // it, or some replica, has just listened
+	told := false      // it, or some replica, has just listened
+	var find time.Time // when another port was found
 	for pause := probeMin; ; pause = min(2*pause, probeMax) {
 		if hears && s.PID != 0 && (!s.Head || !told) {
 			pause = probeSlow
 		}
 		if w.done.Load() {
-			return true
+			return 0, true
 		}
 		why := s.look(ctx, told)
 		if ctx.Err() != nil {
-			return w.done.Load()
+			return 0, w.done.Load()
 		}
 		if why == "" {
 			w.ready()
-			return true
+			return 0, true
+		}
+		if other := s.Other(ctx); other != 0 {
+			if now := time.Now(); find.IsZero() {
+				find = now
+			} else if now.Sub(find) >= anyGrace {
+				return other, true
+			}
+			pause = min(pause, anyGrace)
 		}
 		if s.Timeout > 0 && s.Now().Sub(s.Since) >= s.Timeout {
 			why = fmt.Sprintf("not ready within the startTimeout of %s: %s", s.Timeout, why)
@@ -68,7 +82,7 @@ func (e *Ear) Await(ctx context.Context, s Start) bool {
 		s.Tell(why)
 		select {
 		case <-ctx.Done():
-			return w.done.Load()
+			return 0, w.done.Load()
 		case <-w.told:
 			told, pause = true, probeMin
 			continue
@@ -113,6 +127,11 @@ func (r Replica) Unready(ctx context.Context) string {
 	for _, l := range listening {
 		have = append(have, socket{local: l.local})
 	}
+	if r.Any && !slices.ContainsFunc(have, func(s socket) bool { return !s.local.Addr().IsLoopback() }) {
+		for _, s := range have {
+			tcp = append(tcp, s.local.Port()) // any of them would do
+		}
+	}
 	if why := diagnose(tcp, have, "listens"); why != "" {
 		return why
 	}
@@ -127,6 +146,32 @@ func (r Replica) Unready(ctx context.Context) string {
 		}
 	}
 	return fmt.Sprintf("it listens, but does not answer the host: %v", err)
+}
+
+// Other is the lowest port on which a replica that may have Any takes
+// connections from the host; 0: none.
+func (r Replica) Other(ctx context.Context) uint16 {
+	if !r.Any || r.PID == 0 {
+		return 0
+	}
+	all, err := sockets(r.PID, "tcp")
+	if err != nil {
+		return 0
+	}
+	var ports []uint16
+	for _, s := range all {
+		if s.state == tcpListen && !s.local.Addr().IsLoopback() {
+			ports = append(ports, s.local.Port())
+		}
+	}
+	slices.Sort(ports)
+	for _, port := range slices.Compact(ports) {
+		r.Ports = []Port{{Number: port}}
+		if r.answers(ctx) {
+			return port
+		}
+	}
+	return 0
 }
 
 // unanswered says why no connection can be made to a replica whose sockets

@@ -40,7 +40,7 @@ func (r *Runner) start(ctx context.Context, rep *replica) error {
 				"stop it, or end them with `echo 1 > %[1]s/cgroup.kill`", rep.paths.cgroup, pids)
 		}
 	}
-	rec.PID, rec.Start, rec.Ready, rec.Since = 0, "", false, r.cfg.Now()
+	rec.PID, rec.Start, rec.Ready, rec.Port, rec.Since = 0, "", false, 0, r.cfg.Now()
 	if err := rec.save(rep.paths.record); err != nil {
 		return err
 	}

@@ -228,7 +228,8 @@ func hashOf(s activator.Spec, resolver bool) string {
 		Ports    []listen.Port
 		Resolver bool `json:",omitempty"`
 		Told     []string
-	}{s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), resolver, environment.Fixed(s)})
+		AnyPort  bool `json:",omitempty"`
+	}{s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), resolver, environment.Fixed(s), s.AnyPort})
 	if err != nil {
 		panic(err) // strings and numbers only
 	}

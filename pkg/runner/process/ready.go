@@ -33,7 +33,7 @@ func (r *Runner) probe(ctx context.Context, rep *replica) {
 	if err != nil {
 		r.cfg.Log.Warn("a replica that starts is looked at whenever one listens", "replica", rep.id, "error", err)
 	}
-	ready := r.ear.Await(ctx, listen.Start{
+	port, ready := r.ear.Await(ctx, listen.Start{
 		Replica: rec.sockets(), Netns: cookie, Head: rec.Head, Since: rec.Since, Timeout: rec.Timeout, Now: r.cfg.Now,
 		Ready: func() { r.herald(rep) },
 		Tell: func(why string) {
@@ -47,7 +47,7 @@ func (r *Runner) probe(ctx context.Context, rep *replica) {
 		},
 	})
 	if ready {
-		r.becomeReady(rep)
+		r.becomeReady(rep, port)
 	}
 }
 
@@ -67,14 +67,14 @@ func (r *Runner) herald(rep *replica) {
 }
 
 // becomeReady notes it for the next agent before anybody else is told.
-func (r *Runner) becomeReady(rep *replica) {
+func (r *Runner) becomeReady(rep *replica, port uint16) {
 	_, rec := r.look(rep)
-	rec.Ready = true
+	rec.Ready, rec.Port = true, port
 	if err := rec.save(rep.paths.record); err != nil {
 		r.cfg.Log.Warn("the next agent will probe this replica again", "replica", rep.id, "error", err)
 	}
 	r.update(func() {
-		rep.rec.Ready = true
+		rep.rec.Ready, rep.rec.Port = true, port
 		if rep.phase == activator.Starting {
 			r.enter(rep, activator.Ready, "")
 		}

@@ -35,6 +35,8 @@ type record struct {
 	Hash     string            `json:"hash"`
 	Cgroup   string            `json:"cgroup"` // the parent, as configured when it was made
 	Ports    []listen.Port     `json:"ports"`
+	AnyPort  bool              `json:"anyPort,omitempty"` // nobody wrote the only port
+	Port     uint16            `json:"port,omitempty"`    // that this process listens on in place of it; 0: none
 	Addr4    netip.Addr        `json:"addr4,omitzero"`
 	Addr6    netip.Addr        `json:"addr6,omitzero"`
 	Gateway4 netip.Addr        `json:"gateway4,omitzero"`
@@ -53,7 +55,10 @@ type record struct {
 
 // sockets is the replica as package listen looks at it.
 func (rec record) sockets() listen.Replica {
-	r := listen.Replica{PID: rec.PID, Ports: rec.Ports}
+	r := listen.Replica{PID: rec.PID, Ports: rec.Ports, Any: rec.AnyPort}
+	if rec.Port != 0 {
+		r.Ports = []listen.Port{{Number: rec.Port}}
+	}
 	for _, x := range rec.hops() {
 		r.Addrs = append(r.Addrs, x.addr)
 	}

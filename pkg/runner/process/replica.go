@@ -37,7 +37,7 @@ type replica struct {
 func (rep *replica) public() activator.Replica {
 	out := activator.Replica{
 		ID: rep.id, Service: rep.rec.Service, Driver: "process",
-		Phase: rep.phase, Reason: rep.reason, Addr4: rep.rec.Addr4, Addr6: rep.rec.Addr6,
+		Phase: rep.phase, Reason: rep.reason, Addr4: rep.rec.Addr4, Addr6: rep.rec.Addr6, Port: rep.rec.Port,
 		Since: rep.since, Next: rep.next, Restarts: rep.rec.Restarts, Log: rep.log, Hopeless: rep.hopeless,
 	}
 	if rep.proc != nil {
@@ -194,7 +194,7 @@ func (r *Runner) fall(rep *replica, reason string, hopeless bool) {
 			served = now.Sub(rep.rec.Since)
 		}
 		rep.delay = r.backoff.Next(rep.delay, served)
-		rep.rec.PID, rep.rec.Start, rep.rec.Ready = 0, "", false
+		rep.rec.PID, rep.rec.Start, rep.rec.Ready, rep.rec.Port = 0, "", false, 0
 		rep.rec.Restarts++
 		if !stopped(rep) {
 			r.enter(rep, activator.Backoff, reason)

@@ -202,7 +202,8 @@ func (r *Runner) reconcileService(name model.ServiceName, addressed func(record)
 	for range start {
 		rep := r.newReplica(record{
 			Version: recordVersion, ID: rollout.FreeID(name, func(id string) bool { return r.replicas[id] != nil }), Service: name, Hash: w.hash, Cgroup: r.cfg.Cgroup, Ports: listen.PortsOf(w.spec.Ports),
-			Head: w.spec.Workload.Ready == "http-head",
+			Head:    w.spec.Workload.Ready == "http-head",
+			AnyPort: w.spec.AnyPort,
 		})
 		r.enter(rep, activator.Starting, "being set up")
 		rep.learn(w.spec)

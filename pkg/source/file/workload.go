@@ -3,6 +3,7 @@
 package file
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -89,6 +90,23 @@ func (w *rawWorkload) build(d *decoder, contextID string) *model.Workload {
 		Driver: w.driver, Command: w.command.v, Image: w.image.v, Env: w.env.v, Identity: w.identity, Roles: w.roles,
 		Scale: w.scale.build(d), Ready: w.ready,
 	}
+}
+
+// assume takes the port that a workload is told for its only container port,
+// where none is written; which one it listens on shows when it runs (row D04).
+func (s *rawService) assume(d *decoder, svc *model.Service) {
+	if s.workload == nil || s.run.container.given() || len(svc.Ports) != 1 || svc.Ports[0].Protocol != model.TCP {
+		return
+	}
+	if text, set := s.workload.env.v["PORT"]; set {
+		n, err := strconv.ParseUint(text, 10, 16)
+		if err != nil || n == 0 {
+			d.report(s.workload.env.child("PORT"), "got %s, want a port from 1 to 65535, or write run.containerPort", quote(text))
+			return
+		}
+		svc.Ports[0].Container = uint16(n)
+	}
+	svc.Assumed = svc.Ports[0].Container
 }
 
 func (s *rawScale) build(d *decoder) model.Scale {
