@@ -109,13 +109,17 @@ func (c *crowd) weigh() error {
 func (b *bench) costs(crowds []*crowd) {
 	n, none := float64(b.cfg.sleepers), crowds[0]
 	t := &report.Table{Title: "Agents that do nothing", Head: []string{"", "CPU, ms per minute", "in use, bytes each", "private, bytes each"}}
-	t.Notes = []string{"in use: after a garbage collection; private: of the process, with what Go keeps for later",
-		"each: what is more than with no service, by the service; aims: no CPU, 2 048 bytes more than with a fixed address"}
+	t.Notes = []string{
+		"in use: after a garbage collection; private: of the process, with what Go keeps for later",
+		"each: what is more than with no service, by the service; aims: no CPU, 2 048 bytes more than with a fixed address",
+	}
 	for _, c := range crowds {
 		cpu := float64(c.cpu) / 1e6 * float64(time.Minute) / float64(b.cfg.quiet)
 		live, private := float64(c.live-none.live)/n, float64(c.private-none.private)/n
-		b.rows = append(b.rows, report.Row{Case: "CPU per minute of an agent that does nothing", Subject: c.title, Value: cpu, Unit: "ms",
-			Baseline: none.title, Ratio: report.Ratio(float64(c.cpu), float64(none.cpu)), Rounds: 1})
+		b.rows = append(b.rows, report.Row{
+			Case: "CPU per minute of an agent that does nothing", Subject: c.title, Value: cpu, Unit: "ms",
+			Baseline: none.title, Ratio: report.Ratio(float64(c.cpu), float64(none.cpu)), Rounds: 1,
+		})
 		cells := []string{c.title, fmt.Sprintf("%.1f", cpu), "–", "–"}
 		if c != none {
 			cells[2], cells[3] = report.Number(int(live)), report.Number(int(private))

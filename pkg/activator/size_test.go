@@ -71,9 +71,15 @@ func TestScale(t *testing.T) {
 			wait time.Duration
 			want int
 		}{
-			{10, 2 * sizeLook, 1}, {11, 2 * sizeLook, 2}, {35, 2 * sizeLook, 4}, {1000, 2 * sizeLook, 5},
-			{0, shrinkTime / 2, 5}, {45, 2 * sizeLook, 5}, // a short pause is none
-			{0, shrinkTime + 3*sizeLook, 4}, {0, shrinkTime + sizeLook, 3}, {0, 10 * shrinkTime, 1},
+			{10, 2 * sizeLook, 1},
+			{11, 2 * sizeLook, 2},
+			{35, 2 * sizeLook, 4},
+			{1000, 2 * sizeLook, 5},
+			{0, shrinkTime / 2, 5},
+			{45, 2 * sizeLook, 5}, // a short pause is none
+			{0, shrinkTime + 3*sizeLook, 4},
+			{0, shrinkTime + sizeLook, 3},
+			{0, 10 * shrinkTime, 1},
 		} {
 			c.use(s.open)
 			time.Sleep(s.wait)

@@ -50,7 +50,8 @@ func (o *Objects) WatchListens(cgroup string, notify func(Listen)) (io.Closer, e
 		prog string
 	}{
 		{ebpf.AttachCGroupSockOps, opsProgFlOps},
-		{ebpf.AttachCGroupInet4PostBind, opsProgFlBind4}, {ebpf.AttachCGroupInet6PostBind, opsProgFlBind6},
+		{ebpf.AttachCGroupInet4PostBind, opsProgFlBind4},
+		{ebpf.AttachCGroupInet6PostBind, opsProgFlBind6},
 	} {
 		l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: h.at, Program: o.progs[h.prog]})
 		if err != nil {

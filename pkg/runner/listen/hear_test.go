@@ -79,8 +79,12 @@ func TestW08HeardIsReady(t *testing.T) {
 		right Heard
 	}{
 		"tcp": {tcp, []Heard{
-			{9, at("0.0.0.0", 1), false}, {7, at("0.0.0.0", 2), false}, {7, at("127.0.0.1", 1), false}, {7, at("10.66.0.9", 1), false},
-			{7, at("0.0.0.0", 53), true}, {0, at("0.0.0.0", 1), false},
+			{9, at("0.0.0.0", 1), false},
+			{7, at("0.0.0.0", 2), false},
+			{7, at("127.0.0.1", 1), false},
+			{7, at("10.66.0.9", 1), false},
+			{7, at("0.0.0.0", 53), true},
+			{0, at("0.0.0.0", 1), false},
 		}, Heard{7, at("::", 1), false}},
 		"udp": {udp, []Heard{{8, at("0.0.0.0", 53), false}, {8, at("127.0.0.1", 53), true}}, Heard{8, at("10.66.0.2", 53), true}},
 	} {
