@@ -56,7 +56,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		Behind: func() []string { return nil },
 
 		Wakes: func() metrics.Wakes {
-			return metrics.Wakes{Asleep: map[string]bool{"": true}, Counts: []metrics.WakeCount{{}}, Times: []metrics.WakeTime{{}}, Replicas: map[string]int{"": 0}}
+			return metrics.Wakes{Asleep: map[string]bool{"": true}, Counts: []metrics.WakeCount{{}}, Times: []metrics.WakeTime{{}}, Replicas: map[string]int{"": 1}}
 		},
 		Held: func() metrics.Held {
 			return metrics.Held{Results: map[string]uint64{"": 0}, By: map[string]uint64{"": 0}}

@@ -56,7 +56,8 @@ type told struct {
 	answered  int64 // the client had its answer
 }
 
-const patience = 90 * time.Second
+// patience is longer than a start may take.
+const patience = 6 * time.Minute
 
 // visit connects from a namespace, sends a byte and reads what the program
 // tells.

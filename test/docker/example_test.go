@@ -5,6 +5,7 @@ package docker_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -40,4 +41,10 @@ func TestExample(t *testing.T) {
 	w.replicas("shop/web", 1)
 	w.answers(vip4(61, 80), "", "web")
 	w.remove("web")
+	for host, want := range map[string]string{w.Host(): "cgroups by cgroupfs", "unix:///no/such/socket": "no Docker daemon answers at unix:///no/such/socket"} {
+		out, err := exec.Command(dockertest.Program(t), "doctor", "--docker", host).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("doctor: %v: %s; want %q", err, out, want)
+		}
+	}
 }

@@ -6,6 +6,7 @@
 package docker_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -239,9 +240,9 @@ func (w *world) asleep(service string) {
 // get asks over HTTP from the client's namespace, over a connection of its own.
 func (w *world) get(to netip.AddrPort, host string) (code int, body string, err error) {
 	dial := net.Dialer{Timeout: patience}
-	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (c net.Conn, err error) { //nolint:staticcheck // on a thread of the client's
+	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (c net.Conn, err error) {
 		w.client.Do(w.t, func() error {
-			c, err = dial.Dial("tcp", to.String())
+			c, err = dial.DialContext(ctx, "tcp", to.String())
 			return nil
 		})
 		return c, err

@@ -45,9 +45,9 @@ const (
 
 // Start starts a daemon in the calling thread's namespaces, with all it keeps
 // below a temporary directory, its containers' cgroups below cgroup ("/NAME").
-// It is stopped at the end of the test. enter, if given, is put before its
-// command, such as nsenter.
-func Start(t testing.TB, cgroup string, enter ...string) *Dockerd {
+// It is stopped at the end of the test. prepare is told the directory for its
+// images and containers.
+func Start(t testing.TB, cgroup string, prepare ...func(data string)) *Dockerd {
 	t.Helper()
 	path, err := exec.LookPath("dockerd")
 	if err != nil {
@@ -58,9 +58,13 @@ func Start(t testing.TB, cgroup string, enter ...string) *Dockerd {
 		t.Fatal(err)
 	}
 	d := &Dockerd{Dir: dir}
-	d.args = append(enter, path, "--data-root", d.path("data"), "--exec-root", d.path("exec"), "--host", "unix://"+d.path("sock"),
+	must(t, os.Mkdir(d.path("data"), 0o710))
+	for _, f := range prepare {
+		f(d.path("data"))
+	}
+	d.args = []string{path, "--data-root", d.path("data"), "--exec-root", d.path("exec"), "--host", "unix://" + d.path("sock"),
 		"--pidfile", d.path("pid"), "--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", cgroup, "--storage-driver", "overlay2",
-		"--config-file", d.path("config.json"), "--bip", Bridge4, "--ipv6", "--fixed-cidr-v6", Bridge6, "--shutdown-timeout", "5")
+		"--config-file", d.path("config.json"), "--bip", Bridge4, "--ipv6", "--fixed-cidr-v6", Bridge6, "--shutdown-timeout", "5"}
 	if d.Daemon, err = dockerd.Dial("unix://" + d.path("sock")); err != nil {
 		t.Fatal(err)
 	}
@@ -85,6 +89,13 @@ func Start(t testing.TB, cgroup string, enter ...string) *Dockerd {
 	})
 	d.Up(t)
 	return d
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (d *Dockerd) path(name string) string { return filepath.Join(d.Dir, name) }
@@ -209,7 +220,7 @@ func unmountBelow(dir string) {
 	}
 	for line := range bytes.Lines(text) {
 		if f := bytes.Fields(line); len(f) > 4 && bytes.HasPrefix(f[4], []byte(dir+"/")) {
-			_ = unix.Unmount(string(f[4]), unix.MNT_DETACH)
+			defer func() { _ = unix.Unmount(string(f[4]), unix.MNT_DETACH) }() // the last mounted first
 		}
 	}
 }

@@ -5,6 +5,7 @@ package docker_test
 import (
 	"context"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,6 +90,10 @@ func TestDaemonRestarts(t *testing.T) {
 	more.Replicas = 2
 	b.Want(more) // waits for the daemon
 	b.Await("second replica that waits", func(all []activator.Replica) bool { return len(all) == 2 && all[1].Phase == activator.Starting })
+	if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.Await("word of its end, though the daemon is away", func(all []activator.Replica) bool { return all[0].Phase == activator.Backoff })
 	w.Up(t)
 	for _, rep := range b.Await("both replicas", allReady(2)) {
 		runnertest.Fetch(t, rep.Addr4, 8080)
@@ -159,5 +164,37 @@ func TestCleanup(t *testing.T) {
 	}
 	if removed, err := docker.Cleanup(ctx, w.cfg.RunDir); err != nil || len(removed) > 0 {
 		t.Errorf("a second time: removed %v, %v", removed, err)
+	}
+}
+
+// TestRestartWithoutDaemon: an agent that starts while the daemon is away knows
+// the replicas that served, and does not take one that ended for alive.
+func TestRestartWithoutDaemon(t *testing.T) {
+	w := newWorld(t)
+	web, ended := app("web", 8080, "--http", ":8080"), app("ended", 8080, "--http", ":8080")
+	first := w.start(t)
+	first.Want(web, ended)
+	before := first.Await("two ready replicas", allReady(2))
+	first.Abandon()
+	w.Kill(t)
+	if err := syscall.Kill(before[0].PID, syscall.SIGKILL); err != nil { // shop.ended.1
+		t.Fatal(err)
+	}
+	second := w.start(t)
+	all := second.Await("replica that serves, and no other", func(all []activator.Replica) bool { // the dead one may not be gone at once
+		return len(all) > 0 && runnertest.IsReady(all[len(all)-1]) && (len(all) == 1 || all[0].Phase == activator.Backoff)
+	})
+	rep := all[len(all)-1]
+	if !same(rep, before[1]) {
+		t.Errorf("there is %+v, want %+v", rep, before[1])
+	}
+	runnertest.Fetch(t, rep.Addr4, 8080)
+	second.Want(web, ended)
+	w.Up(t)
+	for _, rep := range second.Await("both replicas", func(all []activator.Replica) bool { return allReady(2)(all) && all[1].PID != before[1].PID }) {
+		runnertest.Fetch(t, rep.Addr4, 8080)
+	}
+	if names := w.Names(t, true); len(names) != 2 {
+		t.Errorf("containers %v, want two", names)
 	}
 }

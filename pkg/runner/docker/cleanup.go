@@ -42,6 +42,9 @@ func (r *Runner) noteHere() error {
 // forgetHere is for when all containers are gone.
 func (r *Runner) forgetHere() error {
 	r.removeCgroup()
+	if err := os.RemoveAll(r.records()); err != nil {
+		return err
+	}
 	if err := os.Remove(r.here()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -34,9 +34,9 @@ type world struct {
 	cfg docker.Config
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, prepare ...func(data string)) *world {
 	t.Helper()
-	w := &world{Dockerd: dockertest.Start(t, dockertest.Cgroup())}
+	w := &world{Dockerd: dockertest.Start(t, dockertest.Cgroup(), prepare...)}
 	w.Import(t, "app:1", dockertest.Program(t))
 	root, err := listen.Cgroup2()
 	if err != nil {

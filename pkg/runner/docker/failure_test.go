@@ -7,12 +7,15 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/runner/runnertest"
@@ -147,4 +150,27 @@ func TestForeignContainer(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestDiskFull: a daemon without room says so in words, and starts the replica
+// once there is some.
+func TestDiskFull(t *testing.T) {
+	data := ""
+	w := newWorld(t, func(dir string) {
+		data = dir
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=128m"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	filler := filepath.Join(data, "filler")
+	if err := os.WriteFile(filler, make([]byte, 128<<20), 0o600); err == nil {
+		t.Fatal("the disk is not full")
+	}
+	b := w.start(t)
+	b.Want(app("web", 8080, "--http", ":8080"))
+	b.One("word of the full disk", runnertest.Says("the Docker daemon's disk is full"))
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	b.One("ready replica", runnertest.IsReady)
 }

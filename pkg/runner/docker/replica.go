@@ -203,20 +203,31 @@ func (r *Runner) watch(ctx context.Context, rep *replica) (how string, ended boo
 		wg.Go(func() { r.probe(ctx, rep) })
 	}
 	for {
+		var alone <-chan time.Time // nobody tells of the process's end
+		if !r.answers() {
+			alone = time.After(lookAlone)
+		}
 		select {
 		case <-ctx.Done():
 			return "", false
 		case <-rep.stop:
 			return "", false
 		case <-rep.touched:
+			how, ended = r.ended(ctx, rep)
+		case <-alone:
+			b, _ := r.look(rep)
+			how, ended = "it ended while the Docker daemon was away", b.pid != 0 && !visible(b.pid, b.id)
 		}
-		if how, ended = r.ended(ctx, rep); ended {
+		if ended {
 			cancel()
 			wg.Wait() // the prober must not call it ready after this
 			return how, true
 		}
 	}
 }
+
+// lookAlone is how often a process is looked at while the daemon is away.
+const lookAlone = 250 * time.Millisecond
 
 // probe waits until the replica answers, or ctx ends.
 func (r *Runner) probe(ctx context.Context, rep *replica) {
@@ -240,6 +251,7 @@ func (r *Runner) probe(ctx context.Context, rep *replica) {
 			r.enter(rep, activator.Ready, "")
 		}
 	})
+	r.note(rep)
 	r.cfg.Log.Info("replica is ready", "replica", rep.id, "after", r.cfg.Now().Sub(b.started).Round(time.Millisecond))
 	if late && sockets.Reaches(ctx, b.addr6, lateTime) {
 		r.update(func() { rep.box.late6 = false })
@@ -270,6 +282,7 @@ func (r *Runner) tell(rep *replica, why string) {
 
 // fall puts the replica, of which nothing runs, into backoff.
 func (r *Runner) fall(rep *replica, reason string, hopeless bool) {
+	r.unnote(rep.id)
 	r.update(func() {
 		now := r.cfg.Now()
 		served := time.Duration(-1)

@@ -21,7 +21,7 @@ import (
 )
 
 // adoptTime bounds the wait for a daemon that may have containers of an earlier
-// agent, before others are published without them.
+// agent, before others are published without those that nothing is known of.
 const adoptTime = 3 * time.Second
 
 // Run adopts what an earlier agent left and keeps the wanted replicas running
@@ -64,13 +64,14 @@ func (r *Runner) Run(ctx context.Context, changed func()) error {
 		following.Go(func() { r.follow(ctx, sync.OnceFunc(func() { close(synced) })) })
 	})
 	if r.leftHere() {
+		r.recall()
 		follow()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-synced:
 		case <-time.After(adoptTime):
-			r.cfg.Log.Error("containers of an earlier agent are not known yet, the rest goes on without them", "daemon", host)
+			r.cfg.Log.Error("the Docker daemon does not answer: only those of its containers that served are known", "daemon", host)
 		}
 	}
 	r.mu.Lock()
@@ -103,17 +104,18 @@ func (r *Runner) follow(ctx context.Context, synced func()) {
 	})
 }
 
-// lost has keepers wait. What ran is taken to run on: the daemon's API is not
-// the containers.
+// lost has keepers wait. What ran is taken to run on as long as its process can
+// be seen, or could not be seen before: the daemon's API is not the containers.
 func (r *Runner) lost(err error) {
 	why := r.daemon.Explain(err)
 	r.cfg.Log.Error("the Docker daemon is away, its containers are taken to run on", "daemon", r.daemon.Host(), "error", why)
 	r.update(func() {
 		r.away = why
-		select {
-		case <-r.up:
+		if r.isUp() {
 			r.up = make(chan struct{})
-		default:
+		}
+		for _, rep := range r.replicas {
+			rep.touch()
 		}
 	})
 }
@@ -155,15 +157,15 @@ func (r *Runner) adopt(ctx context.Context, all []container.Summary) {
 					return err
 				})
 			}
-			r.adoptOne(found, b)
+			if rep := r.adoptOne(found, b); rep != nil && b.ready {
+				r.note(rep)
+			}
 		})
 	}
 	wg.Wait()
 	r.update(func() {
 		r.away = ""
-		select {
-		case <-r.up:
-		default:
+		if !r.isUp() {
 			close(r.up)
 		}
 		for _, rep := range r.replicas {
@@ -172,12 +174,13 @@ func (r *Runner) adopt(ctx context.Context, all []container.Summary) {
 	})
 }
 
-func (r *Runner) adoptOne(found *replica, b box) {
+// adoptOne takes over a replica; nil: it is known, or nothing runs of it.
+func (r *Runner) adoptOne(found *replica, b box) *replica {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rep := r.replicas[found.id]
 	if rep != nil && (rep.box.id != "" || r.isUp()) {
-		return // its keeper looks after it
+		return nil // its keeper looks after it
 	}
 	if rep == nil {
 		rep = found
@@ -190,13 +193,14 @@ func (r *Runner) adoptOne(found *replica, b box) {
 		if rep.want == nil {
 			r.enter(rep, activator.Backoff, "ended while no agent ran")
 		}
-		return
+		return nil
 	case b.ready:
 		r.enter(rep, activator.Ready, "")
 	default:
 		r.enter(rep, activator.Starting, "")
 	}
 	r.cfg.Log.Info("replica adopted", "replica", rep.id, "container", b.id[:min(12, len(b.id))], "phase", string(rep.phase))
+	return rep
 }
 
 // isUp tells whether keepers may work. The caller holds the lock.
@@ -207,6 +211,13 @@ func (r *Runner) isUp() bool {
 	default:
 		return false
 	}
+}
+
+// answers tells whether the daemon does.
+func (r *Runner) answers() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.isUp()
 }
 
 // reconcile compares what is wanted with what there is, and sees that every

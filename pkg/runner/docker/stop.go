@@ -41,6 +41,7 @@ func (r *Runner) retire(ctx context.Context, rep *replica) {
 		}
 		err := r.end(ctx, b.id, rep.id, stopTime)
 		if err == nil {
+			r.unnote(rep.id)
 			r.update(func() { delete(r.replicas, rep.id) })
 			r.cfg.Log.Info("replica removed", "replica", rep.id)
 			return

@@ -227,9 +227,9 @@ func hashOf(s activator.Spec, resolver bool) string {
 		Env      map[string]string
 		Ports    []listen.Port
 		Resolver bool `json:",omitempty"`
-		AnyPort  bool `json:",omitempty"`
 		Told     []string
-	}{s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), resolver, s.AnyPort, environment.Fixed(s)})
+		AnyPort  bool `json:",omitempty"`
+	}{s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), resolver, environment.Fixed(s), s.AnyPort})
 	if err != nil {
 		panic(err) // strings and numbers only
 	}

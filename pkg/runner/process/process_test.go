@@ -247,9 +247,10 @@ func TestScale(t *testing.T) {
 	}
 	s.Replicas = 1
 	b.apply(s)
-	last := slices.MaxFunc(all, func(a, b activator.Replica) int { return a.Started.Compare(b.Started) })
+	slices.SortFunc(all, func(x, y activator.Replica) int { return x.Started.Compare(y.Started) })
+	last := all[len(all)-1]
 	if left := b.await("one replica", ready(1)); left[0].PID != last.PID {
-		t.Errorf("left %+v, want the one started last, %+v", left, last)
+		t.Errorf("left %+v, want the one that was started last, %+v", left, last)
 	}
 	fetch(t, last.Addr4, 8090)
 	fetch(t, last.Addr6, 8090)
