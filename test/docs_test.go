@@ -19,7 +19,7 @@ import (
 // documents are those that people read first.
 var documents = []string{
 	"../README.md", "../CHANGELOG.md", "../docs/ARCHITECTURE.md", "../docs/operations.md", "../docs/design/0001-spine.md",
-	"../docs/design/0002-stateless.md", "../docs/design/0005-handover.md", "../docs/design/0006-http.md",
+	"../docs/design/0002-stateless.md", "../docs/design/0005-handover.md", "../docs/design/0006-http.md", "../docs/design/0009-tokens.md",
 }
 
 const operations = "../docs/operations.md"
@@ -55,7 +55,12 @@ func TestMetricsAreDocumented(t *testing.T) {
 		},
 		Behind: func() []string { return nil },
 
-		Wakes:        func() metrics.Wakes { return metrics.Wakes{Counts: []metrics.WakeCount{{}}} },
+		Wakes: func() metrics.Wakes {
+			return metrics.Wakes{Asleep: map[string]bool{"": true}, Counts: []metrics.WakeCount{{}}, Times: []metrics.WakeTime{{}}, Replicas: map[string]int{"": 1}}
+		},
+		Held: func() metrics.Held {
+			return metrics.Held{Results: map[string]uint64{"": 0}, By: map[string]uint64{"": 0}}
+		},
 		Questions:    func() map[string]uint64 { return map[string]uint64{"": 0} },
 		Certificates: func() []metrics.Certificate { return []metrics.Certificate{{}} },
 	}, metrics.Build{})

@@ -22,6 +22,9 @@ const linkPrefix = "link_"
 type pinned struct {
 	link link.Link
 	path string
+
+	prog *ebpf.Program // the last one that update was given, and its id
+	id   ebpf.ProgramID
 }
 
 // pin pins a new link; on an error the link is closed, which detaches it.
@@ -62,15 +65,18 @@ func (p *pinned) ifindex() (uint32, error) {
 
 // update replaces the link's program in place, if it is another one.
 func (p *pinned) update(prog *ebpf.Program) error {
-	want, err := programID(prog)
-	if err != nil {
-		return err
+	if p.prog != prog { // its id costs more to ask for than all the rest
+		id, err := programID(prog)
+		if err != nil {
+			return err
+		}
+		p.prog, p.id = prog, id
 	}
 	info, err := p.link.Info()
 	if err != nil {
 		return err
 	}
-	if info.Program == want {
+	if info.Program == p.id {
 		return nil
 	}
 	if err := p.link.Update(prog); err != nil {

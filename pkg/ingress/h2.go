@@ -3,6 +3,7 @@
 package ingress
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -137,7 +138,10 @@ func (t *Target) routeStream(s *session, x *stream, w http.ResponseWriter, r *ht
 	v := x.table.decide(&q, t.cfg.Certificates)
 	s.charge(&v, x.client)
 	if v.wake {
+		q.person = r.Method == http.MethodGet && !x.grpc && wantsHTML([]byte(r.Header.Get("Accept")))
 		x.table, v = t.wake(r.Context(), &q, v)
+	} else if v.lacks {
+		t.explain(&v)
 	}
 	x.verdict = v
 	switch {
@@ -146,6 +150,9 @@ func (t *Target) routeStream(s *session, x *stream, w http.ResponseWriter, r *ht
 		return
 	case v.redirect:
 		http.Redirect(w, r, "https://"+string(q.host)+x.table.https+r.RequestURI, http.StatusPermanentRedirect)
+		return
+	case v.keys:
+		sendAnswer(w, r, t.keysFor(r.Method, []byte(r.Header.Get("Accept")), x.id))
 		return
 	case v.empty && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		sendAnswer(w, r, placeholderFor(v.route.service, x.id))
@@ -164,6 +171,8 @@ func (t *Target) routeStream(s *session, x *stream, w http.ResponseWriter, r *ht
 	}
 	v.route.service.active.Add(1)
 	defer v.route.service.active.Add(-1)
+	s.occupy(v.route.service)
+	defer s.vacate()
 	t.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), streamKey{}, x)))
 }
 
@@ -206,8 +215,14 @@ func sendAnswer(w http.ResponseWriter, r *http.Request, a answer) {
 	h := w.Header()
 	h.Set("Content-Type", a.contentType)
 	h.Set("Content-Length", fmt.Sprint(len(a.body)))
-	h.Set("Cache-Control", "no-store")
+	h.Set("Cache-Control", cmp.Or(a.cache, "no-store"))
 	h.Set("X-Request-Id", a.id)
+	for line := range strings.Lines(a.extra) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		if name != "Connection" && name != "Upgrade" { // not of HTTP/2 (RFC 9113, 8.2.2)
+			h.Set(name, value)
+		}
+	}
 	if a.retry > 0 {
 		h.Set("Retry-After", fmt.Sprint(a.retry))
 	}

@@ -24,7 +24,7 @@ func (s *serving) relay(to *route, at netip.AddrPort, back conn.HalfCloser, tcp 
 		_ = client.Close()
 		_ = tcp.Close()
 	}
-	ses := &session{to: to, at: at, abort: cut}
+	ses := &session{to: to, at: at, abort: cut, client: s.c.Peer, since: s.now()}
 	leave := s.flows.add(ses)
 	var watch func([]byte)
 	if s.kind == Postgres {
