@@ -41,11 +41,8 @@ type config struct {
 
 func main() {
 	if role := os.Getenv(roleEnv); role != "" {
-		if err := play(role); err != nil {
-			fmt.Fprintln(os.Stderr, "bench-wake:", role+":", err)
-			os.Exit(1)
-		}
-		return
+		fmt.Fprintln(os.Stderr, "bench-wake:", role+":", play(role)) // it ends by an error only
+		os.Exit(1)
 	}
 	cfg := config{}
 	flag.IntVar(&cfg.rounds, "rounds", 200, "interleaved rounds: wakes of each subject")
