@@ -144,6 +144,12 @@ bench-http: ## CPU per HTTP request and per TLS handshake, beside nginx and HAPr
 	$(GO) build -buildvcs=false -o bin/bench-http ./bench/http
 	@$(SUDO) bin/bench-http -revision $(VERSION) $(ARGS)
 
+.PHONY: bench-wake
+bench-wake: build ## from listen() to the first byte, what sleeping services cost, a burst of wakes (root); ARGS as above
+	@scripts/setup.sh packages iproute2 curl
+	$(GO) build -buildvcs=false -o bin/bench-wake ./bench/wake
+	@$(SUDO) bin/bench-wake -revision $(VERSION) $(ARGS)
+
 .PHONY: clean
 clean: ## remove what the targets above made in this tree
 	rm -rf bin bench/out

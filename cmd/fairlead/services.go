@@ -155,6 +155,9 @@ func (a *app) printService(s admin.Service) {
 	if s.Sleep != nil {
 		add("sleep", s.Sleep.String())
 	}
+	if s.Scale != nil {
+		add("scale", s.Scale.String())
+	}
 	add("checks", s.LastResort)
 	add("not yet", strings.Join(s.NotServedYet, ", "))
 	t.write(a.out, p, "")
@@ -176,6 +179,7 @@ func (a *app) printService(s admin.Service) {
 		t.write(a.out, p, "")
 	}
 	a.printHosts(s.Hosts)
+	a.printUses(s.Uses, s.MoreUses)
 	fmt.Fprintln(a.out)
 	if len(s.Replicas) == 0 && s.Sleep != nil && s.Sleep.Stage != "stopped" {
 		fmt.Fprintln(a.out, "no replica runs: the first connection or request starts one and is answered by it")

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/dnsserver"
 	"github.com/fairlead-lb/fairlead/pkg/domain"
+	"github.com/fairlead-lb/fairlead/pkg/environment"
 	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/ipam"
@@ -34,6 +36,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/source/file"
 	"github.com/fairlead-lb/fairlead/pkg/standby"
 	"github.com/fairlead-lb/fairlead/pkg/tcproute"
+	"github.com/fairlead-lb/fairlead/pkg/token"
 )
 
 // build makes every source and target. A new front is one more line in
@@ -77,21 +80,28 @@ func build(a *Agent) (p parts, err error) {
 	settings := newSettled(config)
 	labels := labeled.New(labeled.Config{Settings: settings.docker, Define: defineBy(config), Log: log})
 	p.instead = func(netip.AddrPort) string { return "" }
+	keys, err := token.Open(token.Config{Path: tokensFile(state), Log: log})
+	if err != nil {
+		return p, err
+	}
+	told := a.told(keys)
 	workloads := activator.New(activator.Config{
-		Runners: a.runners(&p, k.objects.WatchListens, settings.dockerHost), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
+		Runners: a.runners(&p, hears(k.objects), told, settings.dockerHost), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
+		InFlight: func() map[model.ServiceName]int { return p.inFlight() },
 	})
 	held, err := standby.New(standby.Config{
 		Log: log, Listen: k.objects.Listen,
 		Own: func(addrs []netip.Addr) error { _, err := links.Own(nexthop.ForHolding, addrs); return err },
-		Wake: func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error) {
-			return workloads.Wake(ctx, name, "connection", who)
+		Enter: func(name model.ServiceName, who string) (standby.Place, error) {
+			return entered(workloads.Enter(name, "connection", who))
 		},
+		Joined: workloads.Joined,
 	})
 	if err != nil {
 		return p, err
 	}
 	closers = append(closers, held.Close)
-	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
+	scrape := metrics.New(metrics.Config{Reader: a.reader(), Keys: keys, Build: a.cfg.Build, Log: log})
 	closers = append(closers, func() { _ = scrape.Close() })
 	page := dashboard.New(dashboard.Config{Views: a.page(), Log: log})
 	closers = append(closers, func() { _ = page.Close() })
@@ -101,17 +111,20 @@ func build(a *Agent) (p parts, err error) {
 		Wake: func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error) {
 			return workloads.Wake(ctx, name, "connection", who)
 		},
+		Joined: workloads.Joined,
+		Why:    func(name model.ServiceName) string { why, _ := workloads.Why(name); return why },
 	})
 	if err != nil {
 		return p, err
 	}
 	closers = append(closers, func() { _ = router.Close() })
 	front := ingress.New(ingress.Config{
-		Log: log, Certificates: certificates, Sockets: newSockets(log), Listening: p.instead,
+		Log: log, Certificates: certificates, Sockets: newSockets(log), Listening: p.instead, Keys: keys.KeySet,
 		Wake: func(ctx context.Context, name model.ServiceName, who string) error {
 			_, err := workloads.Wake(ctx, name, "request", who)
 			return err
 		},
+		Joined: workloads.Joined, Why: workloads.Why,
 	})
 	closers = append(closers, front.Close)
 	p.withdrawal = &withdrawal{}
@@ -121,7 +134,7 @@ func build(a *Agent) (p parts, err error) {
 
 	p.sources = []source.Source{required{settings, fatal}, labels, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
-	plane := &told{Target: k.plane, tell: workloads.Applied}
+	plane := &telling{Target: k.plane, tell: workloads.Applied}
 	p.targets = [][]reconcile.Target{{k.links, held}, {plane, workloads, p.health, router, scrape, page, front, certificates, names}}
 	p.forward = []reconcile.Target{plane}
 	p.frontAddrs = front.Addrs
@@ -136,13 +149,16 @@ func build(a *Agent) (p parts, err error) {
 			return k.links.Watch(ctx, func() { a.engine.follow(nexthop.Change{Tracked: true, Addrs: true}, plane, k.links, local.again) })
 		}},
 		{"flows", k.plane.Run},
+		{"access tokens", told.Run},
 	}
-	p.naps, p.pooled = workloads, front.Pooled
+	p.naps, p.pooled, p.inFlight = workloads, front.Pooled, func() map[model.ServiceName]int { return inFlight(front.Counts()) }
+	p.using, p.held, p.heldCounts = front.Uses, held.Connections, held.Counts
 	p.labelProblems = labels.Problems
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows
 	p.hop, p.tcp = k.hops.Known, router
+	p.tokenProblems = func() []string { return slices.Concat(keys.Problems(), told.Problems()) }
 	p.certificates, p.questions = certificates.Status, names.Counts
 	p.trace, p.nodeAddrs = k.objects.Trace, k.nodeAddrs
 	p.attached = func() ([]admin.Interface, []admin.Cgroup) { return attached(k.links) }
@@ -200,7 +216,7 @@ func openKernel(cfg Config, closers *[]func()) (k kernel, err error) {
 
 // runners makes those drivers that this host can run. One that it cannot is
 // no reason not to balance the rest: its workloads are reported as not served.
-func (a *Agent) runners(p *parts, listens listen.Watch, dockerHost func(context.Context) (string, error)) []activator.Runner {
+func (a *Agent) runners(p *parts, listens listen.Watch, told *environment.Keeper, dockerHost func(context.Context) (string, error)) []activator.Runner {
 	var out []activator.Runner
 	lacks := func(driver string, err error) {
 		a.cfg.Log.Error("workloads of a driver cannot run", "driver", driver, "error", err)
@@ -208,7 +224,9 @@ func (a *Agent) runners(p *parts, listens listen.Watch, dockerHost func(context.
 	}
 	r, err := process.New(process.Config{
 		StateDir: workloadsState(a.cfg.StateDir), RunDir: workloadsRun(a.cfg.RunDir), Log: a.cfg.Log, Listens: listens,
-		Resolver: func() string { return dnsserver.ResolvConf(a.engine.state(), "") },
+		Environment: func(s activator.Spec, id string) (map[string]string, error) { return told.Environment(s, id, "") },
+		Forget:      told.Forget,
+		Resolver:    func() string { return dnsserver.ResolvConf(a.engine.state(), "") },
 		Network: func() (v4, v6 netip.Prefix) {
 			n := a.engine.state().Settings.Network
 			return n.Workloads, n.Workloads6
@@ -220,7 +238,15 @@ func (a *Agent) runners(p *parts, listens listen.Watch, dockerHost func(context.
 		out, p.instead = append(out, r), r.Listening
 	}
 	d, err := docker.New(docker.Config{
-		RunDir: workloadsRun(a.cfg.RunDir), Host: dockerHost, Listens: listens, Log: a.cfg.Log,
+		RunDir: workloadsRun(a.cfg.RunDir), Host: dockerHost, Listens: listens, Log: a.cfg.Log, Forget: told.Forget,
+		Environment: func(s activator.Spec, id string, local bool) (map[string]string, string, error) {
+			if !local {
+				env, err := told.Remote(s, id)
+				return env, "", err
+			}
+			env, err := told.Environment(s, id, docker.FilesAt)
+			return env, told.Dir(id), err
+		},
 		DNS: func() []netip.Addr { return containerDNS(a.engine.state()) },
 	})
 	if err != nil {
@@ -230,6 +256,29 @@ func (a *Agent) runners(p *parts, listens listen.Watch, dockerHost func(context.
 		out, p.instead = append(out, d), func(to netip.AddrPort) string { return cmp.Or(instead(to), d.Listening(to)) }
 	}
 	return out
+}
+
+// entered keeps a place that was not given from becoming one that is nil.
+func entered(p *activator.Place, err error) (standby.Place, error) {
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// hears has runners told of sockets that the programs see.
+func hears(o *bpf.Objects) listen.Watch {
+	return func(cgroup string, notify func(listen.Heard)) (io.Closer, error) {
+		return o.WatchListens(cgroup, func(l bpf.Listen) { notify(listen.Heard(l)) })
+	}
+}
+
+// told is what replicas are told by, of all drivers.
+func (a *Agent) told(keys *token.Ring) *environment.Keeper {
+	return environment.New(environment.Config{
+		Dir: tokensRun(a.cfg.RunDir), Log: a.cfg.Log, Issue: keys.Issue, KeySet: keys.KeySet,
+		Replicas: func() []activator.Replica { return a.parts.replicas() }, State: func() *model.State { return a.engine.state() },
+	})
 }
 
 // attached shows which interface and cgroup carries which program.

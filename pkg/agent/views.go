@@ -22,6 +22,7 @@ func (a *Agent) views() admin.Views {
 	return admin.Views{
 		Status: a.status, Services: a.services, Workloads: a.workloads, Flows: a.flows, Drain: a.drainAddress,
 		Sleep:        a.sleepVerb,
+		Uses:         a.usesOf,
 		Trace:        a.trace,
 		Domains:      a.domainList,
 		Domain:       a.domain,
@@ -61,6 +62,7 @@ func (a *Agent) reader() metrics.Reader {
 
 		Certificates: a.expiries,
 		Wakes:        a.wakes,
+		Held:         a.heldCounts,
 		Questions: func() map[string]uint64 {
 			out := map[string]uint64{}
 			for _, c := range a.parts.questions() {
@@ -101,7 +103,7 @@ func (a *Agent) status() admin.Status {
 	s.Drains = a.parts.drains.List()
 	s.Front = a.front(state)
 	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.labelProblems(), a.parts.health.Problems(), a.parts.tcp.Problems(),
-		a.namesTrouble(), replicas, a.certificateProblems())
+		a.namesTrouble(), replicas, a.certificateProblems(), a.failingWorkloads(), a.parts.tokenProblems(), a.parts.naps.Problems())
 	if st, err := a.parts.stats(); err != nil {
 		s.Problems = append(s.Problems, "read counters: "+err.Error())
 	} else {
@@ -156,7 +158,7 @@ func (a *Agent) services() []admin.Service {
 			lacking[svc] = append(lacking[svc], string(n.feature))
 		}
 	}
-	last, names, naps := a.lastResorts(), a.names(), a.parts.naps.Naps()
+	last, names, naps, sizes := a.lastResorts(), a.names(), a.parts.naps.Naps(), a.parts.naps.Sizes()
 	until := time.Now().Add(looking)
 	out := make([]admin.Service, len(state.Services))
 	for i := range state.Services {
@@ -165,6 +167,9 @@ func (a *Agent) services() []admin.Service {
 		svc.NotServedYet = append(svc.NotServedYet, lacking[svc.Name]...)
 		svc.LastResort = last[svc.Name]
 		svc.Names = names[svc.Name]
+		if z, ok := sizes[m.Name]; ok {
+			svc.Scale = scaleOf(z)
+		}
 		if n, ok := naps[m.Name]; ok {
 			svc.Sleep = napOf(n)
 			if n.Stage == "stopped" {

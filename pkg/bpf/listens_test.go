@@ -25,7 +25,7 @@ func TestW08EveryWatcherHears(t *testing.T) {
 	var watches [2]io.Closer
 	for i, dir := range dirs {
 		heard[i] = make(chan struct{}, 100)
-		w, err := o.WatchListens(dir, func() { heard[i] <- struct{}{} })
+		w, err := o.WatchListens(dir, func(Listen) { heard[i] <- struct{}{} })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,7 +54,7 @@ func TestW08EveryWatcherHears(t *testing.T) {
 	if err := watches[1].Close(); err != nil {
 		t.Error(err)
 	}
-	if w, err := o.WatchListens(filepath.Join(dirs[0], "none"), func() {}); err == nil {
+	if w, err := o.WatchListens(filepath.Join(dirs[0], "none"), func(Listen) {}); err == nil {
 		_ = w.Close()
 		t.Error("a cgroup that is not there is watched")
 	}

@@ -128,6 +128,9 @@ func (o *Objects) load(lb, sock, listen, ops *ebpf.CollectionSpec) error {
 	if err := sock.Variables[sockVarHasSetRetval].Set(retval); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)
 	}
+	if err := ops.Variables[opsVarHasNetnsCookie].Set(probeListenCookie()); err != nil {
+		return fmt.Errorf("set feature switch: %w", err)
+	}
 	if err := o.loadSpec(lb); err != nil {
 		return err
 	}

@@ -52,6 +52,7 @@ func (t *Target) compile(s *model.State) (*compiler, error) {
 			c.table.others[strings.ToLower(n.Host)] = strings.ToLower(n.Kind)
 		}
 	}
+	c.platform(s)
 	for _, hosts := range []map[string]*host{c.table.hosts, c.table.wild} {
 		for _, h := range hosts {
 			if r := h.routes["/"]; r != nil && len(h.routes) == 1 {
@@ -83,6 +84,19 @@ func (c *compiler) host(svc *model.Service, m *model.HTTPHost) {
 		}
 		h.routes[r.prefix] = r
 		h.longest = max(h.longest, len(r.prefix))
+	}
+}
+
+// platform adds the host of the platform's own, or has the service's of that
+// name answer for the keys as well.
+func (c *compiler) platform(s *model.State) {
+	name := s.Settings.Tokens.Host
+	if name == "" || c.t.cfg.Keys == nil {
+		return
+	}
+	c.table.keys = name
+	if s.Settings.Tokens.Own && c.table.hosts[name] == nil || c.table.lookup([]byte(name)) == nil {
+		c.table.hosts[name] = &host{name: name, tls: s.TokensTLS(), routes: map[string]*route{}}
 	}
 }
 
@@ -124,6 +138,9 @@ func (c *compiler) route(svc *model.Service, hostName string, m *model.HTTPPath)
 	r.lacking = lacking(svc)
 	ready := serving(svc)
 	r.wakes = svc.Sleep == model.Asleep && c.t.cfg.Wake != nil
+	if svc.Workload != nil {
+		r.runs, r.page = true, svc.Workload.Scale.Page
+	}
 	if len(ready) == 0 {
 		return r
 	}

@@ -182,6 +182,9 @@ type Service struct {
 	TCPNames  []TCPName  `json:"tcpNames,omitempty"`
 	Workload  *Workload  `json:"workload,omitempty"` // nil: fixed replicas or the placeholder
 	Sleep     Sleep      `json:"sleep,omitempty"`
+	// Nap is how many times it has begun to fall asleep: by it the one who asked
+	// for that knows which time a state means that was applied late.
+	Nap uint64 `json:"nap,omitempty"`
 	// Assumed is the only container port, if nobody wrote it: until a replica of
 	// the workload is found to listen on another one, Ports has it, too. 0: it
 	// is written.

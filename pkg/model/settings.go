@@ -2,7 +2,10 @@
 
 package model
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Settings is everything of the config that is not a service.
 type Settings struct {
@@ -60,8 +63,21 @@ type Domains struct {
 	TXTName  string
 }
 
-// Tokens names the workload's environment variables.
-type Tokens struct{ Prefix, Context string }
+// Tokens is what workloads are told of themselves, and who vouches for it.
+type Tokens struct {
+	Prefix  string // of the variables
+	Context string
+	// Host is the platform's own: there the keys are published that tokens are
+	// verified with.
+	Host string
+	// Own: the host is for that alone, so it has a certificate and the front
+	// listens for it, whatever services there are.
+	Own      bool
+	Lifetime time.Duration
+}
+
+// Issuer is what tokens say of who issued them.
+func (t Tokens) Issuer() string { return "https://" + t.Host }
 
 // Docker is the daemon that runs workloads of driver docker.
 type Docker struct {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/dockerd"
+	"github.com/fairlead-lb/fairlead/pkg/environment"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 	"github.com/fairlead-lb/fairlead/pkg/runner/rollout"
@@ -41,6 +42,12 @@ type Config struct {
 	// so that a replica is ready at once. nil, or an error: replicas that start
 	// are looked at several times a second.
 	Listens listen.Watch
+	// Environment tells a replica that is about to start; dir, if there is one,
+	// is a directory of this machine that the replica sees at FilesAt. local: the
+	// daemon sees such directories. Forget is called when a replica is gone.
+	// Default: environment.Plain, and nothing.
+	Environment func(s activator.Spec, replica string, local bool) (env map[string]string, dir string, err error)
+	Forget      func(replica string) error
 	// DNS are the name servers of replicas; none: the daemon's choice. Replicas
 	// that have others are replaced. Default: none.
 	DNS     func() []netip.Addr
@@ -48,6 +55,10 @@ type Config struct {
 	Now     func() time.Time // default time.Now
 	Backoff rollout.Backoff
 }
+
+// FilesAt is where a container sees what it is told by files: its access token,
+// which is renewed, and the platform's public keys.
+const FilesAt = "/run/secrets/fairlead"
 
 // Runner implements activator.Runner for the driver "docker".
 type Runner struct {
@@ -94,6 +105,11 @@ func New(cfg Config) (*Runner, error) {
 	}
 	if cfg.DNS == nil {
 		cfg.DNS = func() []netip.Addr { return nil }
+	}
+	if cfg.Environment == nil {
+		cfg.Environment = func(s activator.Spec, replica string, _ bool) (map[string]string, string, error) {
+			return environment.Plain(s, replica), "", nil
+		}
 	}
 	cfg.Backoff = cfg.Backoff.Default()
 	return &Runner{

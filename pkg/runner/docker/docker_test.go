@@ -52,7 +52,9 @@ func newWorld(t *testing.T, prepare ...func(data string)) *world {
 		log = os.Stderr
 	}
 	w.cfg = docker.Config{
-		RunDir: filepath.Join(t.TempDir(), "run"), Cgroup: filepath.Join(root, dockertest.Cgroup()), Listens: objects.WatchListens,
+		RunDir: filepath.Join(t.TempDir(), "run"), Cgroup: filepath.Join(root, dockertest.Cgroup()), Listens: func(cgroup string, notify func(listen.Heard)) (io.Closer, error) {
+			return objects.WatchListens(cgroup, func(l bpf.Listen) { notify(listen.Heard(l)) })
+		},
 		Host: func(context.Context) (string, error) { return w.Host(), nil },
 		Log:  slog.New(slog.NewTextHandler(log, nil)),
 	}

@@ -4,6 +4,7 @@ package docker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -12,6 +13,8 @@ import (
 
 	"github.com/fairlead-lb/fairlead/pkg/dockerd"
 )
+
+var errNoImage = errors.New("is missing, and cannot be pulled")
 
 // tellEvery bounds how often the progress of a pull is told.
 const tellEvery = 250 * time.Millisecond
@@ -23,7 +26,7 @@ func (r *Runner) pull(ctx context.Context, rep *replica, image string) error {
 		if dockerd.Away(err) || ctx.Err() != nil {
 			return err
 		}
-		return fmt.Errorf("image %s is missing, and cannot be pulled: %s", image, r.daemon.Explain(err))
+		return fmt.Errorf("image %s %w: %s", image, errNoImage, r.daemon.Explain(err))
 	}
 	r.tell(rep, fmt.Sprintf("pulling image %s", image))
 	r.cfg.Log.Info("pull image", "image", image, "replica", rep.id)

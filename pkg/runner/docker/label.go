@@ -6,10 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
-	"maps"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
+	"github.com/fairlead-lb/fairlead/pkg/environment"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 )
@@ -85,45 +83,11 @@ func hashOf(s activator.Spec, dns []netip.Addr) string {
 		Ports   []listen.Port
 		AnyPort bool         `json:",omitempty"`
 		DNS     []netip.Addr `json:",omitempty"`
-	}{s.Workload.Image, s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), s.AnyPort, dns})
+		Told    []string
+	}{s.Workload.Image, s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), s.AnyPort, dns, environment.Fixed(s)})
 	if err != nil {
 		panic(err) // strings and numbers only
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:8])
-}
-
-// environment is what a replica is told beside what its image says.
-func environment(s activator.Spec, id string) map[string]string {
-	env := map[string]string{"FAIRLEAD_REPLICA": id}
-	if len(s.Ports) > 0 {
-		env["PORT"] = strconv.Itoa(int(s.Ports[0].Container))
-	}
-	maps.Copy(env, s.Workload.Env)
-	return env
-}
-
-func flatten(env map[string]string) []string {
-	var out []string
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		out = append(out, fmt.Sprintf("%s=%s", k, env[k]))
-	}
-	return out
-}
-
-var variable = regexp.MustCompile(`\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))`)
-
-// expand replaces $NAME and ${NAME} by what fairlead sets; others stay as they
-// are, for the shell that the command may be.
-func expand(args []string, env map[string]string) []string {
-	var out []string
-	for _, arg := range args {
-		out = append(out, variable.ReplaceAllStringFunc(arg, func(m string) string {
-			if v, ok := env[strings.Trim(m, "${}")]; ok {
-				return v
-			}
-			return m
-		}))
-	}
-	return out
 }

@@ -4,6 +4,7 @@ package docker
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync"
 	"time"
@@ -32,6 +33,7 @@ type replica struct {
 	next     time.Time
 	delay    time.Duration // wait before the next restart
 	restarts int
+	hopeless bool          // there is no image to start
 	box      box           // what runs; only the keeper and an adoption change it
 	stop     chan struct{} // closed: it is to go
 	known    chan struct{} // closed: want is set
@@ -61,7 +63,7 @@ func (r *Runner) public(rep *replica) activator.Replica {
 	out := activator.Replica{
 		ID: rep.id, Service: rep.service, Driver: "docker", Phase: rep.phase, Reason: rep.reason,
 		Addr4: rep.box.addr4, Addr6: rep.box.addr6, Port: rep.box.port, PID: rep.box.pid, Since: rep.since, Next: rep.next, Restarts: rep.restarts,
-		Log: "docker logs " + nameOf(r.owner, rep.id),
+		Log: "docker logs " + nameOf(r.owner, rep.id), Hopeless: rep.hopeless, Started: rep.box.started,
 	}
 	if rep.box.late6 {
 		out.Addr6 = netip.Addr{}
@@ -100,7 +102,7 @@ func (r *Runner) enter(rep *replica, phase activator.Phase, reason string) {
 	if rep.phase != phase {
 		rep.since = r.cfg.Now()
 	}
-	rep.phase, rep.reason, rep.next = phase, reason, time.Time{}
+	rep.phase, rep.reason, rep.next, rep.hopeless = phase, reason, time.Time{}, false
 }
 
 // look copies what the keeper shares with others.
@@ -137,7 +139,7 @@ func (r *Runner) keep(ctx context.Context, rep *replica) {
 			}
 		}
 		if how, ended := r.watch(ctx, rep); ended {
-			r.fall(rep, how)
+			r.fall(rep, how, false)
 		}
 	}
 }
@@ -151,7 +153,7 @@ func (r *Runner) startFailed(ctx context.Context, rep *replica, err error) {
 		r.tell(rep, r.daemon.Explain(err))
 		pause(ctx, 200*time.Millisecond) // until it is known to be away
 	default:
-		r.fall(rep, r.daemon.Explain(err))
+		r.fall(rep, r.daemon.Explain(err), errors.Is(err, errNoImage))
 	}
 }
 
@@ -279,7 +281,7 @@ func (r *Runner) tell(rep *replica, why string) {
 }
 
 // fall puts the replica, of which nothing runs, into backoff.
-func (r *Runner) fall(rep *replica, reason string) {
+func (r *Runner) fall(rep *replica, reason string, hopeless bool) {
 	r.unnote(rep.id)
 	r.update(func() {
 		now := r.cfg.Now()
@@ -292,7 +294,7 @@ func (r *Runner) fall(rep *replica, reason string) {
 		rep.restarts++
 		if !stopped(rep) {
 			r.enter(rep, activator.Backoff, reason)
-			rep.next = now.Add(rep.delay)
+			rep.next, rep.hopeless = now.Add(rep.delay), hopeless
 		}
 	})
 	r.cfg.Log.Warn("replica ended", "replica", rep.id, "reason", reason, "again-in", rep.delay)

@@ -15,10 +15,12 @@ import (
 
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/client"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/dockerd"
+	"github.com/fairlead-lb/fairlead/pkg/environment"
 	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 )
 
@@ -94,7 +96,10 @@ func (r *Runner) work(ctx context.Context, f func(context.Context) error) error 
 // create makes the container, with its image pulled if the daemon has it not,
 // in place of an earlier one of the same replica.
 func (r *Runner) create(ctx context.Context, rep *replica, w want) (id string, err error) {
-	options := r.optionsOf(rep, w)
+	options, err := r.optionsOf(rep, w)
+	if err != nil {
+		return "", err
+	}
 	pulled, removed := false, false
 	for {
 		var made client.ContainerCreateResult
@@ -121,22 +126,28 @@ func (r *Runner) create(ctx context.Context, rep *replica, w want) (id string, e
 	}
 }
 
-func (r *Runner) optionsOf(rep *replica, w want) client.ContainerCreateOptions {
+func (r *Runner) optionsOf(rep *replica, w want) (client.ContainerCreateOptions, error) {
 	r.mu.Lock()
 	p := r.place
 	r.mu.Unlock()
-	env := environment(w.spec, rep.id)
+	env, dir, err := r.cfg.Environment(w.spec, rep.id, r.daemon.Local())
+	if err != nil {
+		return client.ContainerCreateOptions{}, err
+	}
 	host := &container.HostConfig{DNS: w.dns, Resources: container.Resources{CgroupParent: p.parent}}
+	if dir != "" {
+		host.Mounts = []mount.Mount{{Type: mount.TypeBind, Source: dir, Target: FilesAt, ReadOnly: true}}
+	}
 	if p.limitLogs {
 		host.LogConfig = container.LogConfig{Type: jsonFile, Config: map[string]string{"max-size": "10m", "max-file": "2"}}
 	}
 	return client.ContainerCreateOptions{
 		Name: nameOf(r.owner, rep.id),
 		Config: &container.Config{
-			Image: w.spec.Workload.Image, Cmd: expand(w.spec.Workload.Command, env), Env: flatten(env), Labels: labelsOf(r.owner, rep.id, w),
+			Image: w.spec.Workload.Image, Cmd: environment.Expand(w.spec.Workload.Command, env), Env: environment.List(env), Labels: labelsOf(r.owner, rep.id, w),
 		},
 		HostConfig: host,
-	}
+	}, nil
 }
 
 // inspect looks at a container that runs. Of one that has ended only the id is

@@ -65,7 +65,10 @@ func (r *Runner) end(ctx context.Context, id, replica string, limit time.Duratio
 			return err
 		}
 	}
-	return r.removeContainer(ctx, replica)
+	if err := r.removeContainer(ctx, replica); err != nil || r.cfg.Forget == nil {
+		return err
+	}
+	return r.cfg.Forget(replica)
 }
 
 // removeContainer removes what has a replica's name, running or not. One of

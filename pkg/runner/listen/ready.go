@@ -29,43 +29,52 @@ const (
 // Start is a replica that is not ready yet.
 type Start struct {
 	Replica
+	Netns   uint64           // its namespace's Cookie; 0: unknown
+	Head    bool             // only an answer to HEAD / without an error makes it ready
 	Since   time.Time        // of the process
 	Timeout time.Duration    // after it the reason says that it is late; 0: never
 	Now     func() time.Time // as Since was taken
 	Tell    func(why string) // is told after every look why it is not ready
+	// Ready is called once, as soon as it is known to be, by whoever knows: it
+	// must not block. Optional.
+	Ready func()
 }
 
 // anyGrace is how long a replica that listens on another port than the one it
 // was told has to open that one as well.
 const anyGrace = 100 * time.Millisecond
 
-// Await looks at the replica until it answers, or ctx ends (false). After the
-// timeout it goes on. port is that of a replica that may have Any and does not
-// listen on its own; else 0.
+// Await waits until the replica is ready, or ctx ends before it is (false). After the
+// timeout it goes on. The look at the beginning finds what was there before. port
+// is that of a replica that may have Any and does not listen on its own; else 0.
 func (e *Ear) Await(ctx context.Context, s Start) (port uint16, ready bool) {
-	tcp, _ := Split(s.Ports)
-	told := false      // some replica has just listened
+	w, hears, stop := e.await(s)
+	defer stop()
+	told := false      // it, or some replica, has just listened
 	var find time.Time // when another port was found
 	for pause := probeMin; ; pause = min(2*pause, probeMax) {
-		heard := e.next() // before the look, so that none is missed
-		if heard != nil && len(tcp) > 0 && s.PID != 0 {
+		if hears && s.PID != 0 && (!s.Head || !told) {
 			pause = probeSlow
 		}
-		why := ""
-		if !told || !s.answers(ctx) {
-			why = s.Unready(ctx)
-		}
-		if ctx.Err() != nil {
-			return 0, false
-		}
-		if why == "" {
+		if w.done.Load() {
 			return 0, true
 		}
-		if other := s.Other(ctx); other != 0 {
+		why := s.look(ctx, told)
+		if ctx.Err() != nil {
+			return 0, w.done.Load()
+		}
+		if why == "" {
+			w.ready()
+			return 0, true
+		}
+		if other := s.Other(ctx); other != 0 && s.fits(ctx, other) {
 			if now := time.Now(); find.IsZero() {
 				find = now
 			} else if now.Sub(find) >= anyGrace {
-				return other, true
+				if w.done.CompareAndSwap(false, true) {
+					return other, true
+				}
+				return 0, true // it was heard on its own at this moment
 			}
 			pause = min(pause, anyGrace)
 		}
@@ -76,14 +85,32 @@ func (e *Ear) Await(ctx context.Context, s Start) (port uint16, ready bool) {
 		s.Tell(why)
 		select {
 		case <-ctx.Done():
-			return 0, false
-		case <-heard:
-			told = true
+			return 0, w.done.Load()
+		case <-w.told:
+			told, pause = true, probeMin
 			continue
 		case <-time.After(pause):
 		}
-		told = false
+		told = told && s.Head
 	}
+}
+
+// fits tells whether a port that the replica listens on in place of its own makes
+// it ready.
+func (s Start) fits(ctx context.Context, port uint16) bool {
+	s.Ports = []Port{{Number: port}}
+	return !s.Head || s.head(ctx) == ""
+}
+
+// look says why the replica is not ready; "": it is. told: it probably listens.
+func (s Start) look(ctx context.Context, told bool) (why string) {
+	if !told || s.Head || !s.answers(ctx) {
+		why = s.Unready(ctx)
+	}
+	if why == "" && s.Head {
+		why = s.head(ctx)
+	}
+	return why
 }
 
 // Unready says why the replica does not answer, "" if it does: one TCP port
@@ -102,20 +129,23 @@ func (r Replica) Unready(ctx context.Context) string {
 		}
 		return diagnose(udp, bound, "has a UDP socket")
 	}
-	all, err := sockets(r.PID, "tcp")
+	listening, err := listeners(r.PID, fmt.Sprintf("/proc/%d/ns/net", r.PID), dialTime)
 	if err != nil {
 		return err.Error()
 	}
-	listeners := slices.DeleteFunc(all, func(s socket) bool { return s.state != tcpListen })
-	if r.Any && !slices.ContainsFunc(listeners, func(s socket) bool { return !s.local.Addr().IsLoopback() }) {
-		for _, s := range listeners {
+	var have []socket
+	for _, l := range listening {
+		have = append(have, socket{local: l.local})
+	}
+	if r.Any && !slices.ContainsFunc(have, func(s socket) bool { return !s.local.Addr().IsLoopback() }) {
+		for _, s := range have {
 			tcp = append(tcp, s.local.Port()) // any of them would do
 		}
 	}
-	if why := diagnose(tcp, listeners, "listens"); why != "" {
+	if why := diagnose(tcp, have, "listens"); why != "" {
 		return why
 	}
-	for _, l := range listeners {
+	for _, l := range have {
 		if !slices.Contains(tcp, l.local.Port()) || l.local.Addr().IsLoopback() {
 			continue
 		}

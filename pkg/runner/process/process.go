@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
+	"github.com/fairlead-lb/fairlead/pkg/environment"
 	"github.com/fairlead-lb/fairlead/pkg/ipam"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
@@ -48,6 +49,10 @@ type Config struct {
 	// Running ones see a change; those that have seen the host's from the start
 	// are replaced when it is no longer empty. Default: empty.
 	Resolver func() string
+	// Environment tells a replica that is about to start, Forget is called when
+	// it is gone. Default: environment.Plain, and nothing.
+	Environment func(s activator.Spec, replica string) (map[string]string, error)
+	Forget      func(replica string) error
 	// Listens calls back after every listen() in a cgroup2 directory and below,
 	// until it is closed; so a replica is ready at once. nil, or an error:
 	// replicas that start are looked at several times a second.
@@ -82,7 +87,8 @@ type Runner struct {
 	adopted  bool // replicas is complete
 	closed   bool // Shutdown was called
 	changed  func()
-	stopAll  context.CancelFunc // ends the keepers of the present Run
+	heralded func(activator.Replica) // nil: nobody wants to know
+	stopAll  context.CancelFunc      // ends the keepers of the present Run
 	keepers  sync.WaitGroup
 }
 
@@ -115,6 +121,14 @@ func New(cfg Config) (*Runner, error) {
 	if cfg.Resolver == nil {
 		cfg.Resolver = func() string { return "" }
 	}
+	if cfg.Environment == nil {
+		cfg.Environment = func(s activator.Spec, replica string) (map[string]string, error) {
+			return environment.Plain(s, replica), nil
+		}
+	}
+	if cfg.Forget == nil {
+		cfg.Forget = func(string) error { return nil }
+	}
 	if cfg.IPAM == nil {
 		cfg.IPAM = ipam.New(ipam.Config{Path: filepath.Join(cfg.StateDir, "replicas.json"), Log: cfg.Log, Now: cfg.Now})
 	}
@@ -130,6 +144,14 @@ func New(cfg Config) (*Runner, error) {
 
 // Driver is "process".
 func (r *Runner) Driver() string { return "process" }
+
+// Herald has f told of every replica the moment it is ready. It implements
+// activator.Herald.
+func (r *Runner) Herald(f func(activator.Replica)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.heralded = f
+}
 
 // Apply replaces the wanted workloads. A workload that cannot be run is named
 // in the error; what ran of it goes on.
@@ -206,7 +228,8 @@ func hashOf(s activator.Spec, resolver bool) string {
 		Ports    []listen.Port
 		Resolver bool `json:",omitempty"`
 		AnyPort  bool `json:",omitempty"`
-	}{s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), resolver, s.AnyPort})
+		Told     []string
+	}{s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), resolver, s.AnyPort, environment.Fixed(s)})
 	if err != nil {
 		panic(err) // strings and numbers only
 	}

@@ -247,11 +247,12 @@ func TestScale(t *testing.T) {
 	}
 	s.Replicas = 1
 	b.apply(s)
-	if left := b.await("one replica", ready(1)); left[0].PID != all[0].PID {
-		t.Errorf("left %+v, want the first", left)
+	last := slices.MaxFunc(all, func(a, b activator.Replica) int { return a.Started.Compare(b.Started) })
+	if left := b.await("one replica", ready(1)); left[0].PID != last.PID {
+		t.Errorf("left %+v, want the one started last, %+v", left, last)
 	}
-	fetch(t, all[0].Addr4, 8090)
-	fetch(t, all[0].Addr6, 8090)
+	fetch(t, last.Addr4, 8090)
+	fetch(t, last.Addr6, 8090)
 	b.apply()
 	b.await("no replica", func(all []activator.Replica) bool { return len(all) == 0 })
 }

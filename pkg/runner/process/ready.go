@@ -25,8 +25,17 @@ func (r *Runner) hear() (stop func()) {
 // it goes on, and the reason says that it is late.
 func (r *Runner) probe(ctx context.Context, rep *replica) {
 	_, rec := r.look(rep)
+	cookie := uint64(0)
+	err := within(rep.paths.netns, func() (err error) {
+		cookie, err = listen.Cookie()
+		return err
+	})
+	if err != nil {
+		r.cfg.Log.Warn("a replica that starts is looked at whenever one listens", "replica", rep.id, "error", err)
+	}
 	port, ready := r.ear.Await(ctx, listen.Start{
-		Replica: rec.sockets(), Since: rec.Since, Timeout: rec.Timeout, Now: r.cfg.Now,
+		Replica: rec.sockets(), Netns: cookie, Head: rec.Head, Since: rec.Since, Timeout: rec.Timeout, Now: r.cfg.Now,
+		Ready: func() { r.herald(rep) },
 		Tell: func(why string) {
 			if r.mayTell(rep, why) {
 				r.update(func() {
@@ -48,7 +57,16 @@ func (r *Runner) mayTell(rep *replica, why string) bool {
 	return rep.phase == activator.Starting && rep.reason != why
 }
 
-// becomeReady notes it for the next agent before anybody is told.
+// herald tells who waits for the replica that it is ready.
+func (r *Runner) herald(rep *replica) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if rep.phase == activator.Starting && r.heralded != nil {
+		r.heralded(rep.public())
+	}
+}
+
+// becomeReady notes it for the next agent before anybody else is told.
 func (r *Runner) becomeReady(rep *replica, port uint16) {
 	_, rec := r.look(rep)
 	rec.Ready, rec.Port = true, port

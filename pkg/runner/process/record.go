@@ -44,6 +44,7 @@ type record struct {
 	PID      int               `json:"pid,omitempty"`
 	Start    string            `json:"start,omitempty"` // of the process: boot and clock ticks, safe from reused PIDs
 	Since    time.Time         `json:"since,omitzero"`  // of the process, by the clock
+	Head     bool              `json:"head,omitempty"`  // ready is who answers HEAD /
 	Ready    bool              `json:"ready,omitempty"`
 	Stopping bool              `json:"stopping,omitempty"`
 	Restarts int               `json:"restarts,omitempty"`

@@ -183,7 +183,7 @@ func (r *Runner) reconcileService(name model.ServiceName, addressed func(record)
 		if stopped(rep) {
 			continue
 		}
-		c := rollout.Candidate{ID: rep.id, Ready: rep.phase == activator.Ready}
+		c := rollout.Candidate{ID: rep.id, Ready: rep.phase == activator.Ready, Since: rep.rec.Since}
 		c.Current = wanted && rep.rec.Hash == w.hash && addressed(rep.rec)
 		have = append(have, c)
 		if c.Current {
@@ -202,6 +202,7 @@ func (r *Runner) reconcileService(name model.ServiceName, addressed func(record)
 	for range start {
 		rep := r.newReplica(record{
 			Version: recordVersion, ID: rollout.FreeID(name, func(id string) bool { return r.replicas[id] != nil }), Service: name, Hash: w.hash, Cgroup: r.cfg.Cgroup, Ports: listen.PortsOf(w.spec.Ports),
+			Head:    w.spec.Workload.Ready == "http-head",
 			AnyPort: w.spec.AnyPort,
 		})
 		r.enter(rep, activator.Starting, "being set up")

@@ -25,7 +25,9 @@ func (r *Runner) retire(ctx context.Context, rep *replica) {
 			r.cfg.Log.Warn("note that a replica is to go", "replica", rec.ID, "error", err)
 		}
 	}
+	r.cfg.Log.Debug("replica is to go", "replica", rep.id)
 	r.drain(ctx, rep)
+	r.cfg.Log.Debug("replica is told to end", "replica", rep.id)
 	for pause := time.Second; ctx.Err() == nil; pause = min(2*pause, r.cfg.BackoffMax) {
 		terminate(ctx, rep)
 		if ctx.Err() != nil && rep.made && populated(rep.paths.cgroup) {
@@ -72,6 +74,9 @@ func (r *Runner) remove(rep *replica) error {
 		if _, err := teardown(rep.paths); err != nil {
 			return err
 		}
+	}
+	if err := r.cfg.Forget(rep.id); err != nil {
+		return err
 	}
 	r.cfg.IPAM.Release(rep.id)
 	r.update(func() {

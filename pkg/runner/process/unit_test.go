@@ -13,17 +13,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
+	"github.com/fairlead-lb/fairlead/pkg/environment"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
-
-func TestExpand(t *testing.T) {
-	env := map[string]string{"PORT": "8090", "A_B": "x y"}
-	got := expand([]string{"p", "$PORT", "${PORT}/${A_B}", ":$PORT,$PORTS", "$$ $1 $ ${", "$(PORT) ${NO}"}, env)
-	want := []string{"p", "8090", "8090/x y", ":8090,$PORTS", "$$ $1 $ ${", "$(PORT) ${NO}"}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
-	}
-}
 
 func TestEnvironment(t *testing.T) {
 	s := activator.Spec{
@@ -31,11 +23,11 @@ func TestEnvironment(t *testing.T) {
 		Workload: model.Workload{Env: map[string]string{"X": "1"}},
 	}
 	want := []string{"FAIRLEAD_REPLICA=a.b.1", "HOME=/h", "PATH=" + defaultPath, "PORT=8090", "X=1"}
-	if diff := cmp.Diff(want, flatten(environment(s, "a.b.1", "/h"))); diff != "" {
+	if diff := cmp.Diff(want, environment.List(variables(environment.Plain(s, "a.b.1"), "/h"))); diff != "" {
 		t.Error(diff)
 	}
 	s.Workload.Env = map[string]string{"PORT": "7", "PATH": "/p"}
-	if env := environment(s, "a.b.1", "/h"); env["PORT"] != "7" || env["PATH"] != "/p" {
+	if env := variables(environment.Plain(s, "a.b.1"), "/h"); env["PORT"] != "7" || env["PATH"] != "/p" {
 		t.Errorf("environment %v", env)
 	}
 }

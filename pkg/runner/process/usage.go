@@ -5,12 +5,24 @@ package process
 import (
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 )
 
 // Connections counts those open to the replicas of a service, handshakes under
 // way and half-closed ones included, those of the replica with itself not. It
 // implements activator.Meter.
 func (r *Runner) Connections(name model.ServiceName) (int, error) {
+	return r.sum(name, listen.Replica.Connections)
+}
+
+// AtMost counts all TCP sockets of a service's replicas. It implements
+// activator.Estimator.
+func (r *Runner) AtMost(name model.ServiceName) (int, error) {
+	return r.sum(name, listen.Replica.Sockets)
+}
+
+// sum adds up what is counted of each replica that serves.
+func (r *Runner) sum(name model.ServiceName, count func(listen.Replica) (int, error)) (total int, err error) {
 	r.mu.Lock()
 	var recs []record
 	for _, rep := range r.replicas {
@@ -19,15 +31,14 @@ func (r *Runner) Connections(name model.ServiceName) (int, error) {
 		}
 	}
 	r.mu.Unlock()
-	n := 0
 	for _, rec := range recs {
-		open, err := rec.sockets().Connections()
+		n, err := count(rec.sockets())
 		if err != nil {
 			return 0, err
 		}
-		n += open
+		total += n
 	}
-	return n, nil
+	return total, nil
 }
 
 // Scale sets how many replicas of one service run; false: no Apply has named

@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,11 +23,13 @@ type Candidate struct {
 	ID      string
 	Current bool // runs what is wanted now
 	Ready   bool
+	Since   time.Time // it was started; may be unknown
 }
 
 // Plan says how many replicas to start and which to stop so that n current
 // ones run in the end. Old ones stay until as many new ones are ready; those
-// that do not serve go at once. have is in the order of age.
+// that do not serve go at once. Of those that serve and are too many the ones
+// started first go, by Since and then in the order of have.
 func Plan(n int, have []Candidate) (start int, stop []string) {
 	var current, old []Candidate
 	ready := 0
@@ -41,15 +44,18 @@ func Plan(n int, have []Candidate) (start int, stop []string) {
 		}
 	}
 	surplus := len(current) - n
-	for _, idle := range []bool{true, false} { // first those that do not serve
-		for i := len(current) - 1; i >= 0 && surplus > 0; i-- {
-			if c := current[i]; c.Ready != idle {
-				stop = append(stop, c.ID)
-				surplus--
-				if c.Ready {
-					ready--
-				}
-			}
+	for i := len(current) - 1; i >= 0 && surplus > 0; i-- { // first those that do not serve
+		if !current[i].Ready {
+			stop = append(stop, current[i].ID)
+			surplus--
+		}
+	}
+	slices.SortStableFunc(current, func(a, b Candidate) int { return a.Since.Compare(b.Since) })
+	for _, c := range current {
+		if c.Ready && surplus > 0 {
+			stop = append(stop, c.ID)
+			surplus--
+			ready--
 		}
 	}
 	keep := n - ready

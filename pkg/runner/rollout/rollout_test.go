@@ -4,6 +4,7 @@ package rollout_test
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +15,9 @@ import (
 
 func TestPlan(t *testing.T) {
 	c := func(id string) rollout.Candidate { // N: new, O: old; +: ready
-		return rollout.Candidate{ID: id, Current: id[0] == 'N', Ready: strings.HasSuffix(id, "+")}
+		id, at, _ := strings.Cut(id, "@") // @: started then
+		sec, _ := strconv.Atoi(at)
+		return rollout.Candidate{ID: id, Current: id[0] == 'N', Ready: strings.HasSuffix(id, "+"), Since: time.Unix(int64(sec), 0)}
 	}
 	for _, tc := range []struct {
 		n     int
@@ -26,7 +29,9 @@ func TestPlan(t *testing.T) {
 		{2, "", 2, ""},
 		{2, "N1+ N2", 0, ""},
 		{1, "N1 N2+", 0, "N1"},
-		{1, "N1+ N2+ N3", 0, "N3 N2+"},
+		{1, "N1+ N2+ N3", 0, "N3 N1+"},
+		{1, "N1+@3 N2+@2 N3@1", 0, "N3 N2+"},
+		{2, "N1+@3 N2+@1 N3+@2", 0, "N2+"},
 		{0, "N1+ O2+", 0, "N1+ O2+"},
 		{2, "O1+ O2+", 2, ""},
 		{2, "O1+ O2+ N3+ N4", 0, "O2+"},

@@ -43,7 +43,7 @@ func (c *config) settings() model.Settings {
 			HTTP: c.listen.http.v, HTTPS: c.listen.https.v, Postgres: c.listen.postgres.v, Mongo: c.listen.mongo.v,
 			Redis: c.listen.redis.v, DNS: c.listen.dns.v, Metrics: c.listen.metrics.v, Dashboard: c.listen.dashboard.v,
 		},
-		DNS: c.dns, ACME: c.acme, Domains: c.domains, Tokens: c.tokens, TrustedProxies: c.trusted, AccessLog: c.access, Docker: c.docker,
+		DNS: c.dns, ACME: c.acme, Domains: c.domains, Tokens: c.tokensOf(), TrustedProxies: c.trusted, AccessLog: c.access, Docker: c.docker,
 	}
 }
 
@@ -83,7 +83,7 @@ func (b *builder) service(s *rawService) *model.Service {
 
 		Balance:   s.balance,
 		RateLimit: s.rateLimit,
-		Workload:  s.workload.build(d, b.c.tokens.Prefix+"_CONTEXT_ID"),
+		Workload:  s.workload.build(d, b.c.tokens.prefix+"_CONTEXT_ID"),
 	}
 	if svc.Balance.Affinity == "none" {
 		svc.Balance.AffinityTimeout = 0

@@ -17,6 +17,7 @@ type rawWorkload struct {
 	image    located[string]
 	env      located[map[string]string]
 	identity string
+	roles    []string
 	scale    rawScale
 	ready    string
 }
@@ -26,13 +27,14 @@ type rawScale struct {
 	target      int
 	idle, start time.Duration
 	queue       int
+	page        time.Duration
 	paused      bool
 }
 
 const maxReplicas = 1000
 
 func defaultScale() rawScale {
-	return rawScale{min: here(1), max: here(1), target: 100, idle: 5 * time.Minute, start: time.Minute, queue: 1000}
+	return rawScale{min: here(1), max: here(1), target: 100, idle: 5 * time.Minute, start: time.Minute, queue: 1000, page: 5 * time.Second}
 }
 
 func workloadCodec() codec[rawWorkload] {
@@ -44,7 +46,8 @@ func workloadCodec() codec[rawWorkload] {
 			where(list(text(), 1000)), func(w *rawWorkload) *located[[]string] { return &w.command }),
 		opt("image", "Image that docker and kubernetes run.", where(image), func(w *rawWorkload) *located[string] { return &w.image }),
 		opt("env", "Variables of the environment.", where(textMap(envName)), func(w *rawWorkload) *located[map[string]string] { return &w.env }),
-		opt("identity", "Identity in the workload's access token.", identity, func(w *rawWorkload) *string { return &w.identity }),
+		opt("identity", "Identity in the workload's access token. Default: PROJECT/USER.", identity, func(w *rawWorkload) *string { return &w.identity }),
+		opt("roles", "Roles in the workload's access token.", list(str("a role", nonEmpty("a role such as reader")), 100), func(w *rawWorkload) *[]string { return &w.roles }),
 		opt("scale", "How many replicas run, and when they sleep.", scaleCodec(), func(w *rawWorkload) *rawScale { return &w.scale }),
 		opt("ready", "When a replica is ready: its first listen, or an answer to HEAD /.", enum("listen", "http-head"), func(w *rawWorkload) *string { return &w.ready }),
 	), func(w *rawWorkload) *place { return &w.place })
@@ -59,6 +62,8 @@ func scaleCodec() codec[rawScale] {
 		opt("idle", "Time without connections and requests before a replica is stopped.", duration(time.Second, 365*24*time.Hour), func(s *rawScale) *time.Duration { return &s.idle }),
 		opt("startTimeout", "How long a start may take.", duration(100*time.Millisecond, time.Hour), func(s *rawScale) *time.Duration { return &s.start }),
 		opt("queue", "Connections that may wait for a start.", integer(0, 1_000_000), func(s *rawScale) *int { return &s.queue }),
+		opt("waitingPage", "How long a page for a browser is held for a start before it gets a page that says so and reloads; from startTimeout on: never.",
+			duration(0, time.Hour), func(s *rawScale) *time.Duration { return &s.page }),
 		opt("paused", "Scaling stands still.", boolean(), func(s *rawScale) *bool { return &s.paused }),
 	)
 }
@@ -82,7 +87,7 @@ func (w *rawWorkload) build(d *decoder, contextID string) *model.Workload {
 		d.report(w.env.child(contextID), "is set by fairlead and may not be given; rename it, or change tokens.prefix")
 	}
 	return &model.Workload{
-		Driver: w.driver, Command: w.command.v, Image: w.image.v, Env: w.env.v, Identity: w.identity,
+		Driver: w.driver, Command: w.command.v, Image: w.image.v, Env: w.env.v, Identity: w.identity, Roles: w.roles,
 		Scale: w.scale.build(d), Ready: w.ready,
 	}
 }
@@ -114,7 +119,7 @@ func (s *rawScale) build(d *decoder) model.Scale {
 		d.report(s.max.place, "is %d, less than min, which is %d; raise max or lower min", high, low)
 	}
 	return model.Scale{
-		Min: low, Max: high, Target: s.target, Idle: s.idle, StartTimeout: s.start, Queue: s.queue, Paused: s.paused,
+		Min: low, Max: high, Target: s.target, Idle: s.idle, StartTimeout: s.start, Queue: s.queue, Paused: s.paused, Page: s.page,
 	}
 }
 

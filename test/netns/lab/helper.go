@@ -27,6 +27,8 @@ func help(job string) int {
 		return ask()
 	case "greet":
 		return greet()
+	case "warm":
+		return warm()
 	}
 	fmt.Fprintln(os.Stderr, "unknown helper", job)
 	return 2
