@@ -62,9 +62,11 @@ func Start(t testing.TB, cgroup string, prepare ...func(data string)) *Dockerd {
 	for _, f := range prepare {
 		f(d.path("data"))
 	}
-	d.args = []string{path, "--data-root", d.path("data"), "--exec-root", d.path("exec"), "--host", "unix://" + d.path("sock"),
+	d.args = []string{
+		path, "--data-root", d.path("data"), "--exec-root", d.path("exec"), "--host", "unix://" + d.path("sock"),
 		"--pidfile", d.path("pid"), "--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", cgroup, "--storage-driver", "overlay2",
-		"--config-file", d.path("config.json"), "--bip", Bridge4, "--ipv6", "--fixed-cidr-v6", Bridge6, "--shutdown-timeout", "5"}
+		"--config-file", d.path("config.json"), "--bip", Bridge4, "--ipv6", "--fixed-cidr-v6", Bridge6, "--shutdown-timeout", "5",
+	}
 	if d.Daemon, err = dockerd.Dial("unix://" + d.path("sock")); err != nil {
 		t.Fatal(err)
 	}
