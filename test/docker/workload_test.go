@@ -24,7 +24,9 @@ func TestD03ContainerSleeps(t *testing.T) {
 		t.Fatalf("containers %v run before anybody connects", left)
 	}
 	t.Run("W01ByTCP", func(t *testing.T) {
+		begun := time.Now()
 		w.answers(vip4(10, 80), "", "shop.web.1")
+		t.Logf("from connect() to the answer of a container that had to be made: %s", time.Since(begun).Round(time.Millisecond))
 		w.ready("shop/web", 1)
 		w.answers(vip4(10, 80), "", "shop.web.1") // straight, by the data plane
 		w.asleep("shop/web")
