@@ -38,6 +38,9 @@ type Views struct {
 	// Sleep does a verb on a workload. Its error is the operator's; a *Refusal
 	// says with which status.
 	Sleep func(ctx context.Context, r SleepRequest) (SleepResult, error)
+	// Upgrade starts an agent that is to take this one's place. Its error is the
+	// operator's; a *Refusal says with which status.
+	Upgrade func() (Upgrade, error)
 	// Drain starts or ends the drain of an address. Its error is the
 	// operator's: the address is unknown, or the drain cannot be kept.
 	Drain func(ctx context.Context, r DrainRequest) (DrainResult, error)

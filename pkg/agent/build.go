@@ -20,21 +20,17 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/dnsserver"
 	"github.com/fairlead-lb/fairlead/pkg/domain"
 	"github.com/fairlead-lb/fairlead/pkg/health"
-	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/ipam"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
-	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
 	"github.com/fairlead-lb/fairlead/pkg/runner/process"
 	"github.com/fairlead-lb/fairlead/pkg/source"
 	"github.com/fairlead-lb/fairlead/pkg/source/file"
-	"github.com/fairlead-lb/fairlead/pkg/standby"
-	"github.com/fairlead-lb/fairlead/pkg/tcproute"
 )
 
-// build makes every source and target. A new front is one more line in
-// targets, a new source one more in sources.
+// build makes every source and target of a term. A new front is one more line
+// in targets, a new source one more in sources.
 func build(a *Agent) (p parts, err error) {
 	var closers []func()
 	p.close = func() {
@@ -65,7 +61,7 @@ func build(a *Agent) (p parts, err error) {
 		return p, err
 	}
 	links := k.hops.Links()
-	names := dnsserver.New(dnsserver.Config{Log: log, Own: func(addrs []netip.Addr) error {
+	names := dnsserver.New(dnsserver.Config{Log: log, Take: a.sockets.Take, Keep: a.sockets.note, Own: func(addrs []netip.Addr) error {
 		_, err := links.Own(nexthop.ForNames, addrs)
 		return err
 	}})
@@ -75,40 +71,21 @@ func build(a *Agent) (p parts, err error) {
 	workloads := activator.New(activator.Config{
 		Runners: a.runners(&p, k.objects.WatchListens), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
 	})
-	held, err := standby.New(standby.Config{
-		Log: log, Listen: k.objects.Listen,
-		Own: func(addrs []netip.Addr) error { _, err := links.Own(nexthop.ForHolding, addrs); return err },
-		Wake: func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error) {
-			return workloads.Wake(ctx, name, "connection", who)
-		},
-	})
-	if err != nil {
-		return p, err
-	}
-	closers = append(closers, held.Close)
-	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log})
+	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log, Listen: a.sockets.listen("metrics")})
 	closers = append(closers, func() { _ = scrape.Close() })
-	page := dashboard.New(dashboard.Config{Views: a.page(), Log: log})
+	page := dashboard.New(dashboard.Config{Views: a.page(), Log: log, Listen: a.sockets.listen("dashboard")})
 	closers = append(closers, func() { _ = page.Close() })
 	p.health = health.New(health.Config{Log: log, Signals: dataplane.NewSigns(k.objects)})
-	router, err := tcproute.New(tcproute.Config{
-		Log: log, Certificates: certificates,
-		Wake: func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error) {
-			return workloads.Wake(ctx, name, "connection", who)
-		},
-	})
-	if err != nil {
-		return p, err
+	if a.fronts == nil {
+		if a.fronts, err = newFronts(a); err != nil {
+			return p, err
+		}
 	}
-	closers = append(closers, func() { _ = router.Close() })
-	front := ingress.New(ingress.Config{
-		Log: log, Certificates: certificates, Sockets: newSockets(log), Listening: p.instead,
-		Wake: func(ctx context.Context, name model.ServiceName, who string) error {
-			_, err := workloads.Wake(ctx, name, "request", who)
-			return err
-		},
+	front, router := a.fronts.http, a.fronts.tcp
+	a.fronts.asks.begin(&answers{
+		over: a.over, wake: workloads.Wake, certificates: certificates, instead: p.instead, listen: k.objects.Listen,
+		own: func(addrs []netip.Addr) error { _, err := links.Own(nexthop.ForHolding, addrs); return err },
 	})
-	closers = append(closers, front.Close)
 	p.withdrawal = &withdrawal{}
 	local := &renewal{}
 	fatal := make(chan error, 1)
@@ -117,7 +94,7 @@ func build(a *Agent) (p parts, err error) {
 	p.sources = []source.Source{required{config, fatal}, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
 	plane := &told{Target: k.plane, tell: workloads.Applied}
-	p.targets = [][]reconcile.Target{{k.links, held}, {plane, workloads, p.health, router, scrape, page, front, certificates, names}}
+	p.targets = [][]reconcile.Target{{k.links, a.fronts.held}, {plane, workloads, p.health, router, scrape, page, front, certificates, names}}
 	p.forward = []reconcile.Target{plane}
 	p.frontAddrs = front.Addrs
 	p.drainFronts, p.requests = front.Shutdown, func() []metrics.Requests { return requestsOf(front.Counts()) }

@@ -6,10 +6,11 @@ import "path/filepath"
 
 // Below the run directory: what a reboot takes away.
 
-func pinDir(runDir string) string       { return filepath.Join(runDir, "bpf") } // a bpffs
-func objectPins(runDir string) string   { return filepath.Join(runDir, "bpf", "objects") }
-func linkPins(runDir string) string     { return filepath.Join(runDir, "bpf", "links") }
-func workloadsRun(runDir string) string { return filepath.Join(runDir, "workloads") }
+func pinDir(runDir string) string         { return filepath.Join(runDir, "bpf") } // a bpffs
+func objectPins(runDir string) string     { return filepath.Join(runDir, "bpf", "objects") }
+func linkPins(runDir string) string       { return filepath.Join(runDir, "bpf", "links") }
+func takeoverSocket(runDir string) string { return filepath.Join(runDir, "takeover.sock") }
+func workloadsRun(runDir string) string   { return filepath.Join(runDir, "workloads") }
 
 // Below the state directory: what must outlive a reboot.
 

@@ -23,6 +23,7 @@ func (a *Agent) views() admin.Views {
 		Status: a.status, Services: a.services, Workloads: a.workloads, Flows: a.flows, Drain: a.drainAddress,
 		Sleep:        a.sleepVerb,
 		Trace:        a.trace,
+		Upgrade:      a.upgrade,
 		Domains:      a.domainList,
 		Domain:       a.domain,
 		Certificates: a.certificates,
@@ -94,6 +95,12 @@ func (a *Agent) status() admin.Status {
 	case <-a.stopping:
 		s.Stopping = true
 	default:
+	}
+	s.Older, s.Upgrade = a.older.list(), a.taken.list()
+	select {
+	case <-a.begin:
+	default:
+		s.Entering = true
 	}
 	s.Counts.Services = len(state.Services)
 	replicas := a.countReplicas(state, &s.Counts)

@@ -55,12 +55,30 @@ func listen(address string, t *Target, free bool) (*server, error) {
 	s := &server{address: address}
 	var err error
 	ctx := context.Background()
-	if s.udp, err = lc.ListenPacket(ctx, "udp", address); err != nil {
+	nameUDP, nameTCP := "dns udp "+address, "dns tcp "+address
+	if f := t.cfg.Take(nameUDP); f != nil {
+		s.udp, err = net.FilePacketConn(f)
+		_ = f.Close()
+	} else {
+		s.udp, err = lc.ListenPacket(ctx, "udp", address)
+	}
+	if err != nil {
 		return nil, err
 	}
-	if s.tcp, err = lc.Listen(ctx, "tcp", address); err != nil {
+	if f := t.cfg.Take(nameTCP); f != nil {
+		s.tcp, err = net.FileListener(f)
+		_ = f.Close()
+	} else {
+		s.tcp, err = lc.Listen(ctx, "tcp", address)
+	}
+	if err != nil {
 		_ = s.udp.Close()
 		return nil, err
+	}
+	for name, c := range map[string]any{nameUDP: s.udp, nameTCP: s.tcp} {
+		if c, ok := c.(syscall.Conn); ok {
+			t.cfg.Keep(name, c)
+		}
 	}
 	s.servers = []*dns.Server{
 		{PacketConn: s.udp, Handler: t, UDPSize: dns.DefaultMsgSize},

@@ -26,6 +26,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fairlead-lb/fairlead/pkg/conn"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
@@ -46,7 +47,10 @@ type Config struct {
 	Certificates Certificates // nil: no TLS, everything is served in plain HTTP
 	Limits       Limits
 	Access       *slog.Logger // of the access log, if the state asks for one; default Log
-	Sockets      Sockets      // nil: listening sockets end with the process
+	Sockets      conn.Sockets // nil: listening sockets end with the process
+	// Begin holds accepting back until it is closed: connections wait in the
+	// kernel. nil: it begins at once.
+	Begin <-chan struct{}
 	// Wake has a sleeping service started and returns when a replica of it is
 	// ready; who is why, in words. It bounds the wait itself. nil: none sleeps.
 	Wake func(ctx context.Context, name model.ServiceName, who string) error

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+
+	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/autocert"
+	"github.com/fairlead-lb/fairlead/pkg/model"
+)
+
+// answers is what a term of ownership does for the fronts.
+type answers struct {
+	over         <-chan struct{} // closed when the term ends
+	wake         func(ctx context.Context, name model.ServiceName, cause, who string) ([]model.Backend, error)
+	certificates *autocert.Target
+	instead      func(netip.AddrPort) string
+	listen       func(v4, v6 *net.TCPListener) (io.Closer, error)
+	own          func([]netip.Addr) error
+}
+
+// asks is what the fronts ask for, of whoever owns this host at the moment:
+// this agent, nobody for a moment, or its successor. The fronts outlive a term.
+type asks struct {
+	mu      sync.Mutex
+	now     *answers // of the present term, or of the last one
+	owner   bool     // the term goes on
+	away    string   // run directory of the successor; empty: there is none
+	changed chan struct{}
+}
+
+func newAsks() *asks { return &asks{now: &answers{}, changed: make(chan struct{})} }
+
+// begin says who answers from now on.
+func (a *asks) begin(now *answers) { a.set(func() { a.now, a.owner = now, true }) }
+
+// pause says that nobody wakes for now. Certificates are served as they are.
+func (a *asks) pause() { a.set(func() { a.owner = false }) }
+
+// moved says that the agent of the run directory is asked from now on.
+func (a *asks) moved(runDir string) { a.set(func() { a.owner, a.away = false, runDir }) }
+
+func (a *asks) set(change func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	change()
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+func (a *asks) read() (now *answers, owner bool, away string, changed <-chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.now, a.owner, a.away, a.changed
+}
+
+// wake has a sleeping service woken. A wake that the end of a term interrupts is
+// asked for again.
+func (a *asks) wake(ctx context.Context, name model.ServiceName, cause, who string) ([]model.Backend, error) {
+	for {
+		now, owner, away, changed := a.read()
+		switch {
+		case owner:
+			backends, err := wakeWithin(ctx, now, name, cause, who)
+			if err == nil || !over(now) {
+				return backends, err
+			}
+		case away != "":
+			return wakeAway(ctx, away, name)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+func over(t *answers) bool {
+	select {
+	case <-t.over:
+		return true
+	default:
+		return false
+	}
+}
+
+// wakeWithin asks this agent's term, until it ends.
+func wakeWithin(ctx context.Context, now *answers, name model.ServiceName, cause, who string) ([]model.Backend, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-now.over:
+			cancel()
+		}
+	}()
+	return now.wake(ctx, name, cause, who)
+}
+
+// wakeAway asks the successor.
+func wakeAway(ctx context.Context, runDir string, name model.ServiceName) ([]model.Backend, error) {
+	c := admin.NewClient(runDir)
+	defer c.Close()
+	if _, err := c.Sleep(ctx, admin.SleepRequest{Verb: "wake", Service: name.String()}); err != nil {
+		return nil, err
+	}
+	svc, err := c.Service(ctx, name.String())
+	if err != nil {
+		return nil, err
+	}
+	var out []model.Backend
+	for _, r := range svc.Replicas {
+		if r.Ready() {
+			out = append(out, model.Backend{Addr4: r.Addr4, Addr6: r.Addr6, Weight: max(r.Weight, 1), Replica: r.ID})
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("the agent that owns this host has woken %s and names no replica of it", name)
+	}
+	return out, nil
+}
+
+var errNoTerm = errors.New("no agent owns this host at the moment")
+
+// listen and own are for the front of services that sleep.
+func (a *asks) listen(v4, v6 *net.TCPListener) (io.Closer, error) {
+	now, owner, _, _ := a.read()
+	if !owner {
+		return nil, errNoTerm
+	}
+	return now.listen(v4, v6)
+}
+
+func (a *asks) own(addrs []netip.Addr) error {
+	now, owner, _, _ := a.read()
+	if !owner {
+		return errNoTerm
+	}
+	return now.own(addrs)
+}
+
+// instead says what listens at a replica's address.
+func (a *asks) instead(addr netip.AddrPort) string {
+	now, _, _, _ := a.read()
+	return now.instead(addr)
+}
+
+// GetCertificate, Holds and HTTPChallenge are the certificates of the last term:
+// they are served also when nobody keeps them.
+func (a *asks) GetCertificate(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	now, _, _, _ := a.read()
+	return now.certificates.GetCertificate(h)
+}
+
+// Holds tells whether there is a valid certificate.
+func (a *asks) Holds(host string) bool {
+	now, _, _, _ := a.read()
+	return now.certificates.Holds(host)
+}
+
+// HTTPChallenge answers an ACME http-01 challenge.
+func (a *asks) HTTPChallenge(w http.ResponseWriter, r *http.Request) bool {
+	now, _, _, _ := a.read()
+	return now.certificates.HTTPChallenge(w, r)
+}
