@@ -164,6 +164,7 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 		withdrawal: w, drains: drains,
 		certificates: func() []autocert.Certificate { return nil },
 		domains:      domains,
+		loaded:       func(context.Context) error { return nil },
 		naps:         activator.New(activator.Config{}),
 		pooled:       func(netip.Addr) int { return 0 },
 		questions:    func() []dnsserver.Count { return nil },

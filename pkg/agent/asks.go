@@ -32,9 +32,10 @@ type answers struct {
 // this agent, nobody for a moment, or its successor. The fronts outlive a term.
 type asks struct {
 	mu      sync.Mutex
-	now     *answers // of the present term, or of the last one
-	owner   bool     // the term goes on
-	away    string   // run directory of the successor; empty: there is none
+	now     *answers                                 // of the present term, or of the last one
+	owner   bool                                     // the term goes on
+	away    string                                   // run directory of the successor; empty: there is none
+	learned func(model.ServiceName, []model.Backend) // what the successor has woken
 	changed chan struct{}
 }
 
@@ -46,8 +47,11 @@ func (a *asks) begin(now *answers) { a.set(func() { a.now, a.owner = now, true }
 // pause says that nobody wakes for now. Certificates are served as they are.
 func (a *asks) pause() { a.set(func() { a.owner = false }) }
 
-// moved says that the agent of the run directory is asked from now on.
-func (a *asks) moved(runDir string) { a.set(func() { a.owner, a.away = false, runDir }) }
+// moved says that the agent of the run directory is asked from now on, and who
+// is told of what it has woken.
+func (a *asks) moved(runDir string, learned func(model.ServiceName, []model.Backend)) {
+	a.set(func() { a.owner, a.away, a.learned = false, runDir, learned })
+}
 
 func (a *asks) set(change func()) {
 	a.mu.Lock()
@@ -75,7 +79,11 @@ func (a *asks) wake(ctx context.Context, name model.ServiceName, cause, who stri
 				return backends, err
 			}
 		case away != "":
-			return wakeAway(ctx, away, name)
+			backends, err := wakeAway(ctx, away, name)
+			if err == nil {
+				a.learned(name, backends)
+			}
+			return backends, err
 		}
 		select {
 		case <-ctx.Done():

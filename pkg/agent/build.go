@@ -115,6 +115,7 @@ func build(a *Agent) (p parts, err error) {
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows
 	p.hop, p.tcp = k.hops.Known, router
 	p.certificates, p.questions = certificates.Status, names.Counts
+	p.loaded = certificates.Loaded
 	p.trace, p.nodeAddrs = k.objects.Trace, k.nodeAddrs
 	p.attached = func() ([]admin.Interface, []admin.Cgroup) { return attached(k.links) }
 	return p, nil

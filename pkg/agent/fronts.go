@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,6 +53,27 @@ func newFronts(a *Agent) (*fronts, error) {
 		},
 	})
 	return f, nil
+}
+
+// learn returns how the HTTP front, which gets no states any more, is told of
+// replicas that the successor has woken; last is the state it has.
+func (f *fronts) learn(last *model.State) func(model.ServiceName, []model.Backend) {
+	var mu sync.Mutex
+	return func(name model.ServiceName, backends []model.Backend) {
+		mu.Lock()
+		defer mu.Unlock()
+		next := *last
+		next.Services = slices.Clone(last.Services)
+		for i, svc := range next.Services {
+			if svc.Name == name {
+				woken := *svc
+				woken.Backends, woken.Sleep = backends, model.Awake
+				next.Services[i] = &woken
+			}
+		}
+		last = &next
+		_ = f.http.Apply(context.Background(), last) // what it could not serve before it cannot now
+	}
 }
 
 // open counts the connections of clients.

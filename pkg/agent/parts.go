@@ -68,6 +68,7 @@ type parts struct {
 	drainFronts  func(context.Context) error // ends the connections of clients
 	shutdown     func(context.Context) error // stops the workloads
 	certificates func() []autocert.Certificate
+	loaded       func(context.Context) error // stored certificates are served
 	domains      *domain.Store
 	questions    func() []dnsserver.Count // to the name server
 	close        func()

@@ -209,7 +209,7 @@ func (a *Agent) recede(ctx context.Context, next *successor) error {
 	if a.fronts == nil {
 		return nil
 	}
-	a.fronts.asks.moved(a.cfg.RunDir)
+	a.fronts.asks.moved(a.cfg.RunDir, a.fronts.learn(a.engine.state()))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	until := time.Now().Add(a.cfg.Drain)

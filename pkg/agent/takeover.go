@@ -144,10 +144,33 @@ func (a *Agent) settleIn(ctx context.Context, from *predecessor) error {
 	}
 	select {
 	case <-a.begin: // in an earlier term
+		return nil
 	default:
-		close(a.begin)
 	}
+	if from == nil {
+		a.tried(ctx)
+	}
+	close(a.begin)
 	return nil
+}
+
+// firstTime bounds how long clients wait at the start of an agent, in place of
+// being refused by a front that has not got its certificates yet.
+const firstTime = 3 * time.Second
+
+// tried waits until every target has tried to apply the first state.
+func (a *Agent) tried(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, firstTime)
+	defer cancel()
+	s, err := a.engine.await(ctx, func(*model.State) bool { return true })
+	for _, l := range a.engine.loops {
+		if err == nil {
+			err = l.Tried(ctx, s.Generation)
+		}
+	}
+	if err == nil {
+		_ = a.parts.loaded(ctx)
+	}
 }
 
 // succeed tells the predecessor that this agent is ready, once it is.
@@ -219,6 +242,9 @@ func (a *Agent) caughtUp(ctx context.Context, troubled []string) error {
 			} else {
 				err = l.Wait(wait, s.Generation)
 			}
+		}
+		if err == nil {
+			err = a.parts.loaded(wait)
 		}
 		switch {
 		case ctx.Err() != nil:

@@ -125,14 +125,11 @@ func (t *Target) Serves() []model.Feature {
 	return []model.Feature{model.FeatureHTTP, model.FeaturePlaceholder}
 }
 
-// Apply routes by the state. It listens only if a service asks for HTTP; an
+// Apply routes by the state. Unless it drains, it listens only if a service asks for HTTP; an
 // address that cannot be had is an error, and what else there is works.
 func (t *Target) Apply(_ context.Context, s *model.State) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.draining.Load() {
-		return nil
-	}
 	t.access.oneIn.Store(s.Settings.AccessLog.OneIn)
 	c, err := t.compile(s)
 	t.table.Store(c.table)
@@ -145,6 +142,9 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 		e.revive()
 	}
 	t.services, t.endpoints = c.services, c.endpoints
+	if t.draining.Load() {
+		return err // requests of connections that are there
+	}
 	return errors.Join(err, t.listen(s))
 }
 

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -299,19 +298,28 @@ func (b *busyNode) begin(t *testing.T) {
 		}
 		return nil
 	})
-	b.load("new connections by name", 1, func() error {
-		c, err := b.dial(6379, b.secure(ownHost))
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		return echoed(c, "hello", "hello")
-	})
+	b.load("new connections by name", 1, b.newConnection)
 	for _, host := range []string{cacheHost, ownHost} {
 		c, err := b.dial(6379, b.secure(host))
 		must(t, err)
 		b.stream(host, c, func(s string) (string, string) { return s, s })
 	}
+	ws := b.webSocket(t)
+	b.stream("WebSocket", ws, func(s string) (string, string) { return string(frame(s, true)), string(frame(s, false)) })
+}
+
+func (b *busyNode) newConnection() error {
+	c, err := b.dial(6379, b.secure(ownHost))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return echoed(c, "hello", "hello")
+}
+
+// webSocket opens one.
+func (b *busyNode) webSocket(t *testing.T) net.Conn {
+	t.Helper()
 	ws, err := b.dial(443, b.secure(secureHost))
 	must(t, err)
 	_, err = io.WriteString(ws, "GET /ws HTTP/1.1\r\nHost: "+secureHost+"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
@@ -325,7 +333,7 @@ func (b *busyNode) begin(t *testing.T) {
 	if !bytes.HasPrefix(head, []byte("HTTP/1.1 101 ")) {
 		t.Fatalf("no WebSocket: %s", head)
 	}
-	b.stream("WebSocket", ws, func(s string) (string, string) { return string(frame(s, true)), string(frame(s, false)) })
+	return ws
 }
 
 // stream keeps one connection busy with exchanges until the end.
@@ -409,9 +417,4 @@ func TestL08Upgrades(t *testing.T) {
 		return true
 	})
 	b.a.Stop(t)
-}
-
-func decodeStatus(out string) (s lab.Status, err error) {
-	err = json.Unmarshal([]byte(out), &s)
-	return s, err
 }

@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +26,7 @@ type Agent struct {
 	mode Mode
 	ns   *Netns
 	env  []string
+	prog string // of Run; empty: Binary
 	proc *process
 	old  []*process // whose place the present one took
 }
@@ -96,7 +98,7 @@ func (a *Agent) Run(t testing.TB, more ...string) {
 	out, err := os.OpenFile(a.Path("out"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	must(t, err)
 	defer out.Close()
-	cmd := a.ns.Command(context.Background(), Binary(), a.args("run", append(more, "--config", a.Path("fairlead.yaml"))...)...)
+	cmd := a.ns.Command(context.Background(), cmp.Or(a.prog, Binary()), a.args("run", append(more, "--config", a.Path("fairlead.yaml"))...)...)
 	cmd.Env = append(os.Environ(), a.env...)
 	cmd.Stdout, cmd.Stderr = out, log
 	must(t, cmd.Start())
@@ -156,6 +158,13 @@ func (a *Agent) Back(t testing.TB) {
 	a.proc = a.old[len(a.old)-1]
 	a.old = a.old[:len(a.old)-1]
 }
+
+// Swap makes the agent before the present one the present one: of two that came
+// at one time, the other one was the last.
+func (a *Agent) Swap() { a.proc, a.old[len(a.old)-1] = a.old[len(a.old)-1], a.proc }
+
+// Program is what agents started from now on run.
+func (a *Agent) Program(path string) { a.prog = path }
 
 // Old is an agent whose place another one has taken.
 type Old struct {
