@@ -76,6 +76,8 @@ type SleepRequest struct {
 type SleepResult struct {
 	Service string `json:"service"`
 	Sleep   Nap    `json:"sleep"`
+	// Replicas are those that a wake found ready.
+	Replicas []Replica `json:"replicas,omitempty"`
 }
 
 // Nap is whether a workload runs, and why.

@@ -33,6 +33,7 @@ type answers struct {
 type asks struct {
 	mu      sync.Mutex
 	now     *answers                                 // of the present term, or of the last one
+	certs   *autocert.Target                         // that are served
 	owner   bool                                     // the term goes on
 	away    string                                   // run directory of the successor; empty: there is none
 	learned func(model.ServiceName, []model.Backend) // what the successor has woken
@@ -41,8 +42,18 @@ type asks struct {
 
 func newAsks() *asks { return &asks{now: &answers{}, changed: make(chan struct{})} }
 
-// begin says who answers from now on.
-func (a *asks) begin(now *answers) { a.set(func() { a.now, a.owner = now, true }) }
+// begin says who answers from now on. An earlier term's certificates are served
+// until those of this one are loaded.
+func (a *asks) begin(now *answers) {
+	a.set(func() {
+		if a.now, a.owner = now, true; a.certs == nil {
+			a.certs = now.certificates
+		}
+	})
+}
+
+// loaded says that the present term has its certificates.
+func (a *asks) loaded() { a.set(func() { a.certs = a.now.certificates }) }
 
 // pause says that nobody wakes for now. Certificates are served as they are.
 func (a *asks) pause() { a.set(func() { a.owner = false }) }
@@ -120,18 +131,13 @@ func wakeWithin(ctx context.Context, now *answers, name model.ServiceName, cause
 func wakeAway(ctx context.Context, runDir string, name model.ServiceName) ([]model.Backend, error) {
 	c := admin.NewClient(runDir)
 	defer c.Close()
-	if _, err := c.Sleep(ctx, admin.SleepRequest{Verb: "wake", Service: name.String()}); err != nil {
-		return nil, err
-	}
-	svc, err := c.Service(ctx, name.String())
+	res, err := c.Sleep(ctx, admin.SleepRequest{Verb: "wake", Service: name.String()})
 	if err != nil {
 		return nil, err
 	}
 	var out []model.Backend
-	for _, r := range svc.Replicas {
-		if r.Ready() {
-			out = append(out, model.Backend{Addr4: r.Addr4, Addr6: r.Addr6, Weight: max(r.Weight, 1), Replica: r.ID})
-		}
+	for _, r := range res.Replicas {
+		out = append(out, model.Backend{Addr4: r.Addr4, Addr6: r.Addr6, Weight: max(r.Weight, 1), Backup: r.Backup, Replica: r.ID})
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("the agent that owns this host has woken %s and names no replica of it", name)
@@ -164,18 +170,20 @@ func (a *asks) instead(addr netip.AddrPort) string {
 	return now.instead(addr)
 }
 
-// GetCertificate, Holds and HTTPChallenge are the certificates of the last term:
-// they are served also when nobody keeps them.
+func (a *asks) served() *autocert.Target {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.certs
+}
+
+// GetCertificate is a tls.Config's. Certificates are served also when nobody
+// keeps them.
 func (a *asks) GetCertificate(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	now, _, _, _ := a.read()
-	return now.certificates.GetCertificate(h)
+	return a.served().GetCertificate(h)
 }
 
 // Holds tells whether there is a valid certificate.
-func (a *asks) Holds(host string) bool {
-	now, _, _, _ := a.read()
-	return now.certificates.Holds(host)
-}
+func (a *asks) Holds(host string) bool { return a.served().Holds(host) }
 
 // HTTPChallenge answers an ACME http-01 challenge.
 func (a *asks) HTTPChallenge(w http.ResponseWriter, r *http.Request) bool {

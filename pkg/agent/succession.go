@@ -258,6 +258,7 @@ func (a *Agent) recede(ctx context.Context, next *successor) error {
 // hung up.
 func (a *Agent) orders(c *handover.Conn) <-chan time.Duration {
 	out := make(chan time.Duration, 1)
+	c.Resume()
 	go func() {
 		defer close(out)
 		for {

@@ -142,15 +142,17 @@ func (a *Agent) settleIn(ctx context.Context, from *predecessor) error {
 			return fmt.Errorf("the place was not taken: %w", err)
 		}
 	}
-	select {
-	case <-a.begin: // in an earlier term
-		return nil
-	default:
-	}
 	if from == nil {
 		a.tried(ctx)
 	}
-	close(a.begin)
+	if a.fronts != nil {
+		a.fronts.asks.loaded()
+	}
+	select {
+	case <-a.begin: // in an earlier term
+	default:
+		close(a.begin)
+	}
 	return nil
 }
 
@@ -177,6 +179,7 @@ func (a *Agent) tried(ctx context.Context) {
 func (a *Agent) succeed(ctx context.Context, from *predecessor) error {
 	said := make(chan error, 1) // the predecessor's word, or its silence
 	var first handover.Message
+	from.conn.Resume()
 	stop := context.AfterFunc(ctx, from.conn.Interrupt)
 	defer stop()
 	go func() {

@@ -176,7 +176,8 @@ func (c *Conn) Send(m Message, within time.Duration, files ...*os.File) error {
 	return nil
 }
 
-// Receive waits for the next message; 0: for as long as it takes. The files are
+// Receive waits for the next message; 0: for as long as it takes, or until the
+// end of the last wait that had one, unless Resume was called since. The files are
 // the caller's to close. The error is io.EOF when the other side hung up, a
 // *RefusedError when it refused, os.ErrDeadlineExceeded when it says nothing.
 func (c *Conn) Receive(within time.Duration) (m Message, files []*os.File, err error) {
