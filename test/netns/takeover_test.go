@@ -257,18 +257,40 @@ func TestL08SleepersAtAHandover(t *testing.T) {
 	a := lab.NewAgent(t, l.Node, l.Mode)
 	mail := sleepy(t, l, 40, "shop/mail", "25", 1500*time.Millisecond, "{min: 0, idle: 1h}")
 	a.Write(t, lab.Config{Services: []lab.Service{mail}})
+	text, err := os.ReadFile(a.Path("fairlead.yaml"))
+	must(t, err)
+	a.WriteText(t, string(text)+fmt.Sprintf(`- project: shop
+  user: web
+  run: {containerPort: 8090, servicePort: 90}
+  health: {type: none}
+  expose: [{http: {host: web.example.com, tls: "off"}}]
+  workload:
+    driver: process
+    command: [sh, -c, "sleep 1.2; exec %s echo --http :8090"]
+    scale: {min: 0, idle: 1h}
+`, lab.Binary()))
 	a.Run(t)
 	a.WaitReady(t, 0)
 	for round := range 4 {
 		if round > 0 {
 			a.CLI(t, "sleep", "shop/mail")
+			a.CLI(t, "sleep", "shop/web")
 		}
 		waitAsleep(t, a, "shop/mail")
-		done := make(chan error, 8)
-		for i := range cap(done) {
+		waitAsleep(t, a, "shop/web")
+		done := make(chan error, 16)
+		for i := range cap(done) / 2 { // before, at and after the handover
 			go func() {
-				time.Sleep(time.Duration(i) * 100 * time.Millisecond) // before, at and after the handover
+				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
 				done <- converse(l.Client, vip(lab.V4, 40, 25))
+			}()
+			go func() {
+				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
+				out, err := l.Client.Try("curl", "-sS", "--noproxy", "*", "--max-time", "30", "-w", "%{http_code}", "-H", "Host: web.example.com", "http://"+lab.Node4.String()+"/")
+				if err == nil && !strings.HasSuffix(out, "200") {
+					err = errors.New(out)
+				}
+				done <- err
 			}()
 		}
 		time.Sleep(time.Duration(round) * 100 * time.Millisecond)

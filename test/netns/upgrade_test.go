@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -365,6 +366,20 @@ func echoed(c net.Conn, send, want string) error {
 	return nil
 }
 
+// openBPF lists the BPF objects that a process has open.
+func openBPF(t *testing.T, pid int) (out []string) {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	all, err := os.ReadDir(dir)
+	must(t, err)
+	for _, e := range all {
+		if to, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && strings.Contains(to, "bpf") {
+			out = append(out, to)
+		}
+	}
+	return out
+}
+
 // TestL08Upgrades: agents take each other's place under load, again and again,
 // by "run --takeover" and by "upgrade": no request fails and no connection
 // breaks, whichever front it came by. The recorded long run has
@@ -399,6 +414,9 @@ func TestL08Upgrades(t *testing.T) {
 	}, b.a.Log)
 	if out := b.a.CLI(t, "status"); !strings.Contains(out, fmt.Sprintf("pid %d still has 3 connections", old[0].PID())) {
 		t.Errorf("fairlead status:\n%s", out)
+	}
+	if owned := openBPF(t, old[0].PID()); len(owned) > 0 {
+		t.Errorf("the first agent still has %v open: only the owner may write maps", owned)
 	}
 	for _, o := range old[1:] {
 		must(t, o.Wait(t, 60*time.Second))
