@@ -15,6 +15,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,7 +36,7 @@ type busyNode struct {
 
 	stop   chan struct{}
 	wg     sync.WaitGroup
-	served sync.Map // kind of load → *atomic.Int64
+	served sync.Map // kind of load → *tally
 	mu     sync.Mutex
 	errs   []error
 }
@@ -183,7 +185,7 @@ func (b *busyNode) secure(name string) *tls.Config {
 // load runs a step again and again on some goroutines until end. The first
 // error of each ends it.
 func (b *busyNode) load(kind string, workers int, step func() error) {
-	n := &atomic.Int64{}
+	n := &tally{}
 	b.served.Store(kind, n)
 	for range workers {
 		b.wg.Go(func() {
@@ -193,17 +195,31 @@ func (b *busyNode) load(kind string, workers int, step func() error) {
 					return
 				default:
 				}
+				begun := time.Now()
 				if err := step(); err != nil {
 					b.mu.Lock()
 					b.errs = append(b.errs, fmt.Errorf("%s %s, after %d: %w", time.Now().Format("15:04:05.000"), kind, n.Load(), err))
 					b.mu.Unlock()
 					return
 				}
-				n.Add(1)
+				n.add(time.Since(begun))
 			}
 		})
 	}
 }
+
+// tally counts the steps of a load.
+type tally struct{ n, longest atomic.Int64 }
+
+func (c *tally) add(took time.Duration) {
+	c.n.Add(1)
+	for old := c.longest.Load(); int64(took) > old && !c.longest.CompareAndSwap(old, int64(took)); {
+		old = c.longest.Load()
+	}
+}
+
+// Load is the count.
+func (c *tally) Load() int64 { return c.n.Load() }
 
 // end stops the load and returns what went wrong.
 func (b *busyNode) end() error {
@@ -225,7 +241,8 @@ func (b *busyNode) err() error {
 func (b *busyNode) counts() string {
 	var out []string
 	b.served.Range(func(k, v any) bool {
-		out = append(out, fmt.Sprintf("%s %d", k, v.(*atomic.Int64).Load()))
+		c := v.(*tally)
+		out = append(out, fmt.Sprintf("%s %d (longest %s)", k, c.Load(), time.Duration(c.longest.Load()).Round(time.Millisecond)))
 		return true
 	})
 	return strings.Join(out, ", ")
@@ -366,6 +383,24 @@ func echoed(c net.Conn, send, want string) error {
 	return nil
 }
 
+// handovers sums up how long the places were nobody's, by the log.
+func (b *busyNode) handovers(t *testing.T) string {
+	t.Helper()
+	log, err := os.ReadFile(b.a.Path("log"))
+	must(t, err)
+	var took []time.Duration
+	for _, m := range regexp.MustCompile(`msg="handed over" to=\d+ took=(\S+)`).FindAllSubmatch(log, -1) {
+		d, err := time.ParseDuration(string(m[1]))
+		must(t, err)
+		took = append(took, d.Round(time.Millisecond))
+	}
+	slices.Sort(took)
+	if len(took) == 0 {
+		return "no time"
+	}
+	return fmt.Sprintf("%s to %s, the median %s", took[0], took[len(took)-1], took[len(took)/2])
+}
+
 // openBPF lists the BPF objects that a process has open.
 func openBPF(t *testing.T, pid int) (out []string) {
 	t.Helper()
@@ -401,7 +436,7 @@ func TestL08Upgrades(t *testing.T) {
 			t.Fatalf("round %d: %v", round, err)
 		}
 	}
-	t.Logf("%d upgrades in %s: %s", rounds, time.Since(begun).Round(time.Millisecond), b.counts())
+	t.Logf("%d upgrades in %s: %s; a handover took %s", rounds, time.Since(begun).Round(time.Millisecond), b.counts(), b.handovers(t))
 	var status struct {
 		Older []struct{ PID, Connections int }
 	}
@@ -429,7 +464,7 @@ func TestL08Upgrades(t *testing.T) {
 	}
 	must(t, old[0].Wait(t, 60*time.Second)) // its connections have ended
 	b.served.Range(func(k, v any) bool {
-		if n := v.(*atomic.Int64).Load(); n < int64(rounds) {
+		if n := v.(*tally).Load(); n < int64(rounds) {
 			t.Errorf("%s: only %d", k, n)
 		}
 		return true
