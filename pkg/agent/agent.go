@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 )
 
@@ -72,6 +73,7 @@ type Agent struct {
 	successors chan *successor
 	taken      succession
 	older      older
+	failed     []health.Failed // replicas, as the last term or a predecessor left them
 	begun      time.Time
 
 	// Of the present term.

@@ -75,7 +75,7 @@ func build(a *Agent) (p parts, err error) {
 	closers = append(closers, func() { _ = scrape.Close() })
 	page := dashboard.New(dashboard.Config{Views: a.page(), Log: log, Listen: a.sockets.listen("dashboard")})
 	closers = append(closers, func() { _ = page.Close() })
-	p.health = health.New(health.Config{Log: log, Signals: dataplane.NewSigns(k.objects)})
+	p.health = health.New(health.Config{Log: log, Signals: dataplane.NewSigns(k.objects), Prior: a.failed})
 	if a.fronts == nil {
 		if a.fronts, err = newFronts(a); err != nil {
 			return p, err

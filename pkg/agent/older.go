@@ -112,8 +112,8 @@ func (o *older) copies() (names []string, files []*os.File) {
 	return names, files
 }
 
-// mostOlder bounds the conversations in one message, beside the locks.
-const mostOlder = handover.MaxFiles - 2
+// mostOlder bounds the conversations in one message, beside the locks and a memo.
+const mostOlder = handover.MaxFiles - 3
 
 // leave hangs up here: a successor goes on with the conversations.
 func (o *older) leave() {

@@ -95,6 +95,7 @@ func (a *Agent) prepare(next *successor) {
 		a.fronts.asks.pause()
 	}
 	next.names, next.files = a.sockets.copies()
+	a.failed = a.parts.health.Failed()
 	s := a.progress()
 	for _, t := range s.Targets {
 		if t.Error != "" || t.Generation < s.Config.Generation {
@@ -157,6 +158,11 @@ func (a *Agent) offer(ctx context.Context, next *successor) error {
 	}
 	olderNames, olderFiles := a.older.copies()
 	names, files = append(names, olderNames...), append(files, olderFiles...)
+	if f, err := memo(a.failed); err != nil {
+		a.cfg.Log.Warn("the successor is not told which replicas are down", "error", err)
+	} else {
+		names, files = append(names, failedName), append(files, f)
+	}
 	err = next.conn.Send(handover.Message{Kind: handover.Yours, Names: names, Troubled: next.troubled}, sayTime, files...)
 	handover.CloseFiles(files)
 	if err != nil {

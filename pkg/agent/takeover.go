@@ -22,6 +22,7 @@ const (
 	enterTime  = 15 * time.Second // for an agent that is just giving its place to another one
 	givenTime  = 30 * time.Second // for the present agent to stop its work
 	settleTime = 20 * time.Second // for everything to be applied
+	failTime   = 4 * time.Second  // that a target may fail, which did not before
 )
 
 // predecessor is the agent whose place is taken.
@@ -115,6 +116,11 @@ func (a *Agent) adopt(names []string, files []*os.File) (err error) {
 			name = f
 		case olderName:
 			a.older.adopt(f)
+			_ = f.Close()
+		case failedName:
+			if err := readMemo(f, &a.failed); err != nil {
+				a.cfg.Log.Warn("which replicas are down is found out anew", "error", err)
+			}
 			_ = f.Close()
 		default:
 			_ = f.Close()
@@ -234,6 +240,8 @@ func (a *Agent) succeed(ctx context.Context, from *predecessor) error {
 func (a *Agent) caughtUp(ctx context.Context, troubled []string) error {
 	wait, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
+	begun := time.Now()
+	go a.despair(wait, cancel, troubled)
 	for {
 		s, err := a.engine.await(wait, func(*model.State) bool { return true })
 		for i, l := range a.engine.loops {
@@ -254,9 +262,27 @@ func (a *Agent) caughtUp(ctx context.Context, troubled []string) error {
 			return ctx.Err()
 		case err != nil:
 			now := a.progress()
-			return fmt.Errorf("not ready after %s: %s", settleTime, strings.Join(now.Behind(), "; "))
+			return fmt.Errorf("not ready after %s: %s", time.Since(begun).Round(time.Second), strings.Join(now.Behind(), "; "))
 		case a.engine.state() == s:
 			return nil
+		}
+	}
+}
+
+// despair ends the wait for a target that goes on failing.
+func (a *Agent) despair(ctx context.Context, end func(), troubled []string) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+		for i, l := range a.engine.loops {
+			s := l.Status()
+			if s.Error != "" && time.Since(s.Since) > failTime && !slices.Contains(troubled, a.engine.targets[i].Name()) {
+				end()
+				return
+			}
 		}
 	}
 }

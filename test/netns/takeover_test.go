@@ -161,10 +161,35 @@ func TestL08AfterTheHandover(t *testing.T) {
 		if err := echoed(c, "still", "still"); err == nil {
 			t.Error("a connection outlives its process")
 		}
-		b.load("new connections", 2, b.newConnection)
+		for range 20 {
+			must(t, b.newConnection())
+		}
 		b.goesOn(t, "the old one is killed", b.a.PID())
 		lab.Poll(t, 10*time.Second, func() error { return b.older(t) }, b.a.Log)
 	})
+	t.Run("TheOldOneIsKilledMeanwhile", func(t *testing.T) {
+		before := b.a.PID()
+		b.a.RunTakeover(t)
+		lab.Poll(t, 30*time.Second, func() error {
+			log, err := os.ReadFile(b.a.Path("log"))
+			must(t, err)
+			if !strings.Contains(string(log), fmt.Sprintf("msg=\"taking the place of the agent that runs\" pid=%d", before)) {
+				return errors.New("the handover has not begun")
+			}
+			return nil
+		}, b.a.Log)
+		must(t, syscall.Kill(before, syscall.SIGKILL))
+		lab.Poll(t, 30*time.Second, func() error {
+			if !b.taken(t) {
+				return errors.New("nobody has the place")
+			}
+			return nil
+		}, b.a.Log)
+		for range 20 {
+			must(t, b.newConnection())
+		}
+	})
+	b.load("new connections", 2, b.newConnection)
 	t.Run("TwoAtOnce", func(t *testing.T) {
 		before := b.a.PID()
 		b.a.RunTakeover(t)
@@ -185,6 +210,9 @@ func TestL08AfterTheHandover(t *testing.T) {
 			b.a.Swap()
 		}
 		b.goesOn(t, "two at once", b.a.PID())
+		if err := b.end(); err != nil {
+			t.Error(err)
+		}
 	})
 	t.Run("StopReachesTheOldOnes", func(t *testing.T) {
 		c := b.long(t)
@@ -193,9 +221,6 @@ func TestL08AfterTheHandover(t *testing.T) {
 		must(t, second.Wait(t, 30*time.Second))
 		must(t, echoed(c, "still", "still"))
 		lab.Poll(t, 10*time.Second, func() error { return b.older(t, first.PID()) }, b.a.Log)
-		if err := b.end(); err != nil {
-			t.Error(err)
-		}
 		b.a.Stop(t)
 		must(t, first.Wait(t, 10*time.Second))
 		if err := echoed(c, "still", "still"); err == nil {
@@ -301,6 +326,54 @@ func TestL08SleepersAtAHandover(t *testing.T) {
 			}
 		}
 		must(t, old.Wait(t, 20*time.Second))
+	}
+	a.Stop(t)
+}
+
+// TestL08DeadReplicasStayOut: what the agent before found down is down for its
+// successor from the first state on, so that no client meets it.
+func TestL08DeadReplicasStayOut(t *testing.T) {
+	l := lab.New(t, lab.Modes()[0])
+	for _, r := range l.Replicas[:2] {
+		r.ServeTCP(t, 7005)
+	}
+	s := service(l, 44, "shop/half", "70", "7005", "tcp")
+	s.Health = "{type: tcp, interval: 2s, timeout: 1s, fall: 3}"
+	a := l.Start(t, lab.Config{Services: []lab.Service{s}})
+	dead := l.Replicas[2]
+	out := func() error {
+		for _, r := range a.Services(t)["shop/half"].Replicas {
+			if r.Addr4 == dead.Addr4 && r.Condition != "down" {
+				return fmt.Errorf("%s is %s: %s", dead.Name, r.Condition, r.Reason)
+			}
+		}
+		return nil
+	}
+	lab.Poll(t, 30*time.Second, out, a.Log)
+	for round := range 3 {
+		ended := make(chan error, 1)
+		stop := make(chan struct{})
+		go func() {
+			for {
+				select {
+				case <-stop:
+					ended <- nil
+					return
+				default:
+				}
+				if _, err := l.Client.Spread(vip(lab.V4, 44, 70), 20); err != nil {
+					ended <- err
+					return
+				}
+			}
+		}()
+		a.Takeover(t)
+		must(t, out())
+		time.Sleep(time.Second) // of clients' connections
+		close(stop)
+		if err := <-ended; err != nil {
+			t.Fatalf("round %d: %v\n%s", round, err, a.Log())
+		}
 	}
 	a.Stop(t)
 }
