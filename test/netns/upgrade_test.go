@@ -401,6 +401,14 @@ func (b *busyNode) handovers(t *testing.T) string {
 	return fmt.Sprintf("%s to %s, the median %s", took[0], took[len(took)-1], took[len(took)/2])
 }
 
+// resident is the memory of a process.
+func resident(t *testing.T, pid int) string {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	must(t, err)
+	return strings.Join(regexp.MustCompile(`(VmRSS|RssAnon):\s+\d+ kB`).FindAllString(string(b), -1), ", ")
+}
+
 // openBPF lists the BPF objects that a process has open.
 func openBPF(t *testing.T, pid int) (out []string) {
 	t.Helper()
@@ -450,6 +458,7 @@ func TestL08Upgrades(t *testing.T) {
 	if out := b.a.CLI(t, "status"); !strings.Contains(out, fmt.Sprintf("pid %d still has 3 connections", old[0].PID())) {
 		t.Errorf("fairlead status:\n%s", out)
 	}
+	t.Logf("the first agent, with 3 connections: %s", resident(t, old[0].PID()))
 	if owned := openBPF(t, old[0].PID()); len(owned) > 0 {
 		t.Errorf("the first agent still has %v open: only the owner may write maps", owned)
 	}
