@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 )
@@ -73,6 +74,7 @@ type Agent struct {
 	successors chan *successor
 	taken      succession
 	older      older
+	early      *bpf.Objects    // opened before the first term; nil: not, or in use
 	failed     []health.Failed // replicas, as the last term or a predecessor left them
 	begun      time.Time
 
@@ -139,6 +141,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	a.sockets = newSockets(a.cfg.Log)
+	defer func() {
+		if a.early != nil { // the place was not to be had
+			_ = a.early.Close()
+		}
+	}()
 	from, err := a.enter(ctx)
 	if err != nil {
 		return err

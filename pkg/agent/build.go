@@ -44,7 +44,8 @@ func build(a *Agent) (p parts, err error) {
 		}
 	}()
 	log, state := a.cfg.Log, a.cfg.StateDir
-	k, err := openKernel(a.cfg, &closers)
+	k, err := openKernel(a.cfg, a.early, &closers)
+	a.early = nil
 	if err != nil {
 		return p, err
 	}
@@ -134,21 +135,34 @@ func (k *kernel) nodeAddrs(interfaces []string) ([]netip.Addr, error) {
 	return nodeAddrs(k.hops.Links(), interfaces)
 }
 
-// openKernel loads the programs, or adopts what an earlier agent pinned. What
-// must be closed is added to closers, also when it fails.
-func openKernel(cfg Config, closers *[]func()) (k kernel, err error) {
+// openObjects loads the programs over the maps that an earlier agent pinned. It
+// writes no map: a successor does it before it asks for the place.
+func openObjects(cfg Config) (*bpf.Objects, error) {
 	log, run := cfg.Log, cfg.RunDir
 	if _, err := attach.EnsureBPFFS(pinDir(run)); err != nil {
-		return k, err
+		return nil, err
 	}
 	for _, dir := range []string{objectPins(run), linkPins(run)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return k, fmt.Errorf("make pin directory: %w", err)
+			return nil, fmt.Errorf("make pin directory: %w", err)
 		}
 	}
 	objects, err := bpf.Open(bpf.Config{PinDir: objectPins(run), Log: log})
 	if err != nil {
-		return k, fmt.Errorf("load programs: %w", err)
+		return nil, fmt.Errorf("load programs: %w", err)
+	}
+	return objects, nil
+}
+
+// openKernel adopts what an earlier agent left in the kernel; objects are nil if
+// they are not open yet. What must be closed is added to closers, also when it
+// fails.
+func openKernel(cfg Config, objects *bpf.Objects, closers *[]func()) (k kernel, err error) {
+	log, run := cfg.Log, cfg.RunDir
+	if objects == nil {
+		if objects, err = openObjects(cfg); err != nil {
+			return k, err
+		}
 	}
 	k.objects = objects
 	*closers = append(*closers, func() { _ = objects.Close() })

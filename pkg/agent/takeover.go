@@ -48,6 +48,13 @@ func (a *Agent) enter(ctx context.Context) (*predecessor, error) {
 		case !a.cfg.Takeover:
 			return nil, fmt.Errorf("%w, or take its place without a gap, with --takeover", err)
 		}
+		if a.early == nil {
+			// The longest part of a start, and one that may fail: before the other
+			// agent has let go.
+			if a.early, err = openObjects(a.cfg); err != nil {
+				return nil, err
+			}
+		}
 		from, err := a.takeOver(ctx)
 		if err == nil {
 			return from, nil

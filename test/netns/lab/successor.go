@@ -64,6 +64,10 @@ func falseSuccessor() int {
 
 func pretend(stage string, a *Agent) error {
 	c, err := handover.Dial(a.Path("run/takeover.sock"), time.Second)
+	for end := time.Now().Add(20 * time.Second); err != nil && time.Now().Before(end); { // it begins anew after the last one
+		time.Sleep(20 * time.Millisecond)
+		c, err = handover.Dial(a.Path("run/takeover.sock"), time.Second)
+	}
 	if err != nil || stage == StageConnected {
 		return err
 	}
