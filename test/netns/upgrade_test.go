@@ -24,6 +24,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/fairlead-lb/fairlead/pkg/tcproute/tcptest"
 	"github.com/fairlead-lb/fairlead/test/netns/lab"
 )
@@ -84,7 +86,7 @@ func (b *busyNode) config() string {
 	}
 	all := "  health: {type: none}\n  replicas: [" + strings.Join(replicas, ", ") + "]\n"
 	return fmt.Sprintf(`node: {interfaces: [up0], addresses: [%s, "%s"], cgroup: ""}
-listen: {http: ":80", https: ":443"}
+listen: {http: ":80", https: ":443", dns: "198.51.100.1:5300"}
 acme: {directory: %q, caFile: %q, email: ops@example.com}
 domains: {resolver: %q}
 services:
@@ -317,6 +319,15 @@ func (b *busyNode) begin(t *testing.T) {
 		return nil
 	})
 	b.load("new connections by name", 1, b.newConnection)
+	b.load("questions of names", 1, b.question)
+	b.load("looks at /healthz", 1, func() error {
+		time.Sleep(20 * time.Millisecond)
+		out, err := b.l.Node.Try("curl", "-sS", "--max-time", "20", "-o", "/dev/null", "-f", "http://127.0.0.1:9320/healthz")
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
 	for _, host := range []string{cacheHost, ownHost} {
 		c, err := b.dial(6379, b.secure(host))
 		must(t, err)
@@ -324,6 +335,29 @@ func (b *busyNode) begin(t *testing.T) {
 	}
 	ws := b.webSocket(t)
 	b.stream("WebSocket", ws, func(s string) (string, string) { return string(frame(s, true)), string(frame(s, false)) })
+}
+
+// question asks once for an internal name, over UDP.
+func (b *busyNode) question() error {
+	c, err := b.l.Client.Dial("udp", netip.AddrPort{}, netip.AddrPortFrom(lab.Node4, 5300), 5*time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	d := &dns.Conn{Conn: c}
+	q := new(dns.Msg).SetQuestion("fairlead-shop-run-vip.", dns.TypeA)
+	if err := d.WriteMsg(q); err != nil {
+		return err
+	}
+	answer, err := d.ReadMsg()
+	if err != nil {
+		return err
+	}
+	if len(answer.Answer) != 1 || !strings.Contains(answer.Answer[0].String(), "198.18.0.60") {
+		return fmt.Errorf("answer %s", answer)
+	}
+	return nil
 }
 
 func (b *busyNode) newConnection() error {
