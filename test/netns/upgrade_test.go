@@ -514,3 +514,39 @@ func TestL08Upgrades(t *testing.T) {
 	})
 	b.a.Stop(t)
 }
+
+// TestL08UpgradesUnderWrk: the same under a foreign client at full speed, as issue
+// 5 asks for it: wrk counts no error of a socket and no answer but 200.
+func TestL08UpgradesUnderWrk(t *testing.T) {
+	b := newBusyNode(t)
+	script := filepath.Join(t.TempDir(), "host.lua")
+	must(t, os.WriteFile(script, []byte(`wrk.headers["Host"] = "`+plainHost+`"`), 0o600))
+	type result struct {
+		out string
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		out, err := b.l.Client.Try("wrk", "-t", "1", "-c", "32", "-d", "12s", "--timeout", "10s", "-s", script, "http://"+lab.Node4.String()+"/x")
+		done <- result{out, err}
+	}()
+	upgrades := 0
+	var r result
+	for running := true; running; {
+		select {
+		case r = <-done:
+			running = false
+		default:
+			b.a.Takeover(t)
+			upgrades++
+		}
+	}
+	must(t, r.err)
+	if strings.Contains(r.out, "Socket errors") || strings.Contains(r.out, "Non-2xx") || !strings.Contains(r.out, " requests in ") {
+		t.Errorf("%s", r.out)
+	}
+	if upgrades < 4 {
+		t.Errorf("only %d upgrades", upgrades)
+	}
+	t.Logf("%d upgrades under wrk: %s", upgrades, strings.TrimSpace(r.out))
+}
