@@ -71,6 +71,7 @@ type Agent struct {
 	sockets    *sockets
 	fronts     *fronts       // nil until the first term has built them
 	begin      chan struct{} // closed once the place is this agent's
+	taking     bool          // it is another agent's at first
 	successors chan *successor
 	taken      succession
 	older      older
@@ -150,6 +151,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.taking = from != nil
 	defer func() { a.lock.release() }()
 	if err := os.MkdirAll(a.cfg.StateDir, 0o750); err != nil {
 		return fmt.Errorf("make state directory: %w", err)

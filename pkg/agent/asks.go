@@ -16,6 +16,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/admin"
 	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 )
 
 // answers is what a term of ownership does for the fronts.
@@ -25,7 +26,7 @@ type answers struct {
 	certificates *autocert.Target
 	instead      func(netip.AddrPort) string
 	listen       func(v4, v6 *net.TCPListener) (io.Closer, error)
-	own          func([]netip.Addr) error
+	own          func(nexthop.Purpose, []netip.Addr) error
 }
 
 // asks is what the fronts ask for, of whoever owns this host at the moment:
@@ -147,7 +148,7 @@ func wakeAway(ctx context.Context, runDir string, name model.ServiceName) ([]mod
 
 var errNoTerm = errors.New("no agent owns this host at the moment")
 
-// listen and own are for the front of services that sleep.
+// listen is for the front of services that sleep.
 func (a *asks) listen(v4, v6 *net.TCPListener) (io.Closer, error) {
 	now, owner, _, _ := a.read()
 	if !owner {
@@ -156,12 +157,15 @@ func (a *asks) listen(v4, v6 *net.TCPListener) (io.Closer, error) {
 	return now.listen(v4, v6)
 }
 
-func (a *asks) own(addrs []netip.Addr) error {
-	now, owner, _, _ := a.read()
-	if !owner {
-		return errNoTerm
+// own makes addresses local to this host for a purpose.
+func (a *asks) own(why nexthop.Purpose) func([]netip.Addr) error {
+	return func(addrs []netip.Addr) error {
+		now, owner, _, _ := a.read()
+		if !owner {
+			return errNoTerm
+		}
+		return now.own(why, addrs)
 	}
-	return now.own(addrs)
 }
 
 // instead says what listens at a replica's address.

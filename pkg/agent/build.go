@@ -62,11 +62,6 @@ func build(a *Agent) (p parts, err error) {
 		return p, err
 	}
 	links := k.hops.Links()
-	names := dnsserver.New(dnsserver.Config{Log: log, Take: a.sockets.Take, Keep: a.sockets.note, Own: func(addrs []netip.Addr) error {
-		_, err := links.Own(nexthop.ForNames, addrs)
-		return err
-	}})
-	closers = append(closers, func() { _ = names.Close() })
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
 	p.instead = func(netip.AddrPort) string { return "" }
 	workloads := activator.New(activator.Config{
@@ -82,10 +77,10 @@ func build(a *Agent) (p parts, err error) {
 			return p, err
 		}
 	}
-	front, router := a.fronts.http, a.fronts.tcp
+	front, router, names := a.fronts.http, a.fronts.tcp, a.fronts.names
 	a.fronts.asks.begin(&answers{
 		over: a.over, wake: workloads.Wake, certificates: certificates, instead: p.instead, listen: k.objects.Listen,
-		own: func(addrs []netip.Addr) error { _, err := links.Own(nexthop.ForHolding, addrs); return err },
+		own: func(why nexthop.Purpose, addrs []netip.Addr) error { _, err := links.Own(why, addrs); return err },
 	})
 	p.withdrawal = &withdrawal{}
 	local := &renewal{}

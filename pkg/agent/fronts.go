@@ -9,20 +9,23 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fairlead-lb/fairlead/pkg/dnsserver"
 	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/standby"
 	"github.com/fairlead-lb/fairlead/pkg/tcproute"
 )
 
-// fronts hold connections of clients. They are made once in the life of the
+// fronts hold connections of clients, or answer them. They are made once in the life of the
 // process: they go on while this agent gives way to another one, also when that
 // comes to nothing, and afterwards until their connections have ended.
 type fronts struct {
-	asks *asks
-	http *ingress.Target
-	tcp  *tcproute.Router
-	held *standby.Target
+	asks  *asks
+	http  *ingress.Target
+	tcp   *tcproute.Router
+	held  *standby.Target
+	names *dnsserver.Target
 }
 
 // newFronts makes fronts that listen nowhere yet. They accept once begin is
@@ -35,7 +38,7 @@ func newFronts(a *Agent) (*fronts, error) {
 	}
 	var err error
 	f.held, err = standby.New(standby.Config{
-		Log: log, Listen: ask.listen, Own: ask.own, Wake: wake, Sockets: a.sockets, Begin: a.begin,
+		Log: log, Listen: ask.listen, Own: ask.own(nexthop.ForHolding), Wake: wake, Sockets: a.sockets, Begin: a.begin,
 	})
 	if err != nil {
 		return nil, err
@@ -52,6 +55,7 @@ func newFronts(a *Agent) (*fronts, error) {
 			return err
 		},
 	})
+	f.names = dnsserver.New(dnsserver.Config{Log: log, Own: ask.own(nexthop.ForNames), Take: a.sockets.Take, Keep: a.sockets.note})
 	return f, nil
 }
 
@@ -87,6 +91,7 @@ func (f *fronts) drain(ctx context.Context) error {
 	wg.Go(func() { errs[0] = f.http.Drain(ctx) })
 	wg.Go(func() { errs[1] = f.tcp.Shutdown(ctx) })
 	wg.Go(func() { errs[2] = f.held.Drain(ctx) })
+	wg.Go(func() { _ = f.names.Close() })
 	wg.Wait()
 	return errors.Join(errs[:]...)
 }
@@ -103,4 +108,5 @@ func (f *fronts) close() {
 	f.http.Close()
 	_ = f.tcp.Close()
 	f.held.Close()
+	_ = f.names.Close()
 }

@@ -100,7 +100,7 @@ func (a *Agent) status() admin.Status {
 	select {
 	case <-a.begin:
 	default:
-		s.Entering = true
+		s.Entering = a.taking
 	}
 	s.Counts.Services = len(state.Services)
 	replicas := a.countReplicas(state, &s.Counts)

@@ -107,7 +107,8 @@ func TestL08SuccessorsThatFail(t *testing.T) {
 		t.Error(err)
 	}
 	t.Log(b.counts())
-	b.a.Stop(t)
+	b.a.FalseSuccessor(t, lab.StageYours) // hangs
+	b.a.Stop(t)                           // all the same
 }
 
 // taken tells whether the successor under test has the place.
