@@ -56,7 +56,12 @@ func TestMetricsAreDocumented(t *testing.T) {
 		},
 		Behind: func() []string { return nil },
 
-		Wakes:        func() metrics.Wakes { return metrics.Wakes{Counts: []metrics.WakeCount{{}}} },
+		Wakes: func() metrics.Wakes {
+			return metrics.Wakes{Asleep: map[string]bool{"": true}, Counts: []metrics.WakeCount{{}}, Times: []metrics.WakeTime{{}}}
+		},
+		Held: func() metrics.Held {
+			return metrics.Held{Results: map[string]uint64{"": 0}, By: map[string]uint64{"": 0}}
+		},
 		Questions:    func() map[string]uint64 { return map[string]uint64{"": 0} },
 		Certificates: func() []metrics.Certificate { return []metrics.Certificate{{}} },
 	}, metrics.Build{})

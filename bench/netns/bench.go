@@ -98,7 +98,7 @@ func (b *bench) round(n int) error {
 				v, err = m.take(b.lab, s, b.cfg.time)
 			}
 			if err != nil {
-				return fmt.Errorf("%s, %s: %w\n%s%s", m.title, s.title, err, s.node.said(), b.lab.server.said())
+				return fmt.Errorf("%s, %s: %w\n%s%s", m.title, s.title, err, s.node.Said(), b.lab.server.Said())
 			}
 			s.samples[m.name] = append(s.samples[m.name], v)
 		}

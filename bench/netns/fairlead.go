@@ -8,12 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"github.com/fairlead-lb/fairlead/bench/space"
 )
 
 // fairlead runs the binary with a config file of n services.
 func fairlead(n int) func(*bench, *node) error {
 	return func(b *bench, at *node) error {
-		home := filepath.Join(dir, at.name)
+		home := filepath.Join(space.Dir, at.Name)
 		if err := os.MkdirAll(home, 0o755); err != nil {
 			return err
 		}
@@ -30,6 +32,6 @@ func fairlead(n int) func(*bench, *node) error {
 		if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 			return err
 		}
-		return at.start(exec.Command(b.bin, "run", "--config", file, "--state", filepath.Join(home, "state"), "--run", filepath.Join(home, "run")))
+		return at.Start(exec.Command(b.bin, "run", "--config", file, "--state", filepath.Join(home, "state"), "--run", filepath.Join(home, "run")))
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-lb/fairlead/bench/report"
+	"github.com/fairlead-lb/fairlead/bench/space"
 )
 
 // runs is what the kernel counted of some programs.
@@ -60,22 +61,22 @@ func (b *bench) inPlace() error {
 func (b *bench) placedRuns(s *subject, m measure) ([]float64, error) {
 	var each []float64
 	for range min(b.cfg.rounds, 5) {
-		before := s.node.runs()
+		before := runsOf(s.node.Space)
 		if _, err := m.take(b.lab, s, b.cfg.time); err != nil {
 			return nil, err
 		}
-		after := s.node.runs()
+		after := runsOf(s.node.Space)
 		each = append(each, float64(after.ns-before.ns)/float64(max(after.count-before.count, 1)))
 	}
 	return each, nil
 }
 
-// runs adds up the TC programs that the namespace's processes hold (fdinfo of
+// runsOf adds up the TC programs that the namespace's processes hold (fdinfo of
 // a program, include/uapi/linux/bpf.h: BPF_PROG_TYPE_SCHED_CLS is 3).
-func (s *space) runs() runs {
+func runsOf(s *space.Space) runs {
 	var total runs
 	seen := map[uint64]bool{}
-	for _, cmd := range s.procs {
+	for _, cmd := range s.Procs {
 		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", cmd.Process.Pid))
 		for _, file := range files {
 			text, _ := os.ReadFile(file)

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/fairlead-lb/fairlead/bench/space"
 )
 
 // iperf is what is read of iperf3's JSON.
@@ -31,12 +33,12 @@ type iperf struct {
 func bulk(streams int) func(*lab, *subject, time.Duration) (taken, error) {
 	return func(l *lab, s *subject, d time.Duration) (taken, error) {
 		d = max(d.Round(time.Second), time.Second)
-		nodeCPU := s.node.cpu()
+		nodeCPU := s.node.CPU()
 		r, err := l.iperf(s.to(s.node).String(), streams, d)
 		if err != nil {
 			return taken{}, err
 		}
-		cpu := (r.End.CPU.Host+r.End.CPU.Remote)/100*micro(d) + micro(s.node.cpu()-nodeCPU)
+		cpu := (r.End.CPU.Host+r.End.CPU.Remote)/100*micro(d) + micro(s.node.CPU()-nodeCPU)
 		return taken{value: r.End.Received.BitsPerSecond / 1e9, cpu: cpu / max(r.End.Received.Bytes/1e6, 1)}, nil
 	}
 }
@@ -47,17 +49,17 @@ func (l *lab) iperf(to string, streams int, d time.Duration) (iperf, error) {
 	var r iperf
 	port := strconv.Itoa(iperfPort)
 	server := exec.Command("iperf3", "-s", "-1", "-p", port)
-	if err := l.server.inside(server.Start); err != nil {
+	if err := l.server.Inside(server.Start); err != nil {
 		return r, fmt.Errorf("start iperf3 -s: %w", err)
 	}
 	defer func() {
 		_ = server.Process.Kill()
 		_ = server.Wait()
 	}()
-	if err := l.server.listens(iperfPort, 5*time.Second); err != nil {
+	if err := listens(l.server, iperfPort, 5*time.Second); err != nil {
 		return r, err
 	}
-	out, err := l.client.output(d+margin, "", nil, "iperf3", "-c", to, "-p", port, "-t", fmt.Sprint(int(d.Seconds())),
+	out, err := l.client.Output(d+margin, "", nil, "iperf3", "-c", to, "-p", port, "-t", fmt.Sprint(int(d.Seconds())),
 		"-P", strconv.Itoa(streams), "-C", "cubic", "-J", "-A", fmt.Sprintf("%d,%d", clientCPU, serverCPU))
 	if jsonErr := json.Unmarshal(out, &r); jsonErr == nil && r.Error != "" {
 		return r, fmt.Errorf("iperf3 to %s: %s", to, r.Error)
@@ -66,11 +68,11 @@ func (l *lab) iperf(to string, streams int, d time.Duration) (iperf, error) {
 }
 
 // listens waits until somebody listens on a TCP port in the namespace.
-func (s *space) listens(port int, within time.Duration) error {
+func listens(s *space.Space, port int, within time.Duration) error {
 	want := fmt.Sprintf(":%04X ", port)
 	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		found := false
-		err := s.inside(func() error {
+		err := s.Inside(func() error {
 			for _, file := range []string{"tcp", "tcp6"} {
 				text, err := os.ReadFile("/proc/thread-self/net/" + file)
 				if err != nil {
@@ -88,5 +90,5 @@ func (s *space) listens(port int, within time.Duration) error {
 			return err
 		}
 	}
-	return fmt.Errorf("nobody listens on TCP port %d in %s within %s", port, s.name, within)
+	return fmt.Errorf("nobody listens on TCP port %d in %s within %s", port, s.Name, within)
 }

@@ -15,22 +15,15 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fairlead-lb/fairlead/bench/report"
+	"github.com/fairlead-lb/fairlead/bench/space"
 )
 
-const (
-	childEnv = "FAIRLEAD_BENCH_NETNS"
-	roleEnv  = "FAIRLEAD_BENCH_ROLE"
-)
+const roleEnv = "FAIRLEAD_BENCH_ROLE"
 
 // config is what a run may be told.
 type config struct {
@@ -74,8 +67,8 @@ func start(cfg config) error {
 	if os.Geteuid() != 0 {
 		return errors.New("makes network namespaces and loads BPF programs: run it as root (make bench-netns)")
 	}
-	if os.Getenv(childEnv) == "" {
-		return inNamespaces()
+	if inside, err := space.Alone(false); !inside || err != nil {
+		return err
 	}
 	bin, err := filepath.Abs(cfg.bin)
 	if err != nil {
@@ -83,9 +76,6 @@ func start(cfg config) error {
 	}
 	if _, err := os.Stat(bin); err != nil {
 		return fmt.Errorf("find the fairlead to measure: %w: build it (make build)", err)
-	}
-	if err := privateMounts(); err != nil {
-		return err
 	}
 	var text strings.Builder
 	b := &bench{cfg: cfg, bin: bin, w: io.MultiWriter(os.Stdout, &text)}
@@ -104,56 +94,6 @@ func start(cfg config) error {
 	}
 	return b.record(text.String(), rows)
 }
-
-// inNamespaces runs this program again as the first process of new namespaces.
-// When it ends, by itself or because this one did, the kernel ends the rest.
-func inNamespaces() error {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), childEnv+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL,
-	}
-	// The child gets a terminal's Ctrl-C too; this process waits for its end.
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("make namespaces: %w", err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
-	var err error
-	select {
-	case err = <-done:
-	case sig := <-stop:
-		_ = cmd.Process.Kill()
-		<-done
-		return fmt.Errorf("stopped by %s", sig)
-	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		os.Exit(max(exit.ExitCode(), 1))
-	}
-	return err
-}
-
-// privateMounts gives this process a /proc of its namespaces and an empty /run
-// for namespaces, pins, sockets and configuration files.
-func privateMounts() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
-	}
-	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
-		return fmt.Errorf("mount /proc: %w", err)
-	}
-	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"); err != nil {
-		return fmt.Errorf("mount /run: %w", err)
-	}
-	return os.MkdirAll(dir, 0o755)
-}
-
-// dir holds the files of the run.
-const dir = "/run/bench"
 
 // record keeps the run's figures, what it printed and a plot.
 func (b *bench) record(text string, rows []report.Row) error {

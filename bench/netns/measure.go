@@ -49,7 +49,7 @@ func (l *lab) order(kind string, to netip.AddrPort, d time.Duration) (load.Resul
 	if err != nil {
 		return r, err
 	}
-	out, err := l.client.output(d+margin, string(text), []string{roleEnv + "=client"}, "/proc/self/exe")
+	out, err := l.client.Output(d+margin, string(text), []string{roleEnv + "=client"}, "/proc/self/exe")
 	if err != nil {
 		return r, err
 	}
@@ -73,13 +73,13 @@ func requests(kind string) func(*lab, *subject, time.Duration) (taken, error) {
 		if err != nil {
 			return taken{}, err
 		}
-		nodeCPU := s.node.cpu()
+		nodeCPU := s.node.CPU()
 		r, err := l.order(kind, netip.AddrPortFrom(s.to(s.node), port), d)
 		if err != nil {
 			return taken{}, err
 		}
 		after, serverEnd, err := l.served()
-		cpu := r.CPU + serverEnd - serverCPU + s.node.cpu() - nodeCPU
+		cpu := r.CPU + serverEnd - serverCPU + s.node.CPU() - nodeCPU
 		t := taken{value: r.PerSecond(), cpu: micro(cpu) / float64(max(r.Done, 1))}
 		switch kind {
 		case "udp": // what arrived counts

@@ -27,7 +27,7 @@ func nftables(n int) func(*bench, *node) error {
 		b.WriteString(each(after, element))
 		b.WriteString("}\n}\nchain pre {\ntype nat hook prerouting priority dstnat;\n" +
 			"dnat ip to ip daddr . meta l4proto . th dport map @services\n}\n}\n")
-		if _, err := at.output(rulesWithin, b.String(), nil, "nft", "-f", "-"); err != nil {
+		if _, err := at.Output(rulesWithin, b.String(), nil, "nft", "-f", "-"); err != nil {
 			return err
 		}
 		return at.conntrack()
@@ -54,7 +54,7 @@ func iptables(n int) func(*bench, *node) error {
 				at.vip(), p.proto, p.proto, p.port, at.server(), p.port)
 		}
 		b.WriteString(each(after, rule) + "COMMIT\n")
-		if _, err := at.output(rulesWithin, b.String(), nil, "iptables-restore"); err != nil {
+		if _, err := at.Output(rulesWithin, b.String(), nil, "iptables-restore"); err != nil {
 			return err
 		}
 		return at.conntrack()
@@ -64,7 +64,7 @@ func iptables(n int) func(*bench, *node) error {
 // conntrack shortens the memory of ended connections: at the rates measured
 // the table would be full of them within seconds, and drop packets.
 func (n *node) conntrack() error {
-	return n.sysctl(map[string]string{
+	return n.Sysctl(map[string]string{
 		"net/netfilter/nf_conntrack_tcp_timeout_time_wait": "2",
 		"net/netfilter/nf_conntrack_tcp_timeout_close":     "2",
 	})

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/fairlead-lb/fairlead/bench/space"
 )
 
 // nginxModule is where Debian's libnginx-mod-stream puts it.
@@ -18,7 +20,7 @@ func nginx(_ *bench, at *node) error {
 	if _, err := os.Stat(nginxModule); err == nil {
 		fmt.Fprintf(&b, "load_module %s;\n", nginxModule)
 	}
-	home := filepath.Join(dir, at.name)
+	home := filepath.Join(space.Dir, at.Name)
 	fmt.Fprintf(&b, "daemon off;\nuser root;\nworker_processes 2;\npid %s/pid;\nerror_log stderr error;\n"+
 		"events { worker_connections 8192; }\nstream {\n", home)
 	for _, p := range ports {
@@ -33,7 +35,7 @@ func nginx(_ *bench, at *node) error {
 }
 
 func haproxy(_ *bench, at *node) error {
-	home := filepath.Join(dir, at.name)
+	home := filepath.Join(space.Dir, at.Name)
 	var b strings.Builder
 	b.WriteString("global\n  nbthread 2\n  maxconn 4000\ndefaults\n  mode tcp\n  option splice-auto\n" +
 		"  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n")
@@ -55,5 +57,5 @@ func (n *node) proxy(home, config, name string, args ...string) error {
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 		return err
 	}
-	return n.start(exec.Command(name, append(args, file)...))
+	return n.Start(exec.Command(name, append(args, file)...))
 }

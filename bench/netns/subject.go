@@ -82,7 +82,7 @@ func (s *subject) wait(l *lab) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("no request was answered within %s: %w\n%s", s.within, err, s.node.said())
+			return fmt.Errorf("no request was answered within %s: %w\n%s", s.within, err, s.node.Said())
 		}
 		time.Sleep(100 * time.Millisecond)
 	}

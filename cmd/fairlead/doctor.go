@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fairlead-lb/fairlead/pkg/agent"
 	"github.com/fairlead-lb/fairlead/pkg/attach"
 	"github.com/spf13/cobra"
 )
@@ -21,8 +22,9 @@ func (a *app) doctor() *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	asJSON := outputFlag(c)
+	host := c.Flags().String("docker", "unix:///var/run/docker.sock", "the Docker daemon to look for, as docker.host in the config")
 	c.RunE = func(*cobra.Command, []string) error {
-		facts := attach.Probe()
+		facts := append(attach.Probe(), agent.ProbeDocker(c.Context(), *host))
 		if asJSON() {
 			if err := printJSON(a.out, facts); err != nil {
 				return err

@@ -13,6 +13,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
 	"github.com/fairlead-lb/fairlead/pkg/source"
 )
@@ -78,7 +79,10 @@ func emptyViews() admin.Views {
 		Workloads:    func() []admin.Workload { return nil },
 		Domains:      func() admin.Domains { return admin.Domains{Note: "not in this version"} },
 		Certificates: func() admin.Certificates { return admin.Certificates{Note: "not in this version"} },
-		Flows:        func(context.Context, admin.FlowQuery, func(admin.Flow) bool) error { return nil },
+		Uses: func(context.Context, model.ServiceName) ([]admin.Use, int) {
+			return []admin.Use{{Kind: "held", Client: "192.0.2.7:4000", Seconds: 61, Detail: "to port 25, opened while it slept"}}, 2
+		},
+		Flows: func(context.Context, admin.FlowQuery, func(admin.Flow) bool) error { return nil },
 		Trace: func(ctx context.Context, _ admin.TraceQuery, yield func([]admin.TraceEvent, uint64) bool) error {
 			yield(nil, 0)
 			<-ctx.Done()

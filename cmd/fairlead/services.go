@@ -176,6 +176,7 @@ func (a *app) printService(s admin.Service) {
 		t.write(a.out, p, "")
 	}
 	a.printHosts(s.Hosts)
+	a.printUses(s.Uses, s.MoreUses)
 	fmt.Fprintln(a.out)
 	if len(s.Replicas) == 0 && s.Sleep != nil && s.Sleep.Stage != "stopped" {
 		fmt.Fprintln(a.out, "no replica runs: the first connection or request starts one and is answered by it")

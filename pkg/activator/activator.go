@@ -25,6 +25,10 @@ type Spec struct {
 	Service  model.ServiceName
 	Workload model.Workload
 	Ports    []model.Port
+	Tokens   model.Tokens // of the platform: what the environment tells
+	// AnyPort: nobody wrote the only container port. If a replica does not
+	// listen on it, the first that it listens on for others is its port (row D04).
+	AnyPort  bool
 	Replicas int // how many should run
 	// Drain is how long connections to a replica that is to go may live on.
 	Drain time.Duration
@@ -43,18 +47,23 @@ const (
 
 // Replica is one instance of a workload as its Runner sees it.
 type Replica struct {
-	ID       string            `json:"id"` // unique on the node, stable over restarts of the replica
-	Service  model.ServiceName `json:"service"`
-	Driver   string            `json:"driver"`
-	Phase    Phase             `json:"phase"`
-	Reason   string            `json:"reason,omitempty"` // why it is not ready, in words
-	Addr4    netip.Addr        `json:"addr4,omitzero"`
-	Addr6    netip.Addr        `json:"addr6,omitzero"`
-	PID      int               `json:"pid,omitempty"`
-	Since    time.Time         `json:"since"` // of the phase
-	Next     time.Time         `json:"next,omitzero"`
-	Restarts int               `json:"restarts"`
-	Log      string            `json:"log,omitempty"` // path of the log file
+	ID      string            `json:"id"` // unique on the node, stable over restarts of the replica
+	Service model.ServiceName `json:"service"`
+	Driver  string            `json:"driver"`
+	Phase   Phase             `json:"phase"`
+	Reason  string            `json:"reason,omitempty"` // why it is not ready, in words
+	Addr4   netip.Addr        `json:"addr4,omitzero"`
+	Addr6   netip.Addr        `json:"addr6,omitzero"`
+	Port    uint16            `json:"port,omitempty"` // that it was found to listen on, with Spec.AnyPort; 0: the Spec's
+	PID     int               `json:"pid,omitempty"`
+	// Hopeless: to start it again as it is will not help, as its program or
+	// image is not there.
+	Hopeless bool      `json:"hopeless,omitempty"`
+	Started  time.Time `json:"started,omitzero"` // of its process; zero: none runs, or it is not known
+	Since    time.Time `json:"since"`            // of the phase
+	Next     time.Time `json:"next,omitzero"`
+	Restarts int       `json:"restarts"`
+	Log      string    `json:"log,omitempty"` // path of the log file
 }
 
 // Runner starts and stops the replicas of one driver. Replicas outlive the
@@ -78,6 +87,15 @@ type Runner interface {
 	Shutdown(ctx context.Context) error
 }
 
+// Herald is a Runner that tells of a replica the moment it is ready, so that
+// those who wait for it need not wait until the news has gone round.
+type Herald interface {
+	// Herald has f called for every replica that becomes ready, which may be
+	// before Replicas says so. It is called before Run; f does not block and calls
+	// no Runner.
+	Herald(f func(Replica))
+}
+
 // Config is what an Activator needs.
 type Config struct {
 	Runners []Runner     // one per driver
@@ -94,7 +112,9 @@ type Config struct {
 	// Pooled counts the connections to a replica's address that a front keeps
 	// for its next request: they are no use of it. Default: none.
 	Pooled func(netip.Addr) int
-	Now    func() time.Time // default time.Now
+	// InFlight counts the requests under way at the HTTP front. Default: none.
+	InFlight func() map[model.ServiceName]int
+	Now      func() time.Time // default time.Now
 }
 
 // Activator is the reconcile.Target that has workloads run. What is running
@@ -107,7 +127,8 @@ type Activator struct {
 	failed map[string]error // by driver: why its Runner does not run
 
 	sleep    sleepers
-	keeping  sync.Mutex // one writer of the SleepFile at a time
+	keeping  sync.Mutex // one writer of the SleepFile at a time; guards unkept
+	unkept   error      // why the SleepFile is not up to date; nil: it is
 	applying sync.Mutex // one Apply of the Runners at a time
 	last     *model.State
 }
@@ -129,8 +150,16 @@ func New(cfg Config) *Activator {
 	if cfg.Pooled == nil {
 		cfg.Pooled = func(netip.Addr) int { return 0 }
 	}
+	if cfg.InFlight == nil {
+		cfg.InFlight = func() map[model.ServiceName]int { return nil }
+	}
 	a := &Activator{cfg: cfg, failed: map[string]error{}}
 	a.recall()
+	for _, r := range cfg.Runners {
+		if h, ok := r.(Herald); ok {
+			h.Herald(a.heralded)
+		}
+	}
 	a.source = &workloads{activator: a, changed: make(chan struct{}, 1)}
 	return a
 }
@@ -138,8 +167,8 @@ func New(cfg Config) *Activator {
 // Name is "activator".
 func (a *Activator) Name() string { return "activator" }
 
-// Serves lists the drivers that there is a Runner for, and the sleep of their
-// workloads.
+// Serves lists the drivers that there is a Runner for, and what all of them
+// can.
 func (a *Activator) Serves() []model.Feature {
 	known := map[string]model.Feature{
 		"process": model.FeatureProcess, "docker": model.FeatureDocker, "kubernetes": model.FeatureKubernetes,
@@ -151,7 +180,7 @@ func (a *Activator) Serves() []model.Feature {
 		}
 	}
 	if len(fs) > 0 {
-		fs = append(fs, model.FeatureSleep)
+		fs = append(fs, model.FeatureSleep, model.FeatureIdentity, model.FeatureHTTPHead)
 	}
 	return fs
 }
@@ -159,11 +188,13 @@ func (a *Activator) Serves() []model.Feature {
 // Apply tells every Runner which of the state's workloads are its own.
 // Workloads whose driver has no Runner are left alone.
 func (a *Activator) Apply(ctx context.Context, s *model.State) error {
-	drivers, running := map[string]bool{}, map[model.ServiceName]bool{}
+	drivers, running := map[string]bool{}, map[model.ServiceName]int{}
 	for _, r := range a.cfg.Runners {
 		drivers[r.Driver()] = true
 		for _, rep := range r.Replicas() {
-			running[rep.Service] = running[rep.Service] || rep.Phase != Stopping
+			if rep.Phase != Stopping {
+				running[rep.Service]++
+			}
 		}
 	}
 	a.sleep.learn(s, drivers, a.cfg.Now(), running)
@@ -179,7 +210,7 @@ func (a *Activator) applyLocked(ctx context.Context, s *model.State) error {
 	specs := map[string][]Spec{}
 	for i := range s.Services {
 		if svc := s.Services[i]; svc.Workload != nil {
-			specs[svc.Workload.Driver] = append(specs[svc.Workload.Driver], a.specOf(svc))
+			specs[svc.Workload.Driver] = append(specs[svc.Workload.Driver], a.specOf(svc, s.Settings.Tokens))
 		}
 	}
 	var errs []error
@@ -199,13 +230,18 @@ func wantedOf(svc *model.Service) int {
 	if svc.Workload.Scale.Paused {
 		return 0
 	}
-	return max(1, svc.Workload.Scale.Min)
+	return floor(svc.Workload.Scale)
 }
 
 // specOf is the workload of a service, with the replicas it shall have now.
-func (a *Activator) specOf(svc *model.Service) Spec {
+func (a *Activator) specOf(svc *model.Service, t model.Tokens) Spec {
 	n := a.sleep.replicas(svc.Name, wantedOf(svc))
-	return Spec{Service: svc.Name, Workload: *svc.Workload, Ports: svc.Ports, Replicas: n, Drain: svc.Drain}
+	s := Spec{Service: svc.Name, Workload: *svc.Workload, Ports: svc.Ports, Tokens: t, Replicas: n, Drain: svc.Drain}
+	if svc.Assumed != 0 && len(s.Ports) == 1 {
+		s.AnyPort, s.Ports = true, slices.Clone(s.Ports) // what a replica is told does not depend on what it did
+		s.Ports[0].Container = svc.Assumed
+	}
+	return s
 }
 
 // Replicas lists what all Runners have, sorted by ID.

@@ -219,7 +219,7 @@ func TestApply(t *testing.T) {
 	if f.specs[0].Drain != time.Second {
 		t.Errorf("drain %s", f.specs[0].Drain)
 	}
-	if d := diff.Diff([]model.Feature{model.FeatureProcess, model.FeatureSleep}, a.Serves()); d != "" {
+	if d := diff.Diff([]model.Feature{model.FeatureProcess, model.FeatureSleep, model.FeatureIdentity, model.FeatureHTTPHead}, a.Serves()); d != "" {
 		t.Error(d)
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
-// watch puts services to sleep that nobody uses, and ends starts that take too
-// long, until ctx ends. While everything sleeps it does nothing.
+// watch puts services to sleep that nobody uses, ends starts that take too
+// long, and has services get the replicas they need, until ctx ends. While everything sleeps it does nothing.
 func (a *Activator) watch(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -22,7 +22,11 @@ func (a *Activator) watch(ctx context.Context) {
 		case <-a.sleep.kick:
 		case <-timer.C:
 		}
-		if next := a.lookAround(ctx); !next.IsZero() {
+		next := a.lookAround(ctx)
+		if at := a.lookAtSizes(ctx); next.IsZero() || !at.IsZero() && at.Before(next) {
+			next = at
+		}
+		if !next.IsZero() {
 			timer.Reset(max(next.Sub(a.cfg.Now()), time.Millisecond))
 		}
 	}
@@ -80,7 +84,7 @@ func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 	switch {
 	case s.by[x.name] != x || x.due().After(now): // changed meanwhile
 	case x.stage == waking:
-		s.stats[outcome{x.kind, "timeout"}]++
+		s.stats[outcome{x.name, x.kind, "timeout"}]++
 		s.fell(x, fmt.Errorf("%w: %s", ErrTimeout, why), now)
 	case x.stage == dozing:
 		switch {
@@ -100,8 +104,9 @@ func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 		case open > 0 || opened != x.opened || x.waiting > 0:
 			x.busy, x.opened = now, opened
 		case now.Sub(x.busy) >= x.scale.Idle && len(x.ready) > 0:
-			x.settled = time.Time{}
-			x.stage, x.since = dozing, now // x.cause: why it was awake
+			x.doze(now)
+		case now.Sub(x.busy) >= x.scale.Idle && x.down != nil: // new connections are held, as there is no replica
+			s.enter(x, asleep, fmt.Sprintf("nobody used it for %s, and it does not stay up: %s", x.scale.Idle, x.down.why), now)
 		}
 		if left := x.busy.Add(x.scale.Idle); x.look.After(left) && left.After(now) {
 			x.look = left
@@ -114,6 +119,19 @@ func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 		a.keep()
 		a.source.notify()
 	}
+}
+
+// Connections counts those open to the replicas of a service that may sleep,
+// without those that a front keeps for its next request. Row W05: they are what
+// keeps it awake.
+func (a *Activator) Connections(name model.ServiceName) (int, error) {
+	a.sleep.mu.Lock()
+	x := a.sleep.by[name]
+	a.sleep.mu.Unlock()
+	if x == nil {
+		return 0, ErrNoSleeper
+	}
+	return a.connections(x)
 }
 
 // connections counts those open to a service, without those that wait in a
@@ -139,7 +157,9 @@ func (a *Activator) connections(x *sleeper) (int, error) {
 }
 
 // Applied is told of every state that the data plane has applied whole: from
-// then on new connections to services asleep in it are held.
+// then on new connections to services asleep in it are held. It may be an older
+// state than the one in which the service falls asleep this time, with another
+// one to come in which it is awake: the number of the nap tells.
 func (a *Activator) Applied(st *model.State) {
 	s := &a.sleep
 	s.mu.Lock()
@@ -148,7 +168,7 @@ func (a *Activator) Applied(st *model.State) {
 		if x.stage != dozing || !x.settled.IsZero() {
 			continue
 		}
-		if svc, ok := st.Service(name); ok && svc.Sleep == model.Asleep {
+		if svc, ok := st.Service(name); ok && svc.Sleep == model.Asleep && svc.Nap == x.nap {
 			x.settled = a.cfg.Now()
 			s.poke()
 		}

@@ -3,6 +3,7 @@
 package activator
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,7 +31,8 @@ type keptService struct {
 func (a *Activator) recall() {
 	s, now := &a.sleep, a.cfg.Now()
 	s.by, s.stopped = map[model.ServiceName]*sleeper{}, map[model.ServiceName]time.Time{}
-	s.kick, s.stats = make(chan struct{}, 1), map[outcome]uint64{}
+	s.kick, s.dirty, s.stats = make(chan struct{}, 1), make(chan struct{}, 1), map[outcome]uint64{}
+	s.took, s.sizes = map[phaseOf]*Duration{}, map[model.ServiceName]*size{}
 	if a.cfg.SleepFile == "" {
 		return
 	}
@@ -60,16 +62,60 @@ func (a *Activator) recall() {
 	}
 }
 
-// keep writes the file. The agent goes on if it cannot.
+// keepAgain is the time between two tries to write the file.
+const keepAgain = 5 * time.Second
+
+// keep has the file written soon: nobody who waits for a service waits for that.
+// What is lost by a crash in between is made good by what runs (learn).
 func (a *Activator) keep() {
+	select {
+	case a.sleep.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// keeper writes the file after every change, or several at once, until ctx ends.
+func (a *Activator) keeper(ctx context.Context) {
+	for ctx.Err() == nil {
+		var again <-chan time.Time
+		if len(a.Problems()) > 0 {
+			again = time.After(keepAgain)
+		}
+		select {
+		case <-ctx.Done():
+		case <-a.sleep.dirty:
+		case <-again:
+		}
+		a.keepNow()
+	}
+}
+
+// keepNow writes the file. If it cannot the agent goes on, tells of it, and
+// keeper tries again.
+func (a *Activator) keepNow() {
 	if a.cfg.SleepFile == "" {
 		return
 	}
 	a.keeping.Lock()
 	defer a.keeping.Unlock()
-	if err := a.save(); err != nil {
+	err := a.save()
+	switch {
+	case err != nil && a.unkept == nil:
 		a.cfg.Log.Error("the next agent will not know what slept", "error", err)
+	case err == nil && a.unkept != nil:
+		a.cfg.Log.Info("the next agent will know what slept")
 	}
+	a.unkept = err
+}
+
+// Problems says, in words, what a person should know.
+func (a *Activator) Problems() []string {
+	a.keeping.Lock()
+	defer a.keeping.Unlock()
+	if a.unkept == nil {
+		return nil
+	}
+	return []string{fmt.Sprintf("the next agent will not know what sleeps and what is stopped: %v", a.unkept)}
 }
 
 func (a *Activator) save() error {
@@ -91,6 +137,7 @@ func (a *Activator) save() error {
 		err = os.Rename(tmp, a.cfg.SleepFile)
 	}
 	if err != nil {
+		_ = os.Remove(tmp) // half of it would take room that is short
 		return fmt.Errorf("save which services sleep: %w", err)
 	}
 	return nil

@@ -38,8 +38,7 @@ func (a *Activator) Sleep(name model.ServiceName) error {
 	case x.stage == waking || len(x.ready) == 0:
 		return errors.New("it is starting; wait until it is ready, or stop it")
 	}
-	x.settled = time.Time{}
-	x.stage, x.since = dozing, a.cfg.Now()
+	x.doze(a.cfg.Now())
 	s.poke()
 	a.source.notify()
 	return nil
@@ -81,7 +80,7 @@ func (a *Activator) halt(ctx context.Context, name model.ServiceName, stop bool)
 		s.enter(x, asleep, map[bool]string{true: "it was stopped", false: "it was started again, and nobody has used it"}[stop], now)
 	}
 	s.mu.Unlock()
-	a.keep()
+	a.keepNow()
 	a.source.notify()
 	a.rescale(ctx, svc.Workload.Driver, name, wantedOf(svc))
 	return nil
@@ -96,6 +95,7 @@ type Nap struct {
 	Waiting int       // connections and requests that wait for it
 	Until   time.Time // when it falls asleep if nobody uses it; zero: not awake, or in use
 	Note    string    // why it does not fall asleep
+	Failed  bool      // it sleeps because its last start failed; Cause says why
 }
 
 // Naps tells of every service that may sleep, or is stopped.
@@ -105,7 +105,7 @@ func (a *Activator) Naps() map[model.ServiceName]Nap {
 	defer s.mu.Unlock()
 	out := map[model.ServiceName]Nap{}
 	for name, x := range s.by {
-		n := Nap{Service: name, Stage: string(x.stage), Since: x.since, Cause: x.cause, Waiting: x.waiting, Note: x.note}
+		n := Nap{Failed: x.stage == asleep && x.failure != nil, Service: name, Stage: string(x.stage), Since: x.since, Cause: x.cause, Waiting: x.waiting, Note: x.note}
 		if x.stage == awake && x.scale.Idle > 0 {
 			n.Until = x.busy.Add(x.scale.Idle)
 		}
@@ -115,22 +115,4 @@ func (a *Activator) Naps() map[model.ServiceName]Nap {
 		out[name] = Nap{Service: name, Stage: "stopped", Since: since, Cause: "by fairlead stop"}
 	}
 	return out
-}
-
-// WakeCount is one cell of the count of starts.
-type WakeCount struct {
-	Cause  string // "connection" | "request" | "operator"
-	Result string // "ready" | "failed" | "timeout" | "queue_full"
-	Count  uint64
-}
-
-// Wakes counts starts, and how long those took that came to a good end.
-func (a *Activator) Wakes() (counts []WakeCount, ready uint64, seconds float64) {
-	s := &a.sleep
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for o, n := range s.stats {
-		counts = append(counts, WakeCount{o.Cause, o.Result, n})
-	}
-	return counts, s.took.count, s.took.seconds
 }

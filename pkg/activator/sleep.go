@@ -61,14 +61,19 @@ type sleeper struct {
 	cause  string    // why it is awake, or asleep
 	kind   string    // of what woke it
 	ready  []model.Backend
+	// heralded is the replica of ready that its Runner does not list as such yet.
+	heralded string
+	asking   bool // waking, and its Runner has not been told yet
 
+	readyAt  time.Time // of the last wake, until somebody who waited was joined
 	waiting  int
 	changed  chan struct{} // closed and replaced when waiters should look
 	deadline time.Time     // of waking
 	falls    int           // replicas that ended while waking
 	restarts map[string]int
 
-	failure error // of the last start
+	down    *downtime // why no replica runs although one should; nil: one does
+	failure error     // of the last start
 	pause   time.Duration
 	barred  time.Time // no start before it
 
@@ -76,6 +81,7 @@ type sleeper struct {
 	opened  uint64    // connections the data plane had counted then
 	look    time.Time // when to look again
 	settled time.Time // dozing: when new connections were known to be held
+	nap     uint64    // how many times it has begun to doze
 	note    string    // why it does not fall asleep
 }
 
@@ -86,8 +92,10 @@ type sleepers struct {
 	stopped map[model.ServiceName]time.Time // by the owner's wish
 	turn    uint64                          // grows whenever a service falls asleep or begins to wake
 	kick    chan struct{}                   // asks doze for another look
+	dirty   chan struct{}                   // asks for the SleepFile to be written
 	stats   map[outcome]uint64
-	took    durations
+	took    map[phaseOf]*Duration
+	sizes   map[model.ServiceName]*size // of services that may have more replicas or fewer
 }
 
 // maySleep tells whether connections can wake a service: what it serves must
@@ -99,9 +107,10 @@ func maySleep(svc *model.Service) bool {
 }
 
 // learn takes over the services of a state.
-func (s *sleepers) learn(st *model.State, drivers map[string]bool, now time.Time, running map[model.ServiceName]bool) {
+func (s *sleepers) learn(st *model.State, drivers map[string]bool, now time.Time, running map[model.ServiceName]int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.learnSizes(st, drivers, now, running)
 	there := map[model.ServiceName]bool{}
 	for _, svc := range st.Services {
 		if !maySleep(svc) || !drivers[svc.Workload.Driver] {
@@ -111,16 +120,19 @@ func (s *sleepers) learn(st *model.State, drivers map[string]bool, now time.Time
 		x := s.by[svc.Name]
 		if x == nil {
 			x = &sleeper{name: svc.Name, stage: asleep, since: now, cause: "nobody has used it yet", changed: make(chan struct{})}
-			if running[svc.Name] {
+			if running[svc.Name] > 0 {
 				x.stage, x.cause, x.busy = awake, "it ran before it was allowed to sleep", now
 			}
 			s.by[svc.Name] = x
+		} else if x.driver == "" && x.stage == asleep && running[svc.Name] > 0 {
+			x.stage, x.since, x.cause, x.busy = awake, now, "it ran when this agent started", now
 		}
 		x.scale, x.driver = svc.Workload.Scale, svc.Workload.Driver
 	}
 	for name, x := range s.by {
 		if !there[name] {
 			x.signal()
+			s.forget(name)
 			delete(s.by, name)
 		}
 	}
@@ -136,6 +148,9 @@ func (s *sleepers) replicas(name model.ServiceName, n int) int {
 	if x := s.by[name]; x != nil && x.stage == asleep {
 		return 0
 	}
+	if z := s.sizes[name]; z != nil && n > 0 {
+		return z.want
+	}
 	return n
 }
 
@@ -145,11 +160,21 @@ func (x *sleeper) signal() {
 	x.changed = make(chan struct{})
 }
 
+// doze has new connections held, while it stays in the reach of those there are.
+func (x *sleeper) doze(now time.Time) {
+	x.settled = time.Time{}
+	x.nap++
+	x.stage, x.since = dozing, now // x.cause: why it was awake
+}
+
 func (s *sleepers) enter(x *sleeper, to stage, cause string, now time.Time) {
 	s.turn++
 	x.stage, x.since, x.cause = to, now, cause
 	if to == asleep {
-		x.ready = nil
+		x.ready, x.heralded, x.asking = nil, "", false
+		if z := s.sizes[x.name]; z != nil { // the next one who comes begins with the least
+			z.want, z.spare, z.look = floor(z.scale), time.Time{}, time.Time{}
+		}
 	}
 	x.signal()
 }

@@ -5,6 +5,7 @@ package activator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -59,7 +60,12 @@ var napper = model.ServiceName{Project: "p", User: "a"}
 // the last Part that it published.
 func napping(t *testing.T, d *dozer, file string) (a *Activator, last func() model.Sleep) {
 	t.Helper()
-	a = New(Config{Runners: []Runner{d}, SleepFile: file})
+	return nappingWith(t, d, d.fake, file)
+}
+
+func nappingWith(t *testing.T, r Runner, d *fake, file string) (a *Activator, last func() model.Sleep) {
+	t.Helper()
+	a = New(Config{Runners: []Runner{r}, SleepFile: file})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	parts := make(chan source.Part, 1000)
@@ -95,8 +101,10 @@ func want(t *testing.T, what string, got, want any) {
 }
 
 // asleepNow tells the Activator that the data plane holds new connections.
-func asleepNow(a *Activator) {
-	a.Applied(&model.State{Services: []*model.Service{{Name: napper, Sleep: model.Asleep}}})
+func asleepNow(a *Activator) { applied(a, a.partOf(nil).Naps[napper]) }
+
+func applied(a *Activator, nap uint64) {
+	a.Applied(&model.State{Services: []*model.Service{{Name: napper, Sleep: model.Asleep, Nap: nap}}})
 }
 
 // Row W02: one start for all who wait, no more of them than fit.
@@ -171,10 +179,9 @@ func TestW03Failures(t *testing.T) {
 		if _, err := a.Wake(t.Context(), napper, "request", "test"); err != nil {
 			t.Errorf("when it starts again: %v", err)
 		}
-		counts, ready, _ := a.Wakes()
-		want(t, "good starts", ready, uint64(1))
-		if len(counts) != 3 {
-			t.Errorf("counted: %v", counts)
+		counts, times := a.Wakes()
+		if len(counts) != 4 || len(times) != 2 || times[0].Count != 1 {
+			t.Errorf("counted: %v, %v", counts, times)
 		}
 	})
 }
@@ -225,6 +232,28 @@ func TestW05Idle(t *testing.T) {
 	})
 }
 
+// Row W01: an old state that is applied late, after which one comes in which the
+// service is awake, is no proof that connections are held.
+func TestW01LateState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &dozer{fake: newFake("process")}
+		a, last := napping(t, d, "")
+		for range 2 {
+			if _, err := a.Wake(t.Context(), napper, "connection", "test"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(13 * time.Second)
+			want(t, "dozing", last(), model.Asleep)
+		}
+		applied(a, 1)
+		time.Sleep(2 * settleTime)
+		want(t, "after the state of the first time", len(d.Replicas()), 1)
+		applied(a, 2)
+		time.Sleep(2 * settleTime)
+		want(t, "after that of the second", len(d.Replicas()), 0)
+	})
+}
+
 // Rows W06 and A30: the next agent knows who slept and who was stopped; a file
 // that is broken is put aside.
 func TestW06Keepsake(t *testing.T) {
@@ -270,4 +299,61 @@ func TestW06Keepsake(t *testing.T) {
 	if _, err := os.Stat(file + ".invalid"); err != nil {
 		t.Error(err)
 	}
+}
+
+// reluctant is a Runner that stops replicas in its own time, and may take long to
+// hear of more.
+type reluctant struct {
+	*dozer
+	hear chan struct{} // nil: it hears at once
+}
+
+func (r *reluctant) Scale(_ model.ServiceName, n int) bool {
+	r.mu.Lock()
+	hear := r.hear
+	r.mu.Unlock()
+	if n > 0 && hear != nil {
+		<-hear
+	}
+	return true
+}
+
+// Row W01: who comes as a replica is about to be stopped does not get that one.
+func TestW01NotTheLastOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &reluctant{dozer: &dozer{fake: newFake("process")}}
+		a, last := nappingWith(t, r, r.fake, "")
+		go r.set(replica("a.1", Ready, "10.0.0.1"))
+		if _, err := a.Wake(t.Context(), napper, "connection", "test"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(13 * time.Second)
+		asleepNow(a)
+		time.Sleep(settleTime + time.Millisecond)
+		want(t, "stage", a.Naps()[napper].Stage, "asleep")
+		r.mu.Lock()
+		r.hear = make(chan struct{})
+		r.mu.Unlock()
+		got := make(chan string, 1)
+		go func() {
+			ready, err := a.Wake(t.Context(), napper, "connection", "test")
+			got <- fmt.Sprint(err, ready)
+		}()
+		last()
+		r.set(replica("a.1", Ready, "10.0.0.1")) // still: the Runner has not stopped it yet
+		last()
+		if len(got) != 0 {
+			t.Fatalf("woken by a replica that was told to stop: %s", <-got)
+		}
+		r.set(replica("a.1", Stopping, "10.0.0.1"))
+		close(r.hear)
+		last()
+		if len(got) != 0 {
+			t.Fatalf("woken by a replica that stops: %s", <-got)
+		}
+		r.set(replica("a.1", Stopping, "10.0.0.1"), replica("a.2", Ready, "10.0.0.2"))
+		if s := <-got; !strings.Contains(s, "10.0.0.2") || strings.Contains(s, "10.0.0.1 ") {
+			t.Errorf("woken by %s", s)
+		}
+	})
 }

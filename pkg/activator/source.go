@@ -58,6 +58,7 @@ func (w *workloads) Run(ctx context.Context, publish func(source.Part)) error {
 	}
 	adopting.Wait()
 	wg.Go(func() { w.activator.watch(ctx) })
+	wg.Go(func() { w.activator.keeper(ctx) })
 	for ctx.Err() == nil {
 		w.update()
 		select {
@@ -139,7 +140,7 @@ func (w *workloads) isWithdrawn() bool {
 // partOf makes backends of the replicas that serve, and of those that still
 // have connections to finish; and says which services sleep.
 func (a *Activator) partOf(replicas []Replica) source.Part {
-	part := source.Part{Replicas: map[model.ServiceName][]model.Backend{}, Sleep: map[model.ServiceName]model.Sleep{}}
+	part := source.Part{Replicas: map[model.ServiceName][]model.Backend{}, Sleep: map[model.ServiceName]model.Sleep{}, Naps: map[model.ServiceName]uint64{}}
 	a.sleep.mu.Lock()
 	defer a.sleep.mu.Unlock()
 	for _, r := range replicas {
@@ -160,7 +161,10 @@ func (a *Activator) partOf(replicas []Replica) source.Part {
 		}
 		part.Replicas[r.Service] = append(part.Replicas[r.Service], b)
 	}
-	for name := range a.sleep.by {
+	for name, x := range a.sleep.by {
+		if x.nap > 0 {
+			part.Naps[name] = x.nap
+		}
 		if _, stopped := a.sleep.stopped[name]; stopped {
 			delete(part.Sleep, name)
 		} else if part.Sleep[name] == model.NeverSleeps {
@@ -171,5 +175,5 @@ func (a *Activator) partOf(replicas []Replica) source.Part {
 }
 
 func backendOf(r Replica, c model.Condition) model.Backend {
-	return model.Backend{Addr4: r.Addr4, Addr6: r.Addr6, Weight: 1, Replica: r.ID, Condition: c}
+	return model.Backend{Addr4: r.Addr4, Addr6: r.Addr6, Weight: 1, Replica: r.ID, Container: r.Port, Condition: c}
 }

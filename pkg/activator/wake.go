@@ -5,7 +5,6 @@ package activator
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -20,106 +19,9 @@ var (
 )
 
 // outcome is a cell of the count of wakes: of starts, not of connections.
-type outcome struct{ Cause, Result string }
-
-// durations of wakes that came to a good end.
-type durations struct {
-	count   uint64
-	seconds float64
-}
-
-// Wake has a sleeping service started, once however many ask, and returns its
-// replicas as soon as one is ready; at once if one is. cause is of "connection",
-// "request", "operator"; who says more of it to a person. What waits longer than the service's
-// startTimeout gets ErrTimeout, or why the start failed.
-func (a *Activator) Wake(ctx context.Context, name model.ServiceName, cause, who string) ([]model.Backend, error) {
-	s := &a.sleep
-	s.mu.Lock()
-	if _, ok := s.stopped[name]; ok {
-		s.mu.Unlock()
-		return nil, ErrStopped
-	}
-	x := s.by[name]
-	if x == nil {
-		s.mu.Unlock()
-		return nil, ErrNoSleeper
-	}
-	now := a.cfg.Now()
-	if len(x.ready) > 0 {
-		x.busy = now
-		if x.stage == dozing { // its replicas are there still
-			s.enter(x, awake, who, now)
-			defer a.source.notify()
-		}
-		ready := x.ready
-		s.mu.Unlock()
-		return ready, nil
-	}
-	if x.stage == asleep && now.Before(x.barred) {
-		err := x.failure
-		s.mu.Unlock()
-		return nil, err
-	}
-	if x.waiting >= max(x.scale.Queue, 1) {
-		s.stats[outcome{cause, "queue_full"}]++
-		s.mu.Unlock()
-		return nil, ErrQueueFull
-	}
-	x.waiting++
-	begun := x.stage == asleep
-	if begun {
-		s.enter(x, waking, who, now)
-		x.deadline, x.falls, x.restarts, x.failure = now.Add(x.scale.StartTimeout), 0, map[string]int{}, nil
-		x.kind = cause
-	}
-	driver := x.driver
-	s.mu.Unlock()
-	if begun {
-		a.rescale(ctx, driver, name, 1)
-		a.keep()
-		s.poke()
-	}
-	return a.await(ctx, x)
-}
-
-// await waits for a ready replica. The caller is counted in x.waiting.
-func (a *Activator) await(ctx context.Context, x *sleeper) ([]model.Backend, error) {
-	s := &a.sleep
-	s.mu.Lock()
-	defer func() {
-		x.waiting--
-		s.mu.Unlock()
-	}()
-	timer := time.NewTimer(x.scale.StartTimeout)
-	defer timer.Stop()
-	for {
-		switch {
-		case len(x.ready) > 0:
-			x.busy = a.cfg.Now()
-			return x.ready, nil
-		case x.stage == asleep && x.failure != nil:
-			return nil, x.failure
-		case s.by[x.name] != x:
-			return nil, ErrNoSleeper
-		}
-		if _, ok := s.stopped[x.name]; ok {
-			return nil, ErrStopped
-		}
-		changed := x.changed
-		s.mu.Unlock()
-		var err error
-		select {
-		case <-changed:
-		case <-timer.C:
-			err = fmt.Errorf("%w: %s", ErrTimeout, a.reason(x.name))
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
-		s.mu.Lock()
-		if err != nil {
-			return nil, err
-		}
-	}
+type outcome struct {
+	service       model.ServiceName
+	cause, result string
 }
 
 // reason says what a replica of the service waits for.
@@ -130,6 +32,33 @@ func (a *Activator) reason(name model.ServiceName) string {
 		}
 	}
 	return "nothing is known of why"
+}
+
+// heralded lets those go on who wait for a replica that is ready now. All the
+// rest that follows from it comes with observe.
+func (a *Activator) heralded(r Replica) {
+	s := &a.sleep
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x, b := s.by[r.Service], backendOf(r, model.Ready)
+	if x == nil || x.stage == asleep || x.asking || len(x.ready) > 0 || len(b.Addrs()) == 0 {
+		return
+	}
+	x.ready, x.heralded = []model.Backend{b}, r.ID
+	if x.stage == waking {
+		s.woke(x, r.Started, a.cfg.Now())
+		a.keep()
+		s.poke()
+	}
+	x.signal() // last, so that who waits runs first
+}
+
+// woke notes a good end of a start, by a process that began at a time.
+func (s *sleepers) woke(x *sleeper, started, now time.Time) {
+	s.stats[outcome{x.name, x.kind, "ready"}]++
+	s.timed(x, started, now)
+	x.pause, x.failure = 0, nil
+	x.stage, x.since, x.busy, x.look = awake, now, now, time.Time{}
 }
 
 // observe takes note of the replicas there are, and returns them. A list made
@@ -154,31 +83,36 @@ func (a *Activator) observe() []Replica {
 func (a *Activator) observeLocked(replicas []Replica) {
 	s := &a.sleep
 	now := a.cfg.Now()
-	ready := map[model.ServiceName][]model.Backend{}
+	ready, unlisted := map[model.ServiceName][]model.Backend{}, map[model.ServiceName]bool{}
 	var ended []Replica
 	for _, r := range replicas {
-		switch {
-		case s.by[r.Service] == nil:
+		switch x := s.by[r.Service]; {
+		case x == nil:
+		case r.Phase == Starting && x.heralded == r.ID:
+			unlisted[r.Service] = true
+			ready[r.Service] = append(ready[r.Service], backendOf(r, model.Ready))
 		case r.Phase == Ready:
 			ready[r.Service] = append(ready[r.Service], backendOf(r, model.Ready))
 		case r.Phase == Backoff:
 			ended = append(ended, r)
 		}
 	}
-	changed := false
+	changed, down := false, downOf(replicas)
 	for name, x := range s.by {
-		if x.ready = ready[name]; x.stage == asleep {
-			x.ready = nil // it is about to be stopped
+		if x.down = down[name]; x.down.lasts(now) {
+			x.signal()
+		}
+		if !unlisted[name] {
+			x.heralded = ""
+		}
+		if x.ready = ready[name]; x.stage == asleep || x.asking {
+			x.ready = nil // it is, or may be, about to be stopped
 		}
 		if len(x.ready) > 0 && x.stage == waking {
-			s.stats[outcome{x.kind, "ready"}]++
-			s.took.count++
-			s.took.seconds += now.Sub(x.since).Seconds()
-			x.pause, x.failure = 0, nil
-			x.stage, x.since, x.busy, x.look = awake, now, now, time.Time{}
+			s.woke(x, startedOf(replicas, name), now)
 			changed = true
 		}
-		if len(x.ready) > 0 {
+		if len(x.ready) > 0 && x.waiting > 0 {
 			x.signal()
 		}
 	}
@@ -188,9 +122,9 @@ func (a *Activator) observeLocked(replicas []Replica) {
 			continue
 		}
 		x.restarts[r.ID] = r.Restarts
-		if x.falls++; x.falls >= maxFalls {
-			s.stats[outcome{x.kind, "failed"}]++
-			s.fell(x, fmt.Errorf("it ended %d times before it was ready: %s", x.falls, r.Reason), now)
+		if x.falls++; x.falls >= maxFalls || r.Hopeless || x.down.lasts(now) {
+			s.stats[outcome{x.name, x.kind, "failed"}]++
+			s.fell(x, failedStart(x.falls, r), now)
 			changed = true
 			defer a.rescale(context.Background(), x.driver, x.name, 1)
 		}

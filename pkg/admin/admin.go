@@ -10,9 +10,12 @@ package admin
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
 // SocketPath is where the agent of a run directory listens.
@@ -41,6 +44,8 @@ type Views struct {
 	// Upgrade starts an agent that is to take this one's place. Its error is the
 	// operator's; a *Refusal says with which status.
 	Upgrade func() (Upgrade, error)
+	// Uses lists what keeps a service awake, and counts what it does not list.
+	Uses func(ctx context.Context, name model.ServiceName) (uses []Use, more int)
 	// Drain starts or ends the drain of an address. Its error is the
 	// operator's: the address is unknown, or the drain cannot be kept.
 	Drain func(ctx context.Context, r DrainRequest) (DrainResult, error)
@@ -68,8 +73,9 @@ type FlowQuery struct {
 
 // SleepRequest is the body of POST /v1/sleep.
 type SleepRequest struct {
-	Service string `json:"service"` // PROJECT/USER
-	Verb    string `json:"verb"`    // "wake" | "sleep" | "stop" | "start"
+	Service string `json:"service"`          // PROJECT/USER
+	Verb    string `json:"verb"`             // "wake" | "sleep" | "stop" | "start"
+	DryRun  bool   `json:"dryRun,omitempty"` // say what the verb would do, and do nothing
 }
 
 // SleepResult tells how a workload is after a verb.
@@ -78,6 +84,22 @@ type SleepResult struct {
 	Sleep   Nap    `json:"sleep"`
 	// Replicas are those that a wake found ready.
 	Replicas []Replica `json:"replicas,omitempty"`
+	// Would is what the verb would do, in words; of a dry run.
+	Would string `json:"would,omitempty"`
+	// Uses is what the verb would meet; of a dry run.
+	Uses []Use `json:"uses,omitempty"`
+	More int   `json:"more,omitempty"` // uses that are not in the list
+}
+
+// Use is a connection or request that keeps a service awake, or waits for it.
+type Use struct {
+	// Kind is "connection" (by packets), "held" (opened while it slept),
+	// "waiting" (for a replica), "request", "websocket", "http2", "postgres",
+	// "mongo" or "redis" (by name).
+	Kind    string  `json:"kind"`
+	Client  string  `json:"client"`            // address, with the port where it is known
+	Seconds float64 `json:"seconds,omitempty"` // since it began; 0: not known
+	Detail  string  `json:"detail,omitempty"`
 }
 
 // Nap is whether a workload runs, and why.
@@ -103,7 +125,8 @@ func (n Nap) String() string {
 		out += "; " + plural(n.Waiting, "connection") + " waiting for it"
 	}
 	if n.Until != nil {
-		out += "; falls asleep at " + n.Until.Local().Format(time.DateTime) + " if nobody uses it until then"
+		in := max(time.Until(*n.Until), 0).Round(time.Second)
+		out += fmt.Sprintf("; falls asleep at %s, in %s, if nobody uses it until then", n.Until.Local().Format(time.DateTime), in)
 	}
 	if n.Note != "" {
 		out += "; " + n.Note

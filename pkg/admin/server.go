@@ -19,6 +19,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
 const (
@@ -178,6 +180,9 @@ func (s *Server) service(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		fail(w, http.StatusNotFound, err)
 		return
+	}
+	if parsed, err := model.ParseServiceName(svc.Name); err == nil && svc.Sleep != nil {
+		svc.Uses, svc.MoreUses = s.cfg.Views.Uses(r.Context(), parsed)
 	}
 	reply(w, http.StatusOK, svc)
 }

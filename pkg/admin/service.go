@@ -11,22 +11,26 @@ import (
 
 // Service is one service with what the data plane counted for it.
 type Service struct {
-	Name         string     `json:"name"`
-	Title        string     `json:"title,omitempty"` // as the owner wrote it
-	Internal     string     `json:"internal,omitempty"`
-	VIP          netip.Addr `json:"vip,omitzero"`
-	VIP6         netip.Addr `json:"vip6,omitzero"`
-	Mode         string     `json:"mode"`
-	Drain        string     `json:"drain"`
-	Workload     string     `json:"workload,omitempty"` // its driver
-	Wanted       int        `json:"wanted"`             // replicas that should be there
-	Ports        []Port     `json:"ports"`
-	Replicas     []Replica  `json:"replicas"`
-	Names        []Name     `json:"names,omitempty"`      // TLS server names that lead to it
-	Hosts        []Host     `json:"hosts,omitempty"`      // of the HTTP front
-	LastResort   string     `json:"lastResort,omitempty"` // why failing checks take no replica out
-	Sleep        *Nap       `json:"sleep,omitempty"`      // of one that may sleep, or is stopped
-	NotServedYet []string   `json:"notServedYet"`
+	Name       string     `json:"name"`
+	Title      string     `json:"title,omitempty"` // as the owner wrote it
+	Internal   string     `json:"internal,omitempty"`
+	VIP        netip.Addr `json:"vip,omitzero"`
+	VIP6       netip.Addr `json:"vip6,omitzero"`
+	Mode       string     `json:"mode"`
+	Drain      string     `json:"drain"`
+	Workload   string     `json:"workload,omitempty"` // its driver
+	Wanted     int        `json:"wanted"`             // replicas that should be there
+	Ports      []Port     `json:"ports"`
+	Replicas   []Replica  `json:"replicas"`
+	Names      []Name     `json:"names,omitempty"`      // TLS server names that lead to it
+	Hosts      []Host     `json:"hosts,omitempty"`      // of the HTTP front
+	LastResort string     `json:"lastResort,omitempty"` // why failing checks take no replica out
+	Sleep      *Nap       `json:"sleep,omitempty"`      // of one that may sleep, or is stopped
+	// Uses is what keeps it awake, or waits for it; of one service that may
+	// sleep, not in lists.
+	Uses         []Use    `json:"uses,omitempty"`
+	MoreUses     int      `json:"moreUses,omitempty"` // that are not in Uses
+	NotServedYet []string `json:"notServedYet"`
 }
 
 // Host is a host name of the HTTP front and what of it leads to the service.

@@ -25,12 +25,14 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/dnsserver"
 	"github.com/fairlead-lb/fairlead/pkg/domain"
 	"github.com/fairlead-lb/fairlead/pkg/health"
+	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
 	"github.com/fairlead-lb/fairlead/pkg/source"
 	"github.com/fairlead-lb/fairlead/pkg/source/file"
+	"github.com/fairlead-lb/fairlead/pkg/standby"
 	"github.com/fairlead-lb/fairlead/pkg/tcproute"
 )
 
@@ -83,8 +85,9 @@ func (f fakeFront) Names() []tcproute.Name {
 func (fakeFront) Counts() []tcproute.Count {
 	return []tcproute.Count{{Kind: "redis", Result: tcproute.Routed, N: 3}}
 }
-func (fakeFront) Problems() []string             { return nil }
-func (fakeFront) Shutdown(context.Context) error { return nil }
+func (fakeFront) Sessions(model.ServiceName) []tcproute.Session { return nil }
+func (fakeFront) Problems() []string                            { return nil }
+func (fakeFront) Shutdown(context.Context) error                { return nil }
 
 func name(project string) model.ServiceName { return model.ServiceName{Project: project, User: "u"} }
 
@@ -162,13 +165,17 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 		sources: []source.Source{fakeSource{testPart()}, domains, drains, w},
 		targets: [][]reconcile.Target{{h.plane, h.other}}, forward: []reconcile.Target{h.plane},
 		withdrawal: w, drains: drains,
-		certificates: func() []autocert.Certificate { return nil },
-		domains:      domains,
-		loaded:       func(context.Context) error { return nil },
-		naps:         activator.New(activator.Config{}),
-		pooled:       func(netip.Addr) int { return 0 },
-		questions:    func() []dnsserver.Count { return nil },
-		health:       health.New(health.Config{}), hop: func(netip.Addr) (nexthop.Hop, bool) { return nexthop.Hop{}, false },
+		tokenProblems: func() []string { return nil },
+		certificates:  func() []autocert.Certificate { return nil },
+		domains:       domains,
+		loaded:        func(context.Context) error { return nil },
+		naps:          activator.New(activator.Config{}),
+		held:          func() []standby.Connection { return nil },
+		heldCounts:    func() standby.Counts { return standby.Counts{} },
+		using:         func(model.ServiceName) []ingress.Use { return nil },
+		pooled:        func(netip.Addr) int { return 0 },
+		questions:     func() []dnsserver.Count { return nil },
+		health:        health.New(health.Config{}), hop: func(netip.Addr) (nexthop.Hop, bool) { return nexthop.Hop{}, false },
 		requests: func() []metrics.Requests { return nil }, drainFronts: func(context.Context) error { return nil },
 		frontAddrs: func() (plain, secure net.Addr) { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}, nil },
 		reload:     func() {}, configError: func() error { return nil }, configErrors: func() uint64 { return 3 },
@@ -197,9 +204,11 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 		replicas: func() []activator.Replica {
 			return []activator.Replica{{ID: "b-0", Service: name("b"), Addr4: workload, Phase: activator.Ready}}
 		},
-		instead:  func(netip.AddrPort) string { return "" },
-		shutdown: func(context.Context) error { h.stopped <- h.plane.last(); return nil },
-		close:    func() {},
+		instead: func(netip.AddrPort) string { return "" },
+
+		labelProblems: func() []string { return nil },
+		shutdown:      func(context.Context) error { h.stopped <- h.plane.last(); return nil },
+		close:         func() {},
 	}
 }
 

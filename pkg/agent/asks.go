@@ -12,17 +12,23 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/admin"
 	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
+	"github.com/fairlead-lb/fairlead/pkg/standby"
 )
 
 // answers is what a term of ownership does for the fronts.
 type answers struct {
 	over         <-chan struct{} // closed when the term ends
 	wake         func(ctx context.Context, name model.ServiceName, cause, who string) ([]model.Backend, error)
+	enter        func(name model.ServiceName, cause, who string) (standby.Place, error)
+	joined       func(model.ServiceName)
+	why          func(model.ServiceName) (reason string, retry time.Duration)
+	keys         func() (set []byte, maxAge time.Duration)
 	certificates *autocert.Target
 	instead      func(netip.AddrPort) string
 	listen       func(v4, v6 *net.TCPListener) (io.Closer, error)
@@ -86,7 +92,7 @@ func (a *asks) wake(ctx context.Context, name model.ServiceName, cause, who stri
 		now, owner, away, changed := a.read()
 		switch {
 		case owner:
-			backends, err := wakeWithin(ctx, now, name, cause, who)
+			backends, err := within(ctx, now, func(ctx context.Context) ([]model.Backend, error) { return now.wake(ctx, name, cause, who) })
 			if err == nil || !over(now) {
 				return backends, err
 			}
@@ -105,6 +111,68 @@ func (a *asks) wake(ctx context.Context, name model.ServiceName, cause, who stri
 	}
 }
 
+// enter takes a place among those that wait for a service; the place outlives a
+// term.
+func (a *asks) enter(name model.ServiceName, cause, who string) (standby.Place, error) {
+	p := &place{a: a, name: name, cause: cause, who: who}
+	now, owner, _, _ := a.read()
+	if !owner {
+		return p, nil
+	}
+	inner, err := now.enter(name, cause, who)
+	if err != nil && !over(now) {
+		return nil, err
+	}
+	if err == nil {
+		p.term, p.inner = now, inner
+	}
+	return p, nil
+}
+
+// place is a standby.Place.
+type place struct {
+	a          *asks
+	name       model.ServiceName
+	cause, who string
+	term       *answers
+	inner      standby.Place // of the term; nil: there was none
+}
+
+// Wait waits in the place of the term, and after its end wherever one is to be
+// had.
+func (p *place) Wait(ctx context.Context) ([]model.Backend, error) {
+	if p.inner != nil {
+		backends, err := within(ctx, p.term, p.inner.Wait)
+		if err == nil || !over(p.term) {
+			return backends, err
+		}
+	}
+	return p.a.wake(ctx, p.name, p.cause, p.who)
+}
+
+// Leave gives the place up.
+func (p *place) Leave() {
+	if p.inner != nil {
+		p.inner.Leave()
+	}
+}
+
+// joined, why and keys are the last term's.
+func (a *asks) joined(name model.ServiceName) {
+	now, _, _, _ := a.read()
+	now.joined(name)
+}
+
+func (a *asks) why(name model.ServiceName) (reason string, retry time.Duration) {
+	now, _, _, _ := a.read()
+	return now.why(name)
+}
+
+func (a *asks) keys() (set []byte, maxAge time.Duration) {
+	now, _, _, _ := a.read()
+	return now.keys()
+}
+
 func over(t *answers) bool {
 	select {
 	case <-t.over:
@@ -114,8 +182,8 @@ func over(t *answers) bool {
 	}
 }
 
-// wakeWithin asks this agent's term, until it ends.
-func wakeWithin(ctx context.Context, now *answers, name model.ServiceName, cause, who string) ([]model.Backend, error) {
+// within waits for a term, until it ends.
+func within(ctx context.Context, now *answers, wait func(context.Context) ([]model.Backend, error)) ([]model.Backend, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -125,7 +193,7 @@ func wakeWithin(ctx context.Context, now *answers, name model.ServiceName, cause
 			cancel()
 		}
 	}()
-	return now.wake(ctx, name, cause, who)
+	return wait(ctx)
 }
 
 // wakeAway asks the successor.

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -19,14 +20,21 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/pkg/dnsserver"
 	"github.com/fairlead-lb/fairlead/pkg/domain"
+	"github.com/fairlead-lb/fairlead/pkg/environment"
 	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/ipam"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
+	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
+	"github.com/fairlead-lb/fairlead/pkg/runner/docker"
+	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 	"github.com/fairlead-lb/fairlead/pkg/runner/process"
 	"github.com/fairlead-lb/fairlead/pkg/source"
+	labeled "github.com/fairlead-lb/fairlead/pkg/source/docker"
 	"github.com/fairlead-lb/fairlead/pkg/source/file"
+	"github.com/fairlead-lb/fairlead/pkg/standby"
+	"github.com/fairlead-lb/fairlead/pkg/token"
 )
 
 // build makes every source and target of a term. A new front is one more line
@@ -63,11 +71,19 @@ func build(a *Agent) (p parts, err error) {
 	}
 	links := k.hops.Links()
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
+	settings := newSettled(config)
+	labels := labeled.New(labeled.Config{Settings: settings.docker, Define: defineBy(config), Log: log})
 	p.instead = func(netip.AddrPort) string { return "" }
+	keys, err := token.Open(token.Config{Path: tokensFile(state), Log: log})
+	if err != nil {
+		return p, err
+	}
+	told := a.told(keys)
 	workloads := activator.New(activator.Config{
-		Runners: a.runners(&p, k.objects.WatchListens), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
+		Runners: a.runners(&p, hears(k.objects), told, settings.dockerHost), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
+		InFlight: func() map[model.ServiceName]int { return p.inFlight() },
 	})
-	scrape := metrics.New(metrics.Config{Reader: a.reader(), Build: a.cfg.Build, Log: log, Listen: a.sockets.listen("metrics")})
+	scrape := metrics.New(metrics.Config{Reader: a.reader(), Keys: keys, Build: a.cfg.Build, Log: log, Listen: a.sockets.listen("metrics")})
 	closers = append(closers, func() { _ = scrape.Close() })
 	page := dashboard.New(dashboard.Config{Views: a.page(), Log: log, Listen: a.sockets.listen("dashboard")})
 	closers = append(closers, func() { _ = page.Close() })
@@ -77,9 +93,13 @@ func build(a *Agent) (p parts, err error) {
 			return p, err
 		}
 	}
-	front, router, names := a.fronts.http, a.fronts.tcp, a.fronts.names
+	held, front, router, names := a.fronts.held, a.fronts.http, a.fronts.tcp, a.fronts.names
 	a.fronts.asks.begin(&answers{
-		over: a.over, wake: workloads.Wake, certificates: certificates, instead: p.instead, listen: k.objects.Listen,
+		over: a.over, wake: workloads.Wake, joined: workloads.Joined, why: workloads.Why, keys: keys.KeySet,
+		enter: func(name model.ServiceName, cause, who string) (standby.Place, error) {
+			return entered(workloads.Enter(name, cause, who))
+		},
+		certificates: certificates, instead: p.instead, listen: k.objects.Listen,
 		own: func(why nexthop.Purpose, addrs []netip.Addr) error { _, err := links.Own(why, addrs); return err },
 	})
 	p.withdrawal = &withdrawal{}
@@ -87,10 +107,10 @@ func build(a *Agent) (p parts, err error) {
 	fatal := make(chan error, 1)
 	p.fatal = fatal
 
-	p.sources = []source.Source{required{config, fatal}, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
+	p.sources = []source.Source{required{settings, fatal}, labels, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
-	plane := &told{Target: k.plane, tell: workloads.Applied}
-	p.targets = [][]reconcile.Target{{k.links, a.fronts.held}, {plane, workloads, p.health, router, scrape, page, front, certificates, names}}
+	plane := &telling{Target: k.plane, tell: workloads.Applied}
+	p.targets = [][]reconcile.Target{{k.links, held}, {plane, workloads, p.health, router, scrape, page, front, certificates, names}}
 	p.forward = []reconcile.Target{plane}
 	p.frontAddrs = front.Addrs
 	p.drainFronts, p.requests = front.Shutdown, func() []metrics.Requests { return requestsOf(front.Counts()) }
@@ -104,12 +124,16 @@ func build(a *Agent) (p parts, err error) {
 			return k.links.Watch(ctx, func() { a.engine.follow(nexthop.Change{Tracked: true, Addrs: true}, plane, k.links, local.again) })
 		}},
 		{"flows", k.plane.Run},
+		{"access tokens", told.Run},
 	}
-	p.naps, p.pooled = workloads, front.Pooled
+	p.naps, p.pooled, p.inFlight = workloads, front.Pooled, func() map[model.ServiceName]int { return inFlight(front.Counts()) }
+	p.using, p.held, p.heldCounts = front.Uses, held.Connections, held.Counts
+	p.labelProblems = labels.Problems
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
 	p.stats, p.flows = k.plane.Stats, k.plane.Flows
 	p.hop, p.tcp = k.hops.Known, router
+	p.tokenProblems = func() []string { return slices.Concat(keys.Problems(), told.Problems()) }
 	p.certificates, p.questions = certificates.Status, names.Counts
 	p.loaded = certificates.Loaded
 	p.trace, p.nodeAddrs = k.objects.Trace, k.nodeAddrs
@@ -181,23 +205,69 @@ func openKernel(cfg Config, objects *bpf.Objects, closers *[]func()) (k kernel, 
 
 // runners makes those drivers that this host can run. One that it cannot is
 // no reason not to balance the rest: its workloads are reported as not served.
-func (a *Agent) runners(p *parts, listens func(string, func()) (io.Closer, error)) []activator.Runner {
+func (a *Agent) runners(p *parts, listens listen.Watch, told *environment.Keeper, dockerHost func(context.Context) (string, error)) []activator.Runner {
 	var out []activator.Runner
+	lacks := func(driver string, err error) {
+		a.cfg.Log.Error("workloads of a driver cannot run", "driver", driver, "error", err)
+		p.problems = append(p.problems, fmt.Sprintf("workloads of driver %s cannot run: %s", driver, err))
+	}
 	r, err := process.New(process.Config{
 		StateDir: workloadsState(a.cfg.StateDir), RunDir: workloadsRun(a.cfg.RunDir), Log: a.cfg.Log, Listens: listens,
-		Resolver: func() string { return dnsserver.ResolvConf(a.engine.state(), "") },
+		Environment: func(s activator.Spec, id string) (map[string]string, error) { return told.Environment(s, id, "") },
+		Forget:      told.Forget,
+		Resolver:    func() string { return dnsserver.ResolvConf(a.engine.state(), "") },
 		Network: func() (v4, v6 netip.Prefix) {
 			n := a.engine.state().Settings.Network
 			return n.Workloads, n.Workloads6
 		},
 	})
 	if err != nil {
-		a.cfg.Log.Error("workloads of driver process cannot run", "error", err)
-		p.problems = append(p.problems, "workloads of driver process cannot run: "+err.Error())
+		lacks("process", err)
 	} else {
 		out, p.instead = append(out, r), r.Listening
 	}
+	d, err := docker.New(docker.Config{
+		RunDir: workloadsRun(a.cfg.RunDir), Host: dockerHost, Listens: listens, Log: a.cfg.Log, Forget: told.Forget,
+		Environment: func(s activator.Spec, id string, local bool) (map[string]string, string, error) {
+			if !local {
+				env, err := told.Remote(s, id)
+				return env, "", err
+			}
+			env, err := told.Environment(s, id, docker.FilesAt)
+			return env, told.Dir(id), err
+		},
+		DNS: func() []netip.Addr { return containerDNS(a.engine.state()) },
+	})
+	if err != nil {
+		lacks("docker", err)
+	} else {
+		instead := p.instead
+		out, p.instead = append(out, d), func(to netip.AddrPort) string { return cmp.Or(instead(to), d.Listening(to)) }
+	}
 	return out
+}
+
+// entered keeps a place that was not given from becoming one that is nil.
+func entered(p *activator.Place, err error) (standby.Place, error) {
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// hears has runners told of sockets that the programs see.
+func hears(o *bpf.Objects) listen.Watch {
+	return func(cgroup string, notify func(listen.Heard)) (io.Closer, error) {
+		return o.WatchListens(cgroup, func(l bpf.Listen) { notify(listen.Heard(l)) })
+	}
+}
+
+// told is what replicas are told by, of all drivers.
+func (a *Agent) told(keys *token.Ring) *environment.Keeper {
+	return environment.New(environment.Config{
+		Dir: tokensRun(a.cfg.RunDir), Log: a.cfg.Log, Issue: keys.Issue, KeySet: keys.KeySet,
+		Replicas: func() []activator.Replica { return a.parts.replicas() }, State: func() *model.State { return a.engine.state() },
+	})
 }
 
 // attached shows which interface and cgroup carries which program.

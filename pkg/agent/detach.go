@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/attach"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
+	"github.com/fairlead-lb/fairlead/pkg/runner/docker"
 	"github.com/fairlead-lb/fairlead/pkg/runner/process"
 )
 
@@ -40,6 +42,9 @@ func detach(runDir, name string) (removed []string, err error) {
 	workloads, err := process.Cleanup(workloadsRun(runDir), "")
 	errs = append(errs, err)
 	removed = append(removed, workloads...)
+	containers, err := docker.Cleanup(context.Background(), workloadsRun(runDir))
+	errs = append(errs, err)
+	removed = append(removed, containers...)
 	addresses, err := disown()
 	errs = append(errs, err)
 	removed = append(removed, addresses...)
@@ -68,7 +73,7 @@ func detach(runDir, name string) (removed []string, err error) {
 // directory if nothing of somebody else's is in it. Never recursive where a
 // file system could still be mounted.
 func removeRun(runDir string) error {
-	var errs []error
+	errs := []error{os.RemoveAll(tokensRun(runDir))} // plain files: nothing is mounted there
 	for _, name := range []string{"fairlead.sock", "takeover.sock", "workloads", "bpf", "fairlead.lock"} {
 		if err := os.Remove(filepath.Join(runDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("remove %s: %w", name, err))

@@ -38,18 +38,25 @@ func newFronts(a *Agent) (*fronts, error) {
 	}
 	var err error
 	f.held, err = standby.New(standby.Config{
-		Log: log, Listen: ask.listen, Own: ask.own(nexthop.ForHolding), Wake: wake, Sockets: a.sockets, Begin: a.begin,
+		Log: log, Listen: ask.listen, Own: ask.own(nexthop.ForHolding), Joined: ask.joined, Sockets: a.sockets, Begin: a.begin,
+		Enter: func(name model.ServiceName, who string) (standby.Place, error) {
+			return ask.enter(name, "connection", who)
+		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	f.tcp, err = tcproute.New(tcproute.Config{Log: log, Certificates: ask, Wake: wake, Sockets: a.sockets, Begin: a.begin})
+	f.tcp, err = tcproute.New(tcproute.Config{
+		Log: log, Certificates: ask, Wake: wake, Joined: ask.joined, Sockets: a.sockets, Begin: a.begin,
+		Why: func(name model.ServiceName) string { why, _ := ask.why(name); return why },
+	})
 	if err != nil {
 		f.held.Close()
 		return nil, err
 	}
 	f.http = ingress.New(ingress.Config{
 		Log: log, Certificates: ask, Sockets: a.sockets, Begin: a.begin, Listening: ask.instead,
+		Joined: ask.joined, Why: ask.why, Keys: ask.keys,
 		Wake: func(ctx context.Context, name model.ServiceName, who string) error {
 			_, err := ask.wake(ctx, name, "request", who)
 			return err

@@ -15,11 +15,13 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/dnsserver"
 	"github.com/fairlead-lb/fairlead/pkg/domain"
 	"github.com/fairlead-lb/fairlead/pkg/health"
+	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
 	"github.com/fairlead-lb/fairlead/pkg/source"
+	"github.com/fairlead-lb/fairlead/pkg/standby"
 	"github.com/fairlead-lb/fairlead/pkg/tcproute"
 )
 
@@ -31,6 +33,7 @@ const otherInterfaces = "other"
 type tcpFront interface {
 	Names() []tcproute.Name
 	Counts() []tcproute.Count
+	Sessions(model.ServiceName) []tcproute.Session
 	Problems() []string
 	Shutdown(context.Context) error
 }
@@ -60,16 +63,23 @@ type parts struct {
 	nodeAddrs    func(interfaces []string) ([]netip.Addr, error)
 	replicas     func() []activator.Replica
 	naps         *activator.Activator
-	pooled       func(netip.Addr) int        // connections that the HTTP front keeps for later
-	instead      func(netip.AddrPort) string // what a replica listens on where nothing answers; empty: all is well, or nobody knows
+	held         func() []standby.Connection // connections to services that sleep, or slept then
+	heldCounts   func() standby.Counts
+	using        func(model.ServiceName) []ingress.Use
+	pooled       func(netip.Addr) int             // connections that the HTTP front keeps for later
+	inFlight     func() map[model.ServiceName]int // requests at the HTTP front
+	instead      func(netip.AddrPort) string      // what a replica listens on where nothing answers; empty: all is well, or nobody knows
 	tcp          tcpFront
-	requests     func() []metrics.Requests
-	frontAddrs   func() (plain, secure net.Addr)
-	drainFronts  func(context.Context) error // ends the connections of clients
-	shutdown     func(context.Context) error // stops the workloads
-	certificates func() []autocert.Certificate
-	loaded       func(context.Context) error // stored certificates are served
-	domains      *domain.Store
-	questions    func() []dnsserver.Count // to the name server
-	close        func()
+
+	labelProblems func() []string // of containers whose labels have faults
+	requests      func() []metrics.Requests
+	frontAddrs    func() (plain, secure net.Addr)
+	drainFronts   func(context.Context) error // ends the connections of clients
+	shutdown      func(context.Context) error // stops the workloads
+	certificates  func() []autocert.Certificate
+	loaded        func(context.Context) error // stored certificates are served
+	domains       *domain.Store
+	tokenProblems func() []string
+	questions     func() []dnsserver.Count // to the name server
+	close         func()
 }

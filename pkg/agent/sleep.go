@@ -7,22 +7,24 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/reconcile"
 )
 
-// told is a target that tells of every state it has applied.
-type told struct {
+// telling is a target that tells of every state it has applied.
+type telling struct {
 	reconcile.Target
 	tell func(*model.State)
 }
 
 // Apply tells if it could.
-func (t *told) Apply(ctx context.Context, s *model.State) error {
+func (t *telling) Apply(ctx context.Context, s *model.State) error {
 	err := t.Target.Apply(ctx, s)
 	if err == nil {
 		t.tell(s)
@@ -55,6 +57,17 @@ func (a *Agent) opened() map[model.ServiceName]uint64 {
 	return out
 }
 
+// inFlight is what the HTTP front has under way, by service.
+func inFlight(counts []ingress.Count) map[model.ServiceName]int {
+	out := map[model.ServiceName]int{}
+	for _, c := range counts {
+		if name, err := model.ParseServiceName(c.Service); err == nil && c.Active > 0 {
+			out[name] = int(c.Active)
+		}
+	}
+	return out
+}
+
 // sleepVerb wakes a workload, puts it to sleep, stops it or starts it again.
 func (a *Agent) sleepVerb(ctx context.Context, r admin.SleepRequest) (admin.SleepResult, error) {
 	name, err := serviceNamed(a.engine.state(), r.Service)
@@ -63,6 +76,9 @@ func (a *Agent) sleepVerb(ctx context.Context, r admin.SleepRequest) (admin.Slee
 	}
 	act := a.parts.naps
 	var ready []model.Backend
+	if r.DryRun {
+		return a.wouldSleep(ctx, name, r.Verb)
+	}
 	switch r.Verb {
 	case "wake":
 		ready, err = act.Wake(ctx, name, "operator", "fairlead wake")
@@ -92,6 +108,42 @@ func (a *Agent) sleepVerb(ctx context.Context, r admin.SleepRequest) (admin.Slee
 	return res, nil
 }
 
+// wouldSleep says what putting a service to sleep, or stopping it, would do.
+func (a *Agent) wouldSleep(ctx context.Context, name model.ServiceName, verb string) (admin.SleepResult, error) {
+	res := admin.SleepResult{Service: name.String(), Sleep: admin.Nap{Stage: "running"}}
+	n, sleeps := a.parts.naps.Naps()[name]
+	if sleeps {
+		res.Sleep = *napOf(n)
+	}
+	res.Uses, res.More = a.usesOf(ctx, name)
+	open := len(res.Uses) + res.More
+	switch {
+	case verb == "sleep" && !sleeps:
+		return res, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("service %s does not sleep: give its workload \"scale: {min: 0}\", and TCP ports only", name)}
+	case verb != "sleep" && verb != "stop":
+		return res, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("%s cuts nothing: --dry-run is for sleep and stop", verb)}
+	case n.Stage == "stopped", verb == "sleep" && n.Stage == "asleep":
+		res.Would = "nothing: it is " + n.Stage
+	case verb == "stop":
+		svc, _ := a.engine.state().Service(name)
+		res.Would = fmt.Sprintf("stop its replicas; new connections are refused, and what is open (%d) has the drain time of %s to end", open, drainOf(svc))
+	case n.Stage == "waking":
+		res.Would = fmt.Sprintf("nothing: it is starting, and %d wait for it", n.Waiting)
+	case open > 0:
+		res.Would = fmt.Sprintf("nothing: it is in use, and nothing is cut; it falls asleep by itself when it is idle. Open: %d", open)
+	default:
+		res.Would = "stop its replicas, and cut nothing: nobody uses it; a connection that comes meanwhile is held and wakes it again"
+	}
+	return res, nil
+}
+
+func drainOf(svc *model.Service) time.Duration {
+	if svc == nil {
+		return 0
+	}
+	return svc.Drain
+}
+
 func napOf(n activator.Nap) *admin.Nap {
 	out := &admin.Nap{Stage: n.Stage, Cause: n.Cause, Waiting: n.Waiting, Note: n.Note}
 	if !n.Since.IsZero() {
@@ -105,15 +157,16 @@ func napOf(n activator.Nap) *admin.Nap {
 
 // wakes is what the metrics tell of starts.
 func (a *Agent) wakes() metrics.Wakes {
-	counts, ready, seconds := a.parts.naps.Wakes()
-	w := metrics.Wakes{Ready: ready, Seconds: seconds}
+	counts, times := a.parts.naps.Wakes()
+	w := metrics.Wakes{Asleep: map[string]bool{}}
 	for _, c := range counts {
-		w.Counts = append(w.Counts, metrics.WakeCount{Cause: c.Cause, Result: c.Result, Count: c.Count})
+		w.Counts = append(w.Counts, metrics.WakeCount{Service: c.Service.String(), Cause: c.Cause, Result: c.Result, Count: c.Count})
 	}
-	for _, n := range a.parts.naps.Naps() {
-		if n.Stage == "asleep" {
-			w.Asleep++
-		}
+	for _, d := range times {
+		w.Times = append(w.Times, metrics.WakeTime{Service: d.Service.String(), Phase: d.Phase, Count: d.Count, Seconds: d.Seconds})
+	}
+	for name, n := range a.parts.naps.Naps() {
+		w.Asleep[name.String()] = n.Stage == "asleep"
 	}
 	return w
 }

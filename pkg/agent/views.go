@@ -22,6 +22,7 @@ func (a *Agent) views() admin.Views {
 	return admin.Views{
 		Status: a.status, Services: a.services, Workloads: a.workloads, Flows: a.flows, Drain: a.drainAddress,
 		Sleep:        a.sleepVerb,
+		Uses:         a.usesOf,
 		Trace:        a.trace,
 		Upgrade:      a.upgrade,
 		Domains:      a.domainList,
@@ -62,6 +63,7 @@ func (a *Agent) reader() metrics.Reader {
 
 		Certificates: a.expiries,
 		Wakes:        a.wakes,
+		Held:         a.heldCounts,
 		Questions: func() map[string]uint64 {
 			out := map[string]uint64{}
 			for _, c := range a.parts.questions() {
@@ -107,8 +109,8 @@ func (a *Agent) status() admin.Status {
 	s.Interfaces, s.Cgroups = a.parts.attached()
 	s.Drains = a.parts.drains.List()
 	s.Front = a.front(state)
-	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.health.Problems(), a.parts.tcp.Problems(),
-		a.namesTrouble(), replicas, a.certificateProblems())
+	s.Problems = slices.Concat(a.parts.problems, a.engine.problems(), a.parts.labelProblems(), a.parts.health.Problems(), a.parts.tcp.Problems(),
+		a.namesTrouble(), replicas, a.certificateProblems(), a.failingWorkloads(), a.parts.tokenProblems(), a.parts.naps.Problems())
 	if st, err := a.parts.stats(); err != nil {
 		s.Problems = append(s.Problems, "read counters: "+err.Error())
 	} else {

@@ -35,6 +35,9 @@ func wanted(s *model.State) (hosts map[string]bool, refused map[string]string) {
 			}
 		}
 	}
+	if s.TokensTLS() {
+		add(s.Settings.Tokens.Host)
+	}
 	return hosts, refused
 }
 

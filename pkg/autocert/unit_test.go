@@ -132,3 +132,23 @@ func TestStatusIsSortedByDomain(t *testing.T) {
 		t.Error("names of one domain do not stand together")
 	}
 }
+
+// TestD07PlatformHost: the host of the tokens' keys has a certificate where it
+// was chosen, or where services have free names with TLS below it.
+func TestD07PlatformHost(t *testing.T) {
+	free := []*model.Service{{HTTP: []model.HTTPHost{{Host: "a.b.apps.example.com", TLS: true, Free: true}}}}
+	for _, tc := range []struct {
+		tokens   model.Tokens
+		services []*model.Service
+		want     bool
+	}{
+		{model.Tokens{Host: "apps.example.com"}, nil, false},
+		{model.Tokens{Host: "apps.example.com", Own: true}, nil, true},
+		{model.Tokens{Host: "apps.example.com"}, free, true},
+	} {
+		hosts, _ := wanted(&model.State{Settings: model.Settings{Tokens: tc.tokens}, Services: tc.services})
+		if hosts["apps.example.com"] != tc.want {
+			t.Errorf("%+v with %d services: hosts %v", tc.tokens, len(tc.services), hosts)
+		}
+	}
+}

@@ -76,6 +76,7 @@ type Objects struct {
 	seed     uint64
 
 	fragsMu sync.Mutex
+	listens listens
 }
 
 // Open loads the programs over the maps pinned in cfg.PinDir, and makes the
@@ -125,6 +126,9 @@ func (o *Objects) load(lb, sock, listen, ops *ebpf.CollectionSpec) error {
 	}
 	retval := ProbeSetRetval() == nil
 	if err := sock.Variables[sockVarHasSetRetval].Set(retval); err != nil {
+		return fmt.Errorf("set feature switch: %w", err)
+	}
+	if err := ops.Variables[opsVarHasNetnsCookie].Set(probeListenCookie()); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)
 	}
 	if err := o.loadSpec(lb); err != nil {

@@ -16,8 +16,11 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	opsMapFlListens = "fl_listens"
-	opsProgFlOps    = "fl_ops"
+	opsMapFlListens      = "fl_listens"
+	opsProgFlBind4       = "fl_bind4"
+	opsProgFlBind6       = "fl_bind6"
+	opsProgFlOps         = "fl_ops"
+	opsVarHasNetnsCookie = "has_netns_cookie"
 )
 
 // loadOps returns the embedded CollectionSpec for ops.
@@ -62,7 +65,9 @@ type opsSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type opsProgramSpecs struct {
-	FlOps *ebpf.ProgramSpec `ebpf:"fl_ops"`
+	FlBind4 *ebpf.ProgramSpec `ebpf:"fl_bind4"`
+	FlBind6 *ebpf.ProgramSpec `ebpf:"fl_bind6"`
+	FlOps   *ebpf.ProgramSpec `ebpf:"fl_ops"`
 }
 
 // opsMapSpecs contains maps before they are loaded into the kernel.
@@ -76,6 +81,7 @@ type opsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type opsVariableSpecs struct {
+	HasNetnsCookie *ebpf.VariableSpec `ebpf:"has_netns_cookie"`
 }
 
 // opsObjects contains all objects after they have been loaded into the kernel.
@@ -111,17 +117,22 @@ func (m *opsMaps) Close() error {
 //
 // It can be passed to loadOpsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type opsVariables struct {
+	HasNetnsCookie *ebpf.Variable `ebpf:"has_netns_cookie"`
 }
 
 // opsPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadOpsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type opsPrograms struct {
-	FlOps *ebpf.Program `ebpf:"fl_ops"`
+	FlBind4 *ebpf.Program `ebpf:"fl_bind4"`
+	FlBind6 *ebpf.Program `ebpf:"fl_bind6"`
+	FlOps   *ebpf.Program `ebpf:"fl_ops"`
 }
 
 func (p *opsPrograms) Close() error {
 	return _OpsClose(
+		p.FlBind4,
+		p.FlBind6,
 		p.FlOps,
 	)
 }

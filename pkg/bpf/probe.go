@@ -73,6 +73,23 @@ func ProbeCheckMTU() error {
 	return prog.Close()
 }
 
+// probeListenCookie asks for bpf_get_netns_cookie where listens are seen (Linux
+// 5.15), in the same way.
+func probeListenCookie() bool {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "fl_probe_ops", Type: ebpf.SockOps, AttachType: ebpf.AttachCGroupSockOps, License: "GPL",
+		Instructions: asm.Instructions{
+			asm.FnGetNetnsCookie.Call(),
+			asm.Mov.Imm(asm.R0, 1),
+			asm.Return(),
+		},
+	})
+	if err != nil {
+		return false
+	}
+	return prog.Close() == nil
+}
+
 // netnsCookie identifies the network namespace of this process; 0 if the
 // kernel cannot tell (before 5.14), which the programs take for the machine's.
 func netnsCookie() uint64 {

@@ -52,6 +52,7 @@ func (t *Target) compile(s *model.State) (*compiler, error) {
 			c.table.others[strings.ToLower(n.Host)] = strings.ToLower(n.Kind)
 		}
 	}
+	c.platform(s)
 	for _, hosts := range []map[string]*host{c.table.hosts, c.table.wild} {
 		for _, h := range hosts {
 			if r := h.routes["/"]; r != nil && len(h.routes) == 1 {
@@ -84,6 +85,21 @@ func (c *compiler) host(svc *model.Service, m *model.HTTPHost) {
 		h.routes[r.prefix] = r
 		h.longest = max(h.longest, len(r.prefix))
 	}
+}
+
+// platform adds the host of the platform's own, or has the service's of that
+// name answer for the keys as well.
+func (c *compiler) platform(s *model.State) {
+	name := s.Settings.Tokens.Host
+	if name == "" || c.t.cfg.Keys == nil {
+		return
+	}
+	h := c.table.hosts[name]
+	if h == nil {
+		h = &host{name: name, tls: s.TokensTLS(), routes: map[string]*route{}}
+		c.table.hosts[name] = h
+	}
+	c.table.keys = h
 }
 
 func (c *compiler) service(name model.ServiceName) *service {
@@ -124,6 +140,9 @@ func (c *compiler) route(svc *model.Service, hostName string, m *model.HTTPPath)
 	r.lacking = lacking(svc)
 	ready := serving(svc)
 	r.wakes = svc.Sleep == model.Asleep && c.t.cfg.Wake != nil
+	if svc.Workload != nil {
+		r.runs, r.page = true, svc.Workload.Scale.Page
+	}
 	if len(ready) == 0 {
 		return r
 	}

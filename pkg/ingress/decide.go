@@ -19,6 +19,7 @@ type query struct {
 	secure bool   // it came over TLS
 	tls    *tls.Conn
 	socket bool // it asks for an upgrade to WebSocket
+	person bool // it asks for a page to look at
 	client netip.Addr
 }
 
@@ -30,7 +31,9 @@ type verdict struct {
 	fault    fault
 	redirect bool // to HTTPS
 	empty    bool // the placeholder
+	keys     bool // the platform's keys
 	wake     bool // the service sleeps; fault is what to say if it does not wake
+	lacks    bool // fairlead runs the replicas, and there is none: fault is what to say if nobody knows why
 }
 
 // lowerHost writes the host of a Host header in lower case, without port and
@@ -63,6 +66,10 @@ func (t *table) decide(q *query, certs Certificates) (v verdict) {
 	if v.fault = t.checkTLS(q, v.host, certs); v.fault.code != 0 {
 		return v
 	}
+	if v.host == t.keys && string(q.path) == keysPath {
+		v.keys = true
+		return v
+	}
 	r, ambiguous := v.host.find(q.path)
 	switch {
 	case ambiguous:
@@ -89,6 +96,7 @@ func (t *table) decide(q *query, certs Certificates) (v verdict) {
 		v.fault = fault{code: http.StatusForbidden, reason: "WebSocket is switched off for this path (websocket: false)"}
 	case len(r.pool.members) == 0:
 		v.fault, v.empty, v.wake = r.lacking, r.lacking.code == 0, r.wakes
+		v.lacks = r.runs && !r.wakes && r.lacking.code == http.StatusServiceUnavailable
 	}
 	return v
 }

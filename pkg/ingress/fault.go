@@ -4,6 +4,7 @@ package ingress
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"html"
@@ -17,12 +18,16 @@ type fault struct {
 	reason string // in words, for a person
 	retry  int    // seconds of Retry-After; 0: none
 	extra  string // header lines, each with its CR LF
+	wait   bool   // the page says that it reloads by itself
 }
 
 // page makes the body of an answer by what the client accepts: JSON if it
 // names that and not HTML, else a small page.
 func (f *fault) page(accept []byte, id string) (contentType string, body []byte) {
 	title := http.StatusText(f.code)
+	if f.wait {
+		return "text/html; charset=utf-8", fmt.Appendf(nil, waiting, f.retry, html.EscapeString(f.reason), id)
+	}
 	if wantsJSON(accept) {
 		body, _ = json.Marshal(struct {
 			Status    int    `json:"status"`
@@ -41,6 +46,15 @@ const style = `<style>body{font:16px/1.5 system-ui,sans-serif;max-width:40em;mar
 const document = `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">` +
 	`<title>%d %s</title>` + style + `</head>` + "\n" + `<body><h1>%d %s</h1><p>%s</p><p><small>request %s</small></p></body></html>` + "\n"
 
+// waiting is the page of a service that is being started (row W07).
+const waiting = `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">` +
+	`<meta http-equiv="refresh" content="%d"><title>Starting …</title>` + style + `</head>` + "\n" +
+	`<body><h1>Starting …</h1><p>%s</p><p>This page reloads by itself.</p><p><small>request %s</small></p></body></html>` + "\n"
+
+// wantsHTML tells whether somebody looks at the answer: clients that are
+// programs take anything, and name nothing.
+func wantsHTML(accept []byte) bool { return bytes.Contains(accept, []byte("text/html")) }
+
 func wantsJSON(accept []byte) bool {
 	return bytes.Contains(accept, []byte("json")) && !bytes.Contains(accept, []byte("text/html"))
 }
@@ -57,6 +71,7 @@ type answer struct {
 	retry       int
 	extra       string
 	location    string
+	cache       string // Cache-Control; empty: no-store
 	id          string
 }
 
@@ -85,7 +100,7 @@ func (a *answer) append(b []byte, head, closing bool) []byte {
 		line("Content-Type", a.contentType)
 	}
 	line("Content-Length", strconv.Itoa(len(a.body)))
-	line("Cache-Control", "no-store")
+	line("Cache-Control", cmp.Or(a.cache, "no-store"))
 	line("X-Request-ID", a.id)
 	if a.location != "" {
 		line("Location", a.location)

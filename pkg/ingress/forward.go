@@ -43,6 +43,8 @@ func (s *session) forward(v *verdict, socket bool) bool {
 	v.route.service.active.Add(1)
 	defer v.route.service.active.Add(-1)
 	s.waits.Store(s.t.clock.coarse.Load())
+	s.serving.Store(v.route.service)
+	defer s.serving.Store(nil)
 	var tried *endpoint
 	for n := 1; ; n++ {
 		x.ep = x.pool.pick(tried)

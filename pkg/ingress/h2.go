@@ -3,6 +3,7 @@
 package ingress
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -129,7 +130,10 @@ func (t *Target) routeStream(s *session, x *stream, w http.ResponseWriter, r *ht
 	q := query2(x, s, r, path)
 	v := x.table.decide(&q, t.cfg.Certificates)
 	if v.wake {
+		q.person = r.Method == http.MethodGet && !x.grpc && wantsHTML([]byte(r.Header.Get("Accept")))
 		x.table, v = t.wake(r.Context(), &q, v)
+	} else if v.lacks {
+		t.explain(&v)
 	}
 	x.verdict = v
 	switch {
@@ -138,6 +142,9 @@ func (t *Target) routeStream(s *session, x *stream, w http.ResponseWriter, r *ht
 		return
 	case v.redirect:
 		http.Redirect(w, r, "https://"+string(q.host)+x.table.https+r.RequestURI, http.StatusPermanentRedirect)
+		return
+	case v.keys:
+		sendAnswer(w, r, t.keysFor(r.Method, []byte(r.Header.Get("Accept")), x.id))
 		return
 	case v.empty && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		sendAnswer(w, r, placeholderFor(v.route.service, x.id))
@@ -156,6 +163,8 @@ func (t *Target) routeStream(s *session, x *stream, w http.ResponseWriter, r *ht
 	}
 	v.route.service.active.Add(1)
 	defer v.route.service.active.Add(-1)
+	s.enter(v.route.service)
+	defer s.leave()
 	t.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), streamKey{}, x)))
 }
 
@@ -198,8 +207,14 @@ func sendAnswer(w http.ResponseWriter, r *http.Request, a answer) {
 	h := w.Header()
 	h.Set("Content-Type", a.contentType)
 	h.Set("Content-Length", fmt.Sprint(len(a.body)))
-	h.Set("Cache-Control", "no-store")
+	h.Set("Cache-Control", cmp.Or(a.cache, "no-store"))
 	h.Set("X-Request-Id", a.id)
+	for line := range strings.Lines(a.extra) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		if name != "Connection" && name != "Upgrade" { // not of HTTP/2 (RFC 9113, 8.2.2)
+			h.Set(name, value)
+		}
+	}
 	if a.retry > 0 {
 		h.Set("Retry-After", fmt.Sprint(a.retry))
 	}

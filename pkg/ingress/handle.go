@@ -32,7 +32,10 @@ func (s *session) handle() bool {
 	}
 	s.v = s.table.decide(&q, s.t.cfg.Certificates)
 	if s.v.wake {
+		q.person = string(r.Method) == http.MethodGet && !q.socket && wantsHTML(r.Accept)
 		s.table, s.v = s.t.wake(s.t.ctx, &q, s.v)
+	} else if s.v.lacks {
+		s.t.explain(&s.v)
 	}
 	v := &s.v
 	switch {
@@ -43,6 +46,9 @@ func (s *session) handle() bool {
 		return s.reply(v.route, &a, "")
 	case v.empty:
 		return s.empty(v)
+	case v.keys:
+		a := s.t.keysFor(string(s.req.Method), s.req.Accept, string(s.id[:s.idN]))
+		return s.reply(nil, &a, "")
 	}
 	return s.forward(v, q.socket)
 }

@@ -51,9 +51,21 @@ type Config struct {
 	// Begin holds accepting back until it is closed: connections wait in the
 	// kernel. nil: it begins at once.
 	Begin <-chan struct{}
+	// Keys is the JWK set that access tokens are verified with, and how long it
+	// may be kept; the platform's host answers with it. nil: there is none.
+	Keys func() (set []byte, maxAge time.Duration)
 	// Wake has a sleeping service started and returns when a replica of it is
 	// ready; who is why, in words. It bounds the wait itself. nil: none sleeps.
+	// An error that has a method RetryAfter() time.Duration says when to ask
+	// again.
 	Wake func(ctx context.Context, name model.ServiceName, who string) error
+	// Joined is told of each request that was held once it can be sent on.
+	// Optional.
+	Joined func(model.ServiceName)
+	// Why says, in words, why a service has no replica, and after how long to
+	// ask again; empty: not known. It is asked before a 503, and starts nothing.
+	// nil: nobody knows.
+	Why func(model.ServiceName) (reason string, retry time.Duration)
 	// Listening says, in words, what a replica that refuses connections at an
 	// address listens on instead; empty: not known. It is asked before a 502,
 	// from many goroutines, and returns within about a second. nil: nobody knows.
@@ -176,12 +188,15 @@ func (t *Target) tickSessions(now int64) {
 	}
 }
 
-// asksFor tells whether any service is exposed by HTTP, and any with TLS.
+// asksFor tells whether anything is served by HTTP, and anything with TLS.
 func asksFor(s *model.State) (plain, tls bool) {
 	for i := range s.Services {
 		for _, h := range s.Services[i].HTTP {
 			plain, tls = true, tls || h.TLS
 		}
 	}
-	return plain, tls
+	if own := s.Settings.Tokens.Own; own {
+		plain, tls = true, true
+	}
+	return plain, tls || plain && s.TokensTLS()
 }

@@ -28,8 +28,11 @@ type session struct {
 	up     atomic.Pointer[upstream] // that is waited for
 	tunnel atomic.Pointer[tunnel]
 	waits  atomic.Int64 // when the request was sent on, in coarse time
-	gone   atomic.Bool  // the client left before the answer was over
-	fresh  atomic.Bool  // it is not known yet which protocol it speaks
+	// serving is whose request is under way; streams are those of HTTP/2.
+	serving atomic.Pointer[service]
+	streams atomic.Int64
+	gone    atomic.Bool // the client left before the answer was over
+	fresh   atomic.Bool // it is not known yet which protocol it speaks
 
 	in         *buffer // nil: no bytes are pending
 	start, end int     // of what is in it and was not read yet

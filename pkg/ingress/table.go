@@ -19,6 +19,7 @@ type table struct {
 	wild    map[string]*host // of *.PARENT, by PARENT
 	others  map[string]string
 	trusted []netip.Prefix
+	keys    *host  // the platform's, where its keys are; nil: none
 	https   string // ":PORT" of redirects; empty: 443
 	secure  bool   // there is an HTTPS listener
 }
@@ -46,7 +47,9 @@ type route struct {
 	// lacking is the answer when the pool is empty; its code 0: the
 	// placeholder.
 	lacking fault
-	wakes   bool // the service sleeps, and a request wakes it
+	wakes   bool          // the service sleeps, and a request wakes it
+	page    time.Duration // how long a person's page is held for that
+	runs    bool          // fairlead runs its replicas
 	allow   []netip.Prefix
 	drain   time.Duration
 }

@@ -53,9 +53,14 @@ var (
 	questionsDesc    = desc("dns_questions_total", "Questions to the name server, by what became of them.", "result")
 	requestsDesc     = desc("http_requests_total", "Requests the HTTP front answered, by service and status; 499: the client went away before the answer.", "service", "code")
 	durationDesc     = desc("http_request_duration_seconds", "From the head of a request to the end of its answer.", "service")
-	wakeDesc         = desc("wake_total", "Starts of sleeping services, by what caused them and what came of them; queue_full: connections refused meanwhile.", "cause", "result")
-	wakeTimeDesc     = desc("wake_duration_seconds", "From the first connection to a sleeping service until a replica was ready.")
-	sleepingDesc     = desc("sleeping", "Services that sleep now.")
+	wakeDesc         = desc("wake_total", "Starts of sleeping services, by what caused them and what came of them; queue_full, refused: connections and requests that could not wait.", "service", "cause", "result")
+	wakeTimeDesc     = desc("wake_duration_seconds", "Starts of sleeping services that came to a good end: until a process ran (start), then until it was ready (listen), then until the first held connection reached it (first_byte).", "service", "phase")
+	sleepingDesc     = desc("sleeping", "1 while a service that may sleep does.", "service")
+	waitingDesc      = desc("wake_waiting", "Connections and requests that wait for a service to start.", "service")
+	heldDesc         = desc("held_connections", "Connections opened while their service slept: they wait, or are joined with a replica.", "state")
+	heldPendingDesc  = desc("held_pending_bytes", "Bytes that waiting connections have sent; the kernel keeps them.")
+	heldTotalDesc    = desc("held_connections_total", "Connections opened while their service slept, by what became of them.", "result")
+	heldBytesDesc    = desc("held_bytes_total", "Bytes of such connections that have ended, in from clients and out to them.", "direction")
 	readErrorDesc    = desc("dataplane_read_error", "1 when the data plane's counters cannot be read.")
 )
 
@@ -67,7 +72,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc, sourcePortsDesc, sourcesUsedDesc,
 		evictionsDesc, generationDesc, configErrorsDesc, routerDesc, routerActiveDesc, readyDesc, readErrorDesc, expiryDesc, questionsDesc, requestsDesc, durationDesc,
-		wakeDesc, wakeTimeDesc, sleepingDesc,
+		wakeDesc, wakeTimeDesc, sleepingDesc, waitingDesc, heldDesc, heldPendingDesc, heldTotalDesc, heldBytesDesc,
 	} {
 		ch <- d
 	}
@@ -101,11 +106,27 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(questionsDesc, n, result)
 	}
 	wakes := c.r.Wakes()
-	gauge(sleepingDesc, wakes.Asleep)
-	for _, w := range wakes.Counts {
-		counter(wakeDesc, w.Count, w.Cause, w.Result)
+	for service, asleep := range wakes.Asleep {
+		gauge(sleepingDesc, one(asleep), service)
 	}
-	ch <- prometheus.MustNewConstSummary(wakeTimeDesc, wakes.Ready, wakes.Seconds, nil)
+	for _, w := range wakes.Counts {
+		counter(wakeDesc, w.Count, w.Service, w.Cause, w.Result)
+	}
+	for _, w := range wakes.Times {
+		ch <- prometheus.MustNewConstSummary(wakeTimeDesc, w.Count, w.Seconds, nil, w.Service, w.Phase)
+	}
+	held := c.r.Held()
+	for service, n := range held.By {
+		gauge(waitingDesc, n, service)
+	}
+	gauge(heldDesc, held.Waiting, "waiting")
+	gauge(heldDesc, held.Joined, "joined")
+	gauge(heldPendingDesc, held.Pending)
+	for result, n := range held.Results {
+		counter(heldTotalDesc, n, result)
+	}
+	counter(heldBytesDesc, held.In, "in")
+	counter(heldBytesDesc, held.Out, "out")
 	router := c.r.Router()
 	for _, n := range router.Results {
 		counter(routerDesc, n.Count, n.Kind, n.Result)

@@ -24,21 +24,40 @@ type Reader struct {
 	// Questions are those to the name server, by what became of them.
 	Questions func() map[string]uint64
 	Wakes     func() Wakes
+	Held      func() Held
+}
+
+// Held is the connections that this host accepted for services that slept.
+type Held struct {
+	Waiting, Joined uint64            // that are open now
+	Pending         uint64            // bytes that those that wait have sent
+	In, Out         uint64            // bytes of those that have ended, from clients and to them
+	Results         map[string]uint64 // "joined" | "failed" | "refused"
+	// By counts, by service, what waits: requests and connections by name as well.
+	By map[string]uint64
 }
 
 // Wakes is what is known of services that sleep.
 type Wakes struct {
-	Asleep  uint64 // now
-	Counts  []WakeCount
-	Ready   uint64  // starts that came to a good end
-	Seconds float64 // that those took together
+	Asleep map[string]bool // by service that may sleep: it does now
+	Counts []WakeCount
+	Times  []WakeTime
+}
+
+// WakeTime is how long one phase of the starts of a service took.
+type WakeTime struct {
+	Service string
+	Phase   string // "start" | "listen" | "first_byte"
+	Count   uint64
+	Seconds float64 // together
 }
 
 // WakeCount is one cell of wake_total.
 type WakeCount struct {
-	Cause  string // "connection" | "request" | "operator"
-	Result string // "ready" | "failed" | "timeout" | "queue_full"
-	Count  uint64
+	Service string
+	Cause   string // "connection" | "request" | "operator"
+	Result  string // "ready" | "failed" | "timeout" | "queue_full" | "refused"
+	Count   uint64
 }
 
 // Certificate is one host's.

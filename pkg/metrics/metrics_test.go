@@ -54,7 +54,13 @@ func testReader() Reader {
 		Behind:       func() []string { return nil },
 		Certificates: func() []Certificate { return nil },
 		Wakes: func() Wakes {
-			return Wakes{Asleep: 2, Counts: []WakeCount{{Cause: "request", Result: "ready", Count: 5}}, Ready: 5, Seconds: 1.5}
+			return Wakes{
+				Asleep: map[string]bool{"p/a": true, "p/b": false}, Counts: []WakeCount{{Service: "p/b", Cause: "request", Result: "ready", Count: 5}},
+				Times: []WakeTime{{Service: "p/b", Phase: "listen", Count: 5, Seconds: 1.5}},
+			}
+		},
+		Held: func() Held {
+			return Held{Waiting: 1, Joined: 2, Pending: 14, In: 20, Out: 30, Results: map[string]uint64{"joined": 4}, By: map[string]uint64{"p/a": 3}}
 		},
 		Questions: func() map[string]uint64 { return map[string]uint64{"internal": 3} },
 	}
@@ -111,6 +117,20 @@ fairlead_flow_table_evictions_total 1
 # HELP fairlead_flow_table_limit Confirmed entries the flow table can hold, two per connection.
 # TYPE fairlead_flow_table_limit gauge
 fairlead_flow_table_limit 1000
+# HELP fairlead_held_bytes_total Bytes of such connections that have ended, in from clients and out to them.
+# TYPE fairlead_held_bytes_total counter
+fairlead_held_bytes_total{direction="in"} 20
+fairlead_held_bytes_total{direction="out"} 30
+# HELP fairlead_held_connections Connections opened while their service slept: they wait, or are joined with a replica.
+# TYPE fairlead_held_connections gauge
+fairlead_held_connections{state="joined"} 2
+fairlead_held_connections{state="waiting"} 1
+# HELP fairlead_held_connections_total Connections opened while their service slept, by what became of them.
+# TYPE fairlead_held_connections_total counter
+fairlead_held_connections_total{result="joined"} 4
+# HELP fairlead_held_pending_bytes Bytes that waiting connections have sent; the kernel keeps them.
+# TYPE fairlead_held_pending_bytes gauge
+fairlead_held_pending_bytes 14
 # HELP fairlead_http_request_duration_seconds From the head of a request to the end of its answer.
 # TYPE fairlead_http_request_duration_seconds histogram
 fairlead_http_request_duration_seconds_bucket{service="a/u",le="0.1"} 1
@@ -139,9 +159,10 @@ fairlead_service_bytes_total{direction="out",port="90",service="test/user"} 220
 # HELP fairlead_service_connections_total Connections begun, by service port.
 # TYPE fairlead_service_connections_total counter
 fairlead_service_connections_total{port="90",service="test/user"} 7
-# HELP fairlead_sleeping Services that sleep now.
+# HELP fairlead_sleeping 1 while a service that may sleep does.
 # TYPE fairlead_sleeping gauge
-fairlead_sleeping 2
+fairlead_sleeping{service="p/a"} 1
+fairlead_sleeping{service="p/b"} 0
 # HELP fairlead_source_ports Source ports that mode full-nat has, over protocols and addresses.
 # TYPE fairlead_source_ports gauge
 fairlead_source_ports 100
@@ -155,13 +176,16 @@ fairlead_tcp_router_active_connections{kind="redis"} 2
 # TYPE fairlead_tcp_router_connections_total counter
 fairlead_tcp_router_connections_total{kind="redis",result="no_tls"} 0
 fairlead_tcp_router_connections_total{kind="redis",result="routed"} 3
-# HELP fairlead_wake_duration_seconds From the first connection to a sleeping service until a replica was ready.
+# HELP fairlead_wake_duration_seconds Starts of sleeping services that came to a good end: until a process ran (start), then until it was ready (listen), then until the first held connection reached it (first_byte).
 # TYPE fairlead_wake_duration_seconds summary
-fairlead_wake_duration_seconds_sum 1.5
-fairlead_wake_duration_seconds_count 5
-# HELP fairlead_wake_total Starts of sleeping services, by what caused them and what came of them; queue_full: connections refused meanwhile.
+fairlead_wake_duration_seconds_sum{phase="listen",service="p/b"} 1.5
+fairlead_wake_duration_seconds_count{phase="listen",service="p/b"} 5
+# HELP fairlead_wake_total Starts of sleeping services, by what caused them and what came of them; queue_full, refused: connections and requests that could not wait.
 # TYPE fairlead_wake_total counter
-fairlead_wake_total{cause="request",result="ready"} 5
+fairlead_wake_total{cause="request",result="ready",service="p/b"} 5
+# HELP fairlead_wake_waiting Connections and requests that wait for a service to start.
+# TYPE fairlead_wake_waiting gauge
+fairlead_wake_waiting{service="p/a"} 3
 `
 	if err := testutil.CollectAndCompare(&collector{testReader()}, strings.NewReader(want)); err != nil {
 		t.Error(err)
@@ -199,7 +223,7 @@ func TestHealthAndReadiness(t *testing.T) {
 	r := testReader()
 	var behind []string
 	r.Behind = func() []string { return behind }
-	h := Handler(r, Build{})
+	h := Handler(r, Build{}, nil)
 	ask := func(path string) (int, string) {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))

@@ -23,6 +23,7 @@ import (
 type Config struct {
 	Reader Reader
 	Build  Build
+	Keys   http.Handler // answers for the public keys of access tokens; nil: nobody does
 	Log    *slog.Logger // default slog.Default()
 	// Listen opens the address; default net.Listen.
 	Listen func(network, address string) (net.Listener, error)
@@ -49,11 +50,12 @@ func New(cfg Config) *Server {
 	if cfg.Listen == nil {
 		cfg.Listen = net.Listen
 	}
-	return &Server{cfg: cfg, handler: Handler(cfg.Reader, cfg.Build)}
+	return &Server{cfg: cfg, handler: Handler(cfg.Reader, cfg.Build, cfg.Keys)}
 }
 
-// Handler answers /metrics, /healthz and /readyz.
-func Handler(r Reader, b Build) http.Handler {
+// Handler answers /metrics, /healthz and /readyz, and keys, where there are any,
+// the JWK set.
+func Handler(r Reader, b Build, keys http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(NewRegistry(r, b), promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok\n") })
@@ -64,6 +66,9 @@ func Handler(r Reader, b Build) http.Handler {
 		}
 		text(w, http.StatusOK, "ready\n")
 	})
+	if keys != nil {
+		mux.Handle("GET /.well-known/jwks.json", keys)
+	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		text(w, http.StatusOK, "fairlead: /metrics /healthz /readyz\n")
 	})

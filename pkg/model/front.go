@@ -68,7 +68,8 @@ type Workload struct {
 	Command  []string          `json:"command,omitempty"`
 	Image    string            `json:"image,omitempty"`
 	Env      map[string]string `json:"env,omitempty"`
-	Identity string            `json:"identity,omitempty"`
+	Identity string            `json:"identity,omitempty"` // empty: PROJECT/USER
+	Roles    []string          `json:"roles,omitempty"`
 	Scale    Scale             `json:"scale"`
 	Ready    string            `json:"ready"` // "listen" | "http-head"
 }
@@ -82,4 +83,7 @@ type Scale struct {
 	StartTimeout time.Duration `json:"startTimeout"`
 	Queue        int           `json:"queue"`
 	Paused       bool          `json:"paused"`
+	// Page is how long a person's page is held for a start before the waiting
+	// page is shown.
+	Page time.Duration `json:"waitingPage"`
 }

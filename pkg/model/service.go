@@ -90,6 +90,9 @@ type Backend struct {
 	// slowly, in per cent, 1 … 99; 0: all of it.
 	Share   uint8  `json:"share,omitempty"`
 	Replica string `json:"replica,omitempty"` // the workload replica's id, empty for a fixed address
+	// Container is the port that a replica of a service with an Assumed one was
+	// found to listen on; 0: the service's.
+	Container uint16 `json:"container,omitempty"`
 }
 
 // Addrs lists the addresses the backend has, IPv4 first.
@@ -179,6 +182,13 @@ type Service struct {
 	TCPNames  []TCPName  `json:"tcpNames,omitempty"`
 	Workload  *Workload  `json:"workload,omitempty"` // nil: fixed replicas or the placeholder
 	Sleep     Sleep      `json:"sleep,omitempty"`
+	// Nap is how many times it has begun to fall asleep: by it the one who asked
+	// for that knows which time a state means that was applied late.
+	Nap uint64 `json:"nap,omitempty"`
+	// Assumed is the only container port, if nobody wrote it: until a replica of
+	// the workload is found to listen on another one, Ports has it, too. 0: it
+	// is written.
+	Assumed uint16 `json:"assumed,omitempty"`
 }
 
 // Serving lists the backends new connections may go to in the family of vip:

@@ -2,7 +2,10 @@
 
 package model
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Settings is everything of the config that is not a service.
 type Settings struct {
@@ -15,6 +18,7 @@ type Settings struct {
 	Tokens         Tokens
 	TrustedProxies []netip.Prefix
 	AccessLog      AccessLog
+	Docker         Docker
 }
 
 // Node is where the data plane attaches.
@@ -59,8 +63,28 @@ type Domains struct {
 	TXTName  string
 }
 
-// Tokens names the workload's environment variables.
-type Tokens struct{ Prefix, Context string }
+// Tokens is what workloads are told of themselves, and who vouches for it.
+type Tokens struct {
+	Prefix  string // of the variables
+	Context string
+	// Host is the platform's own: there the keys are published that tokens are
+	// verified with.
+	Host string
+	// Own: the host is for that alone, so it has a certificate and the front
+	// listens for it, whatever services there are.
+	Own      bool
+	Lifetime time.Duration
+}
+
+// Issuer is what tokens say of who issued them.
+func (t Tokens) Issuer() string { return "https://" + t.Host }
+
+// Docker is the daemon that runs workloads of driver docker.
+type Docker struct {
+	Host string // unix:///PATH or tcp://HOST:PORT
+	// Labels: its containers' labels define services, too.
+	Labels bool
+}
 
 // AccessLog is which requests of the HTTP front are logged: one in OneIn, and
 // all that end in 5xx; 0: none.

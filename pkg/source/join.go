@@ -102,13 +102,16 @@ func (j *joiner) compare(old, now *index, dirty names) {
 	var oldReplicas map[model.ServiceName][]model.Backend
 	var oldConditions map[model.ServiceName][]Condition
 	var oldSleep map[model.ServiceName]model.Sleep
+	var oldNaps map[model.ServiceName]uint64
 	if old != nil {
-		oldServices, oldReplicas, oldConditions, oldSleep = old.services, old.part.Replicas, old.conditions, old.part.Sleep
+		oldServices, oldReplicas, oldConditions = old.services, old.part.Replicas, old.conditions
+		oldSleep, oldNaps = old.part.Sleep, old.part.Naps
 	}
 	differ(dirty, oldServices, now.services, func(a, b *model.Service) bool { return a == b })
 	differ(dirty, oldReplicas, now.part.Replicas, slices.Equal)
 	differ(dirty, oldConditions, now.conditions, slices.Equal)
 	differ(dirty, oldSleep, now.part.Sleep, func(a, b model.Sleep) bool { return a == b })
+	differ(dirty, oldNaps, now.part.Naps, func(a, b uint64) bool { return a == b })
 	if len(now.part.Hosts) > 0 || old != nil && len(old.part.Hosts) > 0 {
 		j.hosts.stale = true
 	}
@@ -203,8 +206,10 @@ func (j *joiner) make(name model.ServiceName) *model.Service {
 		if x != nil {
 			svc.Backends = append(svc.Backends, x.part.Replicas[name]...)
 			svc.Sleep = cmp.Or(svc.Sleep, x.part.Sleep[name])
+			svc.Nap = cmp.Or(svc.Nap, x.part.Naps[name])
 		}
 	}
+	svc.Ports = found(&svc)
 	slices.SortStableFunc(svc.Backends, model.Backend.Compare)
 	svc.Backends = slices.CompactFunc(svc.Backends, func(a, b model.Backend) bool { return a.Compare(b) == 0 })
 	for _, x := range j.parts {
@@ -214,6 +219,23 @@ func (j *joiner) make(name model.ServiceName) *model.Service {
 		}
 	}
 	return &svc
+}
+
+// found is the service's ports, with the container port that its replicas listen
+// on where nobody wrote one; one that is ready says which.
+func found(svc *model.Service) []model.Port {
+	if svc.Assumed == 0 || len(svc.Ports) != 1 {
+		return svc.Ports
+	}
+	port := svc.Ports[0]
+	for _, wanted := range []model.Condition{model.Draining, model.Ready} {
+		for _, b := range svc.Backends {
+			if b.Condition == wanted && b.Replica != "" {
+				port.Container = cmp.Or(b.Container, svc.Assumed)
+			}
+		}
+	}
+	return []model.Port{port}
 }
 
 // judge sets the worst condition that matches each backend.

@@ -26,6 +26,7 @@ type Part struct {
 	Replicas map[model.ServiceName][]model.Backend
 	// Sleep tells of services, whoever defined them, that they may sleep.
 	Sleep map[model.ServiceName]model.Sleep
+	Naps  map[model.ServiceName]uint64 // model.Service.Nap of these
 	// Hosts adds HTTP hosts to services, whoever defined them. A host without
 	// paths gets those of its service. One that the state has already, from an
 	// earlier source or for another service, is refused and reported.

@@ -10,7 +10,6 @@ package standby
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -32,28 +31,35 @@ type Config struct {
 	Listen func(v4, v6 *net.TCPListener) (io.Closer, error)
 	// Own makes exactly these addresses local to this host.
 	Own func([]netip.Addr) error
-	// Wake has a service started and returns its replicas once one is ready;
-	// who is why, in words. It bounds the wait itself.
-	Wake func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error)
 	// Sockets keeps the listening sockets; nil: they end with the process.
 	Sockets conn.Sockets
 	// Begin holds accepting back until it is closed: connections wait in the
 	// kernel. nil: it begins at once.
 	Begin <-chan struct{}
-	// Held bounds the connections that wait, over all services. Default 16 384.
+	// Enter takes a place among those that wait for a service, and has it
+	// started; who is why, in words. It bounds the places of each service.
+	Enter func(name model.ServiceName, who string) (Place, error)
+	// Joined is told of each connection that was held once it has reached a
+	// replica. Optional.
+	Joined func(model.ServiceName)
+	// Held bounds the connections that wait, over all services. What each may
+	// have sent by then is bounded by the buffer of a socket nobody reads, 128 KiB
+	// by the kernel's defaults. Default 16 384.
 	Held int
 	Log  *slog.Logger // default slog.Default()
 }
-
-// dialTime bounds the connection to one replica.
-const dialTime = 3 * time.Second
 
 // Counts is what became of connections so far.
 type Counts struct {
 	Passed  uint64 // led to a replica
 	Failed  uint64 // closed: the service did not wake, or no replica took it
 	Refused uint64 // closed: too many wait
+	Gone    uint64 // reset by the client as they waited
 	Waiting int    // held now
+	Pending int64  // bytes that those have sent already, and nobody read
+	Joined  int    // led to a replica and open
+	// Bytes of connections that have ended, from clients and to them.
+	BytesIn, BytesOut uint64
 }
 
 // Target implements reconcile.Target. Create it with New.
@@ -68,8 +74,12 @@ type Target struct {
 	owned []netip.Addr
 	known bool // owned is what is local
 
-	passed, failed, refused atomic.Uint64
-	led                     atomic.Int64 // open now, at a replica
+	lines  lines
+	joined joined
+	ctx    context.Context // of those who serve lines
+	stop   context.CancelFunc
+
+	passed, failed, refused, gone atomic.Uint64
 }
 
 // ports finds services by what clients connect to.
@@ -100,6 +110,8 @@ func New(cfg Config) (*Target, error) {
 		cfg.Held = 16 << 10
 	}
 	t := &Target{cfg: cfg}
+	t.ctx, t.stop = context.WithCancel(context.Background())
+	t.lines = lines{most: cfg.Held, by: map[model.ServiceName][]held{}, serve: t.serve}
 	t.ports.Store(&ports{})
 	var err error
 	if t.pump, err = conn.NewPump(conn.PumpConfig{}); err != nil {
@@ -241,7 +253,11 @@ func (t *Target) Drain(ctx context.Context) error {
 }
 
 // Open counts the connections: those held and those led on.
-func (t *Target) Open() int { return t.acceptor.Pending() + int(t.led.Load()) }
+func (t *Target) Open() int {
+	t.joined.mu.Lock()
+	defer t.joined.mu.Unlock()
+	return t.acceptor.Pending() + t.lines.waiting() + len(t.joined.open)
+}
 
 // Close takes no more connections and cuts those there are.
 func (t *Target) Close() {
@@ -254,12 +270,20 @@ func (t *Target) Close() {
 		o.cancel()
 		o.wg.Wait()
 	}
+	t.stop()
+	t.lines.wg.Wait()
 	t.pump.Close()
 }
 
-// Counts reads the counters.
+// Counts reads the counters, and asks the kernel what held connections have
+// sent.
 func (t *Target) Counts() Counts {
-	return Counts{Passed: t.passed.Load(), Failed: t.failed.Load(), Refused: t.refused.Load(), Waiting: t.acceptor.Pending()}
+	n := Counts{Passed: t.passed.Load(), Failed: t.failed.Load(), Refused: t.refused.Load(), Gone: t.gone.Load(), Waiting: t.lines.waiting()}
+	t.lines.each(func(_ model.ServiceName, h held) { n.Pending += unread(h.TCPConn) })
+	t.joined.mu.Lock()
+	defer t.joined.mu.Unlock()
+	n.Joined, n.BytesIn, n.BytesOut = len(t.joined.open), t.joined.in, t.joined.out
+	return n
 }
 
 // find tells what a client that connected to an address wants.
@@ -269,57 +293,4 @@ func (p *ports) find(local netip.AddrPort) (target, bool) {
 	}
 	to, ok := p.node[local.Port()]
 	return to, ok && !local.Addr().IsLoopback()
-}
-
-// handle holds one connection until its service is awake, and leads it on.
-func (t *Target) handle(ctx context.Context, c *conn.Conn) {
-	to, ok := t.ports.Load().find(c.Local)
-	if !ok {
-		_ = c.Close()
-		return
-	}
-	backends, err := t.cfg.Wake(ctx, to.service, fmt.Sprintf("a connection from %s to port %d", c.Peer.Addr(), c.Local.Port()))
-	var up *net.TCPConn
-	if err == nil {
-		up, err = reach(ctx, backends, to.port, c.Peer.Addr())
-	}
-	if err != nil {
-		t.failed.Add(1)
-		t.cfg.Log.Debug("connection to a sleeping service failed", "service", to.service.String(), "client", c.Peer, "error", err)
-		_ = c.SetLinger(0) // a reset: the client must not take it for an empty answer
-		_ = c.Close()
-		return
-	}
-	t.passed.Add(1)
-	t.led.Add(1)
-	c.Routed()
-	if _, err := t.pump.Start(c.TCPConn, up, func(conn.Moved) { t.led.Add(-1) }); err != nil {
-		t.led.Add(-1)
-		t.cfg.Log.Warn("lead connection on", "service", to.service.String(), "error", err)
-	}
-}
-
-// reach connects to a replica, in the client's family first.
-func reach(ctx context.Context, backends []model.Backend, port uint16, client netip.Addr) (*net.TCPConn, error) {
-	var errs []error
-	for _, same := range []bool{true, false} {
-		for _, b := range backends {
-			for _, a := range b.Addrs() {
-				if (a.Is4() == client.Is4()) != same {
-					continue
-				}
-				to, cancel := context.WithTimeout(ctx, dialTime)
-				up, err := conn.Dial(to, netip.AddrPortFrom(a, port))
-				cancel()
-				if err == nil {
-					return up, nil
-				}
-				errs = append(errs, fmt.Errorf("replica %s: %w", a, err))
-			}
-		}
-	}
-	if len(errs) == 0 {
-		return nil, errors.New("no replica has an address")
-	}
-	return nil, errors.Join(errs...)
 }

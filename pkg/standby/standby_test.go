@@ -41,6 +41,11 @@ type world struct {
 
 type waker func(context.Context) ([]model.Backend, error)
 
+type place struct{ *world }
+
+func (p place) Wait(ctx context.Context) ([]model.Backend, error) { return p.wake.Load().(waker)(ctx) }
+func (p place) Leave()                                            {}
+
 func newWorld(t *testing.T, replica uint16) *world {
 	t.Helper()
 	w := &world{}
@@ -49,10 +54,8 @@ func newWorld(t *testing.T, replica uint16) *world {
 			w.at = v4.Addr().(*net.TCPAddr).AddrPort()
 			return nothing{}, nil
 		},
-		Own: func(addrs []netip.Addr) error { w.owned = slices.Clone(addrs); return nil },
-		Wake: func(ctx context.Context, _ model.ServiceName, _ string) ([]model.Backend, error) {
-			return w.wake.Load().(waker)(ctx)
-		},
+		Own:   func(addrs []netip.Addr) error { w.owned = slices.Clone(addrs); return nil },
+		Enter: func(model.ServiceName, string) (Place, error) { return place{w}, nil },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -129,18 +132,26 @@ func TestHeldAndLedOn(t *testing.T) {
 	if err := c.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); w.Counts().Waiting != 1; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); w.Counts().Waiting != 1 || w.Counts().Pending != 20 || len(w.Connections()) != 1; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("held: %+v", w.Counts())
+			t.Fatalf("held: %+v, %+v", w.Counts(), w.Connections())
 		}
+	}
+	if x := w.Connections()[0]; x.Joined || x.Client != c.LocalAddr().(*net.TCPAddr).AddrPort() || x.Port != w.at.Port() || time.Since(x.Since) > time.Minute {
+		t.Errorf("held: %+v", x)
 	}
 	close(awake)
 	got, err := io.ReadAll(c)
 	if err != nil || string(got) != "hello sent while it sleeps" {
 		t.Errorf("%q, %v", got, err)
 	}
-	if n := w.Counts(); n.Passed != 1 || n.Failed != 0 || n.Waiting != 0 {
-		t.Errorf("counts: %+v", n)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // the Pump tells of the end a moment later
+		want := Counts{Passed: 1, BytesIn: 20, BytesOut: 26}
+		if n := w.Counts(); n == want && len(w.Connections()) == 0 {
+			break
+		} else if time.Now().After(end) {
+			t.Fatalf("counts: %+v, want %+v; %+v", n, want, w.Connections())
+		}
 	}
 	if !slices.Equal(w.owned, []netip.Addr{loopback}) {
 		t.Errorf("owned: %v", w.owned)
@@ -161,8 +172,8 @@ func TestNotWoken(t *testing.T) {
 			t.Errorf("%s: %v, want a reset", name, err)
 		}
 	}
-	if n := w.Counts(); n.Failed != 3 {
-		t.Errorf("counts: %+v", n)
+	if n := w.Counts(); n.Failed != 3 || len(w.Connections()) != 0 {
+		t.Errorf("counts: %+v, %+v", n, w.Connections())
 	}
 	if err := w.Apply(t.Context(), &model.State{}); err != nil || len(w.owned) != 0 {
 		t.Errorf("without sleepers: %v, owned %v", err, w.owned)

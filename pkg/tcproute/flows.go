@@ -26,6 +26,9 @@ type session struct {
 	key   string // of a Postgres CancelRequest; empty: not seen
 	abort func() // ends it, where no pump does
 
+	client netip.AddrPort
+	since  time.Time
+
 	flow   atomic.Pointer[conn.Flow]
 	wanted atomic.Bool // to be cut
 }

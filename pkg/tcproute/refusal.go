@@ -22,6 +22,7 @@ const (
 	NotAllowed    Result = "not_allowed"
 	RateLimited   Result = "rate_limited"
 	NoReplica     Result = "no_replica"
+	NotWoken      Result = "not_woken"      // the service sleeps and could not be started, or too many wait
 	BackendFailed Result = "backend_failed" // no replica could be reached, or none speaks as it should
 	NoCertificate Result = "no_certificate"
 	Handshake     Result = "handshake" // the TLS handshake with the client failed
@@ -31,7 +32,7 @@ const (
 // Results lists all of them.
 var Results = []Result{
 	Routed, Canceled, CancelUnknown, NoTLS, NoName, UnknownName, Malformed, TimedOut, Gone, NotAllowed, RateLimited,
-	NoReplica, BackendFailed, NoCertificate, Handshake, Limited,
+	NoReplica, NotWoken, BackendFailed, NoCertificate, Handshake, Limited,
 }
 
 // TLS alerts (RFC 8446, section 6).
@@ -133,16 +134,20 @@ func rateLimited() *refusal {
 	}
 }
 
-func noReplica() *refusal {
+func noReplica(why string) *refusal {
+	text := "the service has no replica that takes connections now"
+	if why != "" {
+		text += ": " + why
+	}
 	return &refusal{
-		result: NoReplica, text: "the service has no replica that takes connections now", hint: "Try again later.",
+		result: NoReplica, text: text, hint: "Try again later.",
 		state: stateNotNow, code: mongoUnreach, alert: alertInternalError,
 	}
 }
 
 func notWoken(why error) *refusal {
 	return &refusal{
-		result: NoReplica, text: "the service sleeps and could not be woken: " + why.Error(), hint: "Try again later.",
+		result: NotWoken, text: "the service sleeps and could not be woken: " + why.Error(), hint: "Try again later.",
 		state: stateNotNow, code: mongoUnreach, alert: alertInternalError, cause: why,
 	}
 }

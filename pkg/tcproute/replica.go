@@ -128,12 +128,18 @@ func (r *Router) reach(ctx context.Context, to *route, client netip.Addr, greet 
 		if err != nil {
 			return nil, netip.AddrPort{}, notWoken(err)
 		}
+		if r.cfg.Joined != nil {
+			defer r.cfg.Joined(to.service)
+		}
 		woken := *to
 		woken.replicas(ready)
+		if len(ready) > 0 {
+			woken.port = cmp.Or(ready[0].Container, to.port)
+		}
 		addrs = r.order(&woken, client)
 	}
 	if len(addrs) == 0 {
-		return nil, netip.AddrPort{}, noReplica()
+		return nil, netip.AddrPort{}, noReplica(r.cfg.Why(to.service))
 	}
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()

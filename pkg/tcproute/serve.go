@@ -90,6 +90,9 @@ func (s *serving) serve(ctx context.Context) *refusal {
 	if ref != nil {
 		return s.refuseHello(ctx, ref)
 	}
+	if to.wakes {
+		s.c.Routed() // it may be held for long, within the service's own queue
+	}
 	if to.terminate {
 		return s.terminate(ctx, to)
 	}
@@ -186,6 +189,7 @@ func (s *serving) farewell(ref *refusal, c conn.HalfCloser, answer []byte) {
 // a person only inside TLS, and only libpq and pgx show it there.
 func (s *serving) refuseHello(ctx context.Context, ref *refusal) *refusal {
 	s.slow(ctx, ref)
+	_ = s.c.SetDeadline(time.Now().Add(s.cfg.Patience)) // a start may have taken longer
 	if s.kind == Postgres && s.name != "" && ref.text != "" && s.holds(normal(s.name)) {
 		if s.handshake(ctx) == nil {
 			s.refuseInside(ref)
@@ -248,7 +252,7 @@ func (s *serving) passthrough(ctx context.Context, to *route) *refusal {
 	if ref != nil {
 		return s.refuseHello(ctx, ref)
 	}
-	ses := &session{to: to, at: at}
+	ses := &session{to: to, at: at, client: s.c.Peer, since: s.now()}
 	leave := s.flows.add(ses)
 	flow, err := s.pump.Start(s.c.TCPConn, backend, func(m conn.Moved) { leave(m.Sent+int64(len(first)), m.Received) })
 	if err != nil {

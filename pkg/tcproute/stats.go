@@ -5,6 +5,7 @@ package tcproute
 import (
 	"cmp"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -14,12 +15,12 @@ import (
 )
 
 // results counts what became of connections.
-type results [3][16]atomic.Uint64
+type results [3][17]atomic.Uint64
 
 // A compile error here: results has no room for one of Results.
-var _ = [16]Result{
+var _ = [17]Result{
 	Routed, Canceled, CancelUnknown, NoTLS, NoName, UnknownName, Malformed, TimedOut, Gone, NotAllowed, RateLimited,
-	NoReplica, BackendFailed, NoCertificate, Handshake, Limited,
+	NoReplica, NotWoken, BackendFailed, NoCertificate, Handshake, Limited,
 }
 
 func (r *results) add(k Kind, res Result) {
@@ -87,6 +88,29 @@ func (r *Router) Names() []Name {
 	slices.SortFunc(out, func(a, b Name) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Host, b.Host))
 	})
+	return out
+}
+
+// Session is one routed connection.
+type Session struct {
+	Kind   Kind
+	Host   string
+	Client netip.AddrPort
+	Since  time.Time
+}
+
+// Sessions lists the connections of a service, in no order.
+func (r *Router) Sessions(name model.ServiceName) (out []Session) {
+	r.flows.mu.Lock()
+	defer r.flows.mu.Unlock()
+	for k, rep := range r.flows.replicas {
+		if k.service != name {
+			continue
+		}
+		for s := range rep.sessions {
+			out = append(out, Session{s.to.kind, s.to.host, s.client, s.since})
+		}
+	}
 	return out
 }
 

@@ -61,6 +61,12 @@ type Config struct {
 	// Wake has a sleeping service started and returns its replicas when one is
 	// ready; who is why, in words. It bounds the wait itself. nil: none sleeps.
 	Wake func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error)
+	// Joined is told of each connection that was held once its service is awake.
+	// Optional.
+	Joined func(model.ServiceName)
+	// Why says, in words, why a service has no replica; empty: not known. It
+	// starts nothing. Default: nobody knows.
+	Why func(model.ServiceName) string
 }
 
 // Router is the reconcile.Target. Create it with New; Close it.
@@ -112,6 +118,9 @@ func New(cfg Config) (*Router, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Why == nil {
+		cfg.Why = func(model.ServiceName) string { return "" }
 	}
 	pump, err := conn.NewPump(conn.PumpConfig{})
 	if err != nil {

@@ -123,7 +123,7 @@ func (s *serving) relay(to *route, at netip.AddrPort, back conn.HalfCloser, tcp 
 		_ = s.c.Close()
 		_ = tcp.Close()
 	}
-	ses := &session{to: to, at: at, abort: cut}
+	ses := &session{to: to, at: at, abort: cut, client: s.c.Peer, since: s.now()}
 	leave := s.flows.add(ses)
 	var sent, received int64
 	var watch func([]byte)

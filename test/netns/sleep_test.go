@@ -368,9 +368,11 @@ func TestW09Verbs(t *testing.T) {
 	})
 }
 
-// TestW08Ready: from listen() in the workload to the first connection that was
-// held; by an event, so that half of the starts take less than a look would be
-// due at. The figure is told; the bound is for a slow machine.
+// TestW08Ready: from listen() in the workload to the first byte of a connection
+// that was held, which its client sends once it is greeted; by an event, so that
+// half of the starts take less than a look would be due at. The figure is told;
+// the bound is for a slow machine. make bench-wake measures it without the
+// greeting.
 func TestW08Ready(t *testing.T) {
 	lab.Some(t, []string{"tcx"}, func(t *testing.T, l *lab.Lab) {
 		const starts = 8
@@ -389,7 +391,7 @@ func TestW08Ready(t *testing.T) {
 		for _, path := range logs {
 			text, err := os.ReadFile(path)
 			must(t, err)
-			for _, m := range regexp.MustCompile(`connection 2 after (\d+) us`).FindAllStringSubmatch(string(text), -1) {
+			for _, m := range regexp.MustCompile(`first byte after (\d+) us`).FindAllStringSubmatch(string(text), -1) {
 				us, _ := strconv.Atoi(m[1])
 				took = append(took, time.Duration(us)*time.Microsecond)
 			}
@@ -398,7 +400,7 @@ func TestW08Ready(t *testing.T) {
 		if len(took) < starts {
 			t.Fatalf("%d starts told of, wanted %d: %v", len(took), starts, took)
 		}
-		t.Logf("listen to the first connection of a client: p50 %s, worst %s", took[len(took)/2], took[len(took)-1])
+		t.Logf("listen to the first byte of a client: p50 %s, worst %s", took[len(took)/2], took[len(took)-1])
 		if p50 := took[len(took)/2]; p50 > 100*time.Millisecond {
 			t.Errorf("p50 %s", p50)
 		}

@@ -18,21 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// findCgroup2 finds where cgroup2 is mounted (also beside v1 controllers).
-func findCgroup2() (string, error) {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return "", err
-	}
-	for line := range strings.Lines(string(b)) {
-		before, after, _ := strings.Cut(line, " - ")
-		if f := strings.Fields(before); strings.HasPrefix(after, "cgroup2 ") && len(f) > 4 {
-			return f[4], nil
-		}
-	}
-	return "", errors.New("no cgroup2 is mounted: mount it with `mount -t cgroup2 none /sys/fs/cgroup`")
-}
-
 // makeCgroup makes the replica's cgroup, or takes the one that is there.
 func makeCgroup(p paths) error {
 	for _, dir := range []string{p.cgroups, p.cgroup} {

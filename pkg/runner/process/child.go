@@ -7,20 +7,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
+	"github.com/fairlead-lb/fairlead/pkg/environment"
 )
 
 // start makes what the replica needs and starts its process.
@@ -41,7 +40,7 @@ func (r *Runner) start(ctx context.Context, rep *replica) error {
 				"stop it, or end them with `echo 1 > %[1]s/cgroup.kill`", rep.paths.cgroup, pids)
 		}
 	}
-	rec.PID, rec.Start, rec.Ready, rec.Since = 0, "", false, r.cfg.Now()
+	rec.PID, rec.Start, rec.Ready, rec.Port, rec.Since = 0, "", false, 0, r.cfg.Now()
 	if err := rec.save(rep.paths.record); err != nil {
 		return err
 	}
@@ -128,7 +127,11 @@ func (r *Runner) launch(rep *replica, rec *record) (*proc, error) {
 	if err := os.MkdirAll(rep.paths.work, 0o700); err != nil {
 		return nil, err
 	}
-	env := environment(*rep.spec, rec.ID, rep.paths.work)
+	told, err := r.cfg.Environment(*rep.spec, rec.ID)
+	if err != nil {
+		return nil, err
+	}
+	env := variables(told, rep.paths.work)
 	program, err := findProgram(rep.spec.Workload.Command[0], env["PATH"])
 	if err != nil {
 		return nil, err
@@ -140,7 +143,7 @@ func (r *Runner) launch(rep *replica, rec *record) (*proc, error) {
 	defer func() { _ = cgroup.Close() }()
 	fd := -1
 	cmd := &exec.Cmd{
-		Path: program, Args: expand(rep.spec.Workload.Command, env), Env: flatten(env),
+		Path: program, Args: environment.Expand(rep.spec.Workload.Command, env), Env: environment.List(env),
 		Dir: rep.paths.work, Stdout: log, Stderr: log,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(cgroup.Fd()), PidFD: &fd},
 	}
@@ -172,41 +175,15 @@ func (r *Runner) launchIn(netns string, cmd *exec.Cmd) error {
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// environment is all a replica's process is told; nothing comes from the
-// agent's own environment.
-func environment(s activator.Spec, id, home string) map[string]string {
-	env := map[string]string{"PATH": defaultPath, "HOME": home, "FAIRLEAD_REPLICA": id}
-	if len(s.Ports) > 0 {
-		env["PORT"] = strconv.Itoa(int(s.Ports[0].Container))
-	}
-	maps.Copy(env, s.Workload.Env)
+// variables is all of a replica's environment; nothing comes from the agent's
+// own.
+func variables(told map[string]string, home string) map[string]string {
+	env := map[string]string{"PATH": defaultPath, "HOME": home}
+	maps.Copy(env, told)
 	return env
 }
 
-func flatten(env map[string]string) []string {
-	var out []string
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		out = append(out, k+"="+env[k])
-	}
-	return out
-}
-
-var variable = regexp.MustCompile(`\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))`)
-
-// expand replaces $NAME and ${NAME} of the environment; others stay as they
-// are, for the shell that the command may be.
-func expand(args []string, env map[string]string) []string {
-	out := make([]string, len(args))
-	for i, arg := range args {
-		out[i] = variable.ReplaceAllStringFunc(arg, func(m string) string {
-			if v, ok := env[strings.Trim(m, "${}")]; ok {
-				return v
-			}
-			return m
-		})
-	}
-	return out
-}
+var errNoProgram = errors.New("no such program")
 
 // findProgram finds the file to run. "fairlead" is the agent's own program,
 // wherever it is installed.
@@ -219,6 +196,9 @@ func findProgram(name, path string) (string, error) {
 		return self, nil
 	}
 	if strings.Contains(name, "/") {
+		if _, err := os.Stat(name); filepath.IsAbs(name) && errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("start %s: %w", name, errNoProgram)
+		}
 		return name, nil
 	}
 	for _, dir := range filepath.SplitList(cmp.Or(path, defaultPath)) {
@@ -227,5 +207,5 @@ func findProgram(name, path string) (string, error) {
 			return full, nil
 		}
 	}
-	return "", fmt.Errorf("start %s: no such program in %s; give its full path in workload.command", name, path)
+	return "", fmt.Errorf("start %s: %w in %s; give its full path in workload.command", name, errNoProgram, path)
 }

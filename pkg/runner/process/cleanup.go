@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +24,7 @@ func Cleanup(runDir, cgroupParent string) (removed []string, err error) {
 		return nil, err
 	}
 	if cgroupParent == "" {
-		if cgroupParent, err = findCgroup2(); err != nil {
+		if cgroupParent, err = listen.Cgroup2(); err != nil {
 			return nil, err
 		}
 	}

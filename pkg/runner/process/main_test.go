@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-lb/fairlead/pkg/echo"
+	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 )
 
 // The test binary plays several parts, told by this variable.
@@ -65,7 +66,7 @@ func outer() int {
 		}
 		return 0
 	}
-	root, err := findCgroup2()
+	root, err := listen.Cgroup2()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

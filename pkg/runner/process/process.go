@@ -17,7 +17,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -26,8 +25,11 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
+	"github.com/fairlead-lb/fairlead/pkg/environment"
 	"github.com/fairlead-lb/fairlead/pkg/ipam"
 	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
+	"github.com/fairlead-lb/fairlead/pkg/runner/rollout"
 )
 
 // Config is what a Runner needs. All but the directories and Network have
@@ -47,10 +49,14 @@ type Config struct {
 	// Running ones see a change; those that have seen the host's from the start
 	// are replaced when it is no longer empty. Default: empty.
 	Resolver func() string
+	// Environment tells a replica that is about to start, Forget is called when
+	// it is gone. Default: environment.Plain, and nothing.
+	Environment func(s activator.Spec, replica string) (map[string]string, error)
+	Forget      func(replica string) error
 	// Listens calls back after every listen() in a cgroup2 directory and below,
 	// until it is closed; so a replica is ready at once. nil, or an error:
 	// replicas that start are looked at several times a second.
-	Listens func(cgroup string, notify func()) (io.Closer, error)
+	Listens listen.Watch
 	// IPAM keeps the addresses; the Runner must be its only user. Default: a
 	// Pool over StateDir/replicas.json.
 	IPAM *ipam.Pool
@@ -65,10 +71,12 @@ type Config struct {
 
 // Runner implements activator.Runner for the driver "process".
 type Runner struct {
-	cfg   Config
-	kick  chan struct{} // asks Run to compare what is wanted with what there is
-	slots chan struct{} // bounds how many replicas are being made at once
-	looks looks
+	cfg     Config
+	backoff rollout.Backoff
+	kick    chan struct{} // asks Run to compare what is wanted with what there is
+	slots   chan struct{} // bounds how many replicas are being made at once
+	looks   listen.Looks
+	ear     listen.Ear
 
 	assigning sync.Mutex // a replica's addresses are allocated together, so that they look alike
 
@@ -79,9 +87,9 @@ type Runner struct {
 	adopted  bool // replicas is complete
 	closed   bool // Shutdown was called
 	changed  func()
-	stopAll  context.CancelFunc // ends the keepers of the present Run
+	heralded func(activator.Replica) // nil: nobody wants to know
+	stopAll  context.CancelFunc      // ends the keepers of the present Run
 	keepers  sync.WaitGroup
-	heard    chan struct{} // closed and replaced when some replica listens; nil: nobody tells
 }
 
 // want is one workload as it should run.
@@ -102,7 +110,7 @@ func New(cfg Config) (*Runner, error) {
 		}
 	}
 	if cfg.Cgroup == "" {
-		if cfg.Cgroup, err = findCgroup2(); err != nil {
+		if cfg.Cgroup, err = listen.Cgroup2(); err != nil {
 			return nil, err
 		}
 	}
@@ -113,22 +121,37 @@ func New(cfg Config) (*Runner, error) {
 	if cfg.Resolver == nil {
 		cfg.Resolver = func() string { return "" }
 	}
+	if cfg.Environment == nil {
+		cfg.Environment = func(s activator.Spec, replica string) (map[string]string, error) {
+			return environment.Plain(s, replica), nil
+		}
+	}
+	if cfg.Forget == nil {
+		cfg.Forget = func(string) error { return nil }
+	}
 	if cfg.IPAM == nil {
 		cfg.IPAM = ipam.New(ipam.Config{Path: filepath.Join(cfg.StateDir, "replicas.json"), Log: cfg.Log, Now: cfg.Now})
 	}
-	cfg.BackoffMin = cmp.Or(cfg.BackoffMin, 100*time.Millisecond)
-	cfg.BackoffMax = cmp.Or(cfg.BackoffMax, 30*time.Second)
-	cfg.BackoffReset = cmp.Or(cfg.BackoffReset, 10*time.Second)
+	backoff := rollout.Backoff{Min: cfg.BackoffMin, Max: cfg.BackoffMax, Reset: cfg.BackoffReset}.Default()
+	cfg.BackoffMax = backoff.Max
 	cfg.LogSize = cmp.Or(cfg.LogSize, 10<<20)
 	cfg.LogEvery = cmp.Or(cfg.LogEvery, 2*time.Second)
 	return &Runner{
-		cfg: cfg, kick: make(chan struct{}, 1), slots: make(chan struct{}, 4),
+		cfg: cfg, backoff: backoff, kick: make(chan struct{}, 1), slots: make(chan struct{}, 4),
 		replicas: map[string]*replica{}, wanted: map[model.ServiceName]want{}, changed: func() {},
 	}, nil
 }
 
 // Driver is "process".
 func (r *Runner) Driver() string { return "process" }
+
+// Herald has f told of every replica the moment it is ready. It implements
+// activator.Herald.
+func (r *Runner) Herald(f func(activator.Replica)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.heralded = f
+}
 
 // Apply replaces the wanted workloads. A workload that cannot be run is named
 // in the error; what ran of it goes on.
@@ -202,9 +225,11 @@ func hashOf(s activator.Spec, resolver bool) string {
 	b, err := json.Marshal(struct {
 		Command  []string
 		Env      map[string]string
-		Ports    []port
+		Ports    []listen.Port
 		Resolver bool `json:",omitempty"`
-	}{s.Workload.Command, s.Workload.Env, portsOf(s), resolver})
+		AnyPort  bool `json:",omitempty"`
+		Told     []string
+	}{s.Workload.Command, s.Workload.Env, listen.PortsOf(s.Ports), resolver, s.AnyPort, environment.Fixed(s)})
 	if err != nil {
 		panic(err) // strings and numbers only
 	}

@@ -247,11 +247,12 @@ func TestScale(t *testing.T) {
 	}
 	s.Replicas = 1
 	b.apply(s)
-	if left := b.await("one replica", ready(1)); left[0].PID != all[0].PID {
-		t.Errorf("left %+v, want the first", left)
+	last := slices.MaxFunc(all, func(a, b activator.Replica) int { return a.Started.Compare(b.Started) })
+	if left := b.await("one replica", ready(1)); left[0].PID != last.PID {
+		t.Errorf("left %+v, want the one started last, %+v", left, last)
 	}
-	fetch(t, all[0].Addr4, 8090)
-	fetch(t, all[0].Addr6, 8090)
+	fetch(t, last.Addr4, 8090)
+	fetch(t, last.Addr6, 8090)
 	b.apply()
 	b.await("no replica", func(all []activator.Replica) bool { return len(all) == 0 })
 }
@@ -321,4 +322,25 @@ func TestHostWithoutIPv6(t *testing.T) {
 		t.Errorf("it has %s", rep.Addr6)
 	}
 	fetch(t, rep.Addr4, 8090)
+}
+
+// TestD04Port: a program that does not open the port it was told is reached at
+// the one that it opens, if nobody wrote which one; also by the next agent.
+func TestD04Port(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	b := start(t, cfg)
+	spec := echoSpec(80, "127.0.0.1:7000 :9000")
+	spec.AnyPort = true
+	b.apply(spec)
+	rep := b.one("ready replica", isReady)
+	if rep.Port != 9000 {
+		t.Errorf("port %d, want 9000", rep.Port)
+	}
+	fetch(t, rep.Addr4, rep.Port)
+	b.abandon()
+	again := start(t, cfg)
+	again.apply(spec)
+	if next := again.one("adopted replica", isReady); next.Port != 9000 || next.PID != rep.PID {
+		t.Errorf("adopted %+v, want port 9000 of process %d", next, rep.PID)
+	}
 }

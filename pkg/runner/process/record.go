@@ -14,12 +14,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
+	"github.com/fairlead-lb/fairlead/pkg/runner/rollout"
 )
 
 // recordVersion is raised when an older agent's records cannot be adopted.
@@ -34,7 +34,9 @@ type record struct {
 	Service  model.ServiceName `json:"service"`
 	Hash     string            `json:"hash"`
 	Cgroup   string            `json:"cgroup"` // the parent, as configured when it was made
-	Ports    []port            `json:"ports"`
+	Ports    []listen.Port     `json:"ports"`
+	AnyPort  bool              `json:"anyPort,omitempty"` // nobody wrote the only port
+	Port     uint16            `json:"port,omitempty"`    // that this process listens on in place of it; 0: none
 	Addr4    netip.Addr        `json:"addr4,omitzero"`
 	Addr6    netip.Addr        `json:"addr6,omitzero"`
 	Gateway4 netip.Addr        `json:"gateway4,omitzero"`
@@ -42,6 +44,7 @@ type record struct {
 	PID      int               `json:"pid,omitempty"`
 	Start    string            `json:"start,omitempty"` // of the process: boot and clock ticks, safe from reused PIDs
 	Since    time.Time         `json:"since,omitzero"`  // of the process, by the clock
+	Head     bool              `json:"head,omitempty"`  // ready is who answers HEAD /
 	Ready    bool              `json:"ready,omitempty"`
 	Stopping bool              `json:"stopping,omitempty"`
 	Restarts int               `json:"restarts,omitempty"`
@@ -50,28 +53,16 @@ type record struct {
 	LogStart int64             `json:"logStart,omitempty"` // where this process's lines begin
 }
 
-// port is one container port.
-type port struct {
-	Number uint16
-	UDP    bool
-}
-
-func (p port) String() string {
-	if p.UDP {
-		return fmt.Sprintf("%d/udp", p.Number)
+// sockets is the replica as package listen looks at it.
+func (rec record) sockets() listen.Replica {
+	r := listen.Replica{PID: rec.PID, Ports: rec.Ports, Any: rec.AnyPort}
+	if rec.Port != 0 {
+		r.Ports = []listen.Port{{Number: rec.Port}}
 	}
-	return strconv.Itoa(int(p.Number))
-}
-
-// portsOf lists the container ports in the order of the config.
-func portsOf(s activator.Spec) []port {
-	var ports []port
-	for _, p := range s.Ports {
-		if q := (port{p.Container, p.Protocol == model.UDP}); !slices.Contains(ports, q) {
-			ports = append(ports, q)
-		}
+	for _, x := range rec.hops() {
+		r.Addrs = append(r.Addrs, x.addr)
 	}
-	return ports
+	return r
 }
 
 // paths are the places that belong to one replica; all follow from its ID.
@@ -98,20 +89,8 @@ func pathsOf(runDir, cgroup, id string) paths {
 	}
 }
 
-// defaultRunDir is what a host's agent keeps its run directory in.
-const defaultRunDir = "/run/fairlead/"
-
-// cgroupsIn is the directory that holds the replicas' cgroups. Agents that run
-// elsewhere (those of tests) have one of their own, so that agents side by side
-// may run services of the same name.
-func cgroupsIn(parent, runDir string) string {
-	name := "fairlead"
-	if !strings.HasPrefix(runDir+"/", defaultRunDir) {
-		sum := sha256.Sum256([]byte(runDir))
-		name += "-" + hex.EncodeToString(sum[:3])
-	}
-	return filepath.Join(parent, name)
-}
+// cgroupsIn is the directory that holds the replicas' cgroups.
+func cgroupsIn(parent, runDir string) string { return filepath.Join(parent, rollout.Owner(runDir)) }
 
 func (r *Runner) logPath(id string) string {
 	return filepath.Join(r.cfg.StateDir, "logs", id+".log")

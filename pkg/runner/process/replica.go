@@ -4,6 +4,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -18,27 +19,29 @@ type replica struct {
 	log   string
 	paths paths
 
-	spec    *activator.Spec // nil: adopted, and not yet known whether it is wanted
-	phase   activator.Phase
-	reason  string
-	since   time.Time
-	next    time.Time
-	delay   time.Duration // wait before the next restart
-	proc    *proc         // nil: no process; only the keeper changes it
-	made    bool          // it has a record, and maybe more
-	stop    chan struct{} // closed: it is to go
-	known   chan struct{} // closed: spec is set
-	running bool          // its keeper runs
+	spec   *activator.Spec // nil: adopted, and not yet known whether it is wanted
+	phase  activator.Phase
+	reason string
+	since  time.Time
+	next   time.Time
+	// hopeless: there is no program to start.
+	hopeless bool
+	delay    time.Duration // wait before the next restart
+	proc     *proc         // nil: no process; only the keeper changes it
+	made     bool          // it has a record, and maybe more
+	stop     chan struct{} // closed: it is to go
+	known    chan struct{} // closed: spec is set
+	running  bool          // its keeper runs
 }
 
 func (rep *replica) public() activator.Replica {
 	out := activator.Replica{
 		ID: rep.id, Service: rep.rec.Service, Driver: "process",
-		Phase: rep.phase, Reason: rep.reason, Addr4: rep.rec.Addr4, Addr6: rep.rec.Addr6,
-		Since: rep.since, Next: rep.next, Restarts: rep.rec.Restarts, Log: rep.log,
+		Phase: rep.phase, Reason: rep.reason, Addr4: rep.rec.Addr4, Addr6: rep.rec.Addr6, Port: rep.rec.Port,
+		Since: rep.since, Next: rep.next, Restarts: rep.rec.Restarts, Log: rep.log, Hopeless: rep.hopeless,
 	}
 	if rep.proc != nil {
-		out.PID = rep.proc.pid
+		out.PID, out.Started = rep.proc.pid, rep.rec.Since
 	}
 	return out
 }
@@ -55,7 +58,7 @@ func (r *Runner) enter(rep *replica, phase activator.Phase, reason string) {
 	if rep.phase != phase {
 		rep.since = r.cfg.Now()
 	}
-	rep.phase, rep.reason, rep.next = phase, reason, time.Time{}
+	rep.phase, rep.reason, rep.next, rep.hopeless = phase, reason, time.Time{}, false
 }
 
 // retireLocked tells the keeper that the replica is to go.
@@ -84,10 +87,10 @@ func (r *Runner) keep(ctx context.Context, rep *replica) {
 			}
 			continue // stopped meanwhile
 		}
-		reason := ""
+		reason, hopeless := "", false
 		if rep.proc == nil {
 			if err := r.start(ctx, rep); err != nil {
-				reason = err.Error()
+				reason, hopeless = err.Error(), errors.Is(err, errNoProgram)
 			}
 		}
 		if rep.proc != nil {
@@ -97,7 +100,7 @@ func (r *Runner) keep(ctx context.Context, rep *replica) {
 			return
 		}
 		if !stopped(rep) {
-			r.fall(rep, reason)
+			r.fall(rep, reason, hopeless)
 		}
 	}
 }
@@ -179,23 +182,23 @@ func (r *Runner) buried(rep *replica) {
 }
 
 // fall puts the replica, which has no process, into backoff.
-func (r *Runner) fall(rep *replica, reason string) {
+func (r *Runner) fall(rep *replica, reason string, hopeless bool) {
 	_, rec := r.look(rep)
 	if last := lastLine(rep.log, rec.LogStart); last != "" && rec.PID != 0 {
 		reason += ": " + last
 	}
 	r.update(func() {
 		now := r.cfg.Now()
-		good := rep.rec.Ready && now.Sub(rep.rec.Since) >= r.cfg.BackoffReset
-		if good || rep.delay == 0 {
-			rep.delay = r.cfg.BackoffMin
-		} else {
-			rep.delay = min(2*rep.delay, r.cfg.BackoffMax)
+		served := time.Duration(-1)
+		if rep.rec.Ready {
+			served = now.Sub(rep.rec.Since)
 		}
-		rep.rec.PID, rep.rec.Start, rep.rec.Ready = 0, "", false
+		rep.delay = r.backoff.Next(rep.delay, served)
+		rep.rec.PID, rep.rec.Start, rep.rec.Ready, rep.rec.Port = 0, "", false, 0
 		rep.rec.Restarts++
 		if !stopped(rep) {
 			r.enter(rep, activator.Backoff, reason)
+			rep.hopeless = hopeless
 			rep.next = now.Add(rep.delay)
 		}
 	})

@@ -3,7 +3,6 @@
 package process
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,12 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
+	"github.com/fairlead-lb/fairlead/pkg/runner/rollout"
 )
 
 // Run adopts what an earlier agent left and keeps the wanted replicas running
@@ -179,15 +178,15 @@ func (r *Runner) reconcile(ctx context.Context) {
 
 func (r *Runner) reconcileService(name model.ServiceName, addressed func(record) bool) {
 	w, wanted := r.wanted[name]
-	var have []candidate
+	var have []rollout.Candidate
 	for _, rep := range r.of(name) {
 		if stopped(rep) {
 			continue
 		}
-		c := candidate{id: rep.id, ready: rep.phase == activator.Ready}
-		c.current = wanted && rep.rec.Hash == w.hash && addressed(rep.rec)
+		c := rollout.Candidate{ID: rep.id, Ready: rep.phase == activator.Ready, Since: rep.rec.Since}
+		c.Current = wanted && rep.rec.Hash == w.hash && addressed(rep.rec)
 		have = append(have, c)
-		if c.current {
+		if c.Current {
 			rep.learn(w.spec)
 		}
 	}
@@ -195,19 +194,16 @@ func (r *Runner) reconcileService(name model.ServiceName, addressed func(record)
 	if wanted {
 		n = max(0, w.spec.Replicas)
 	}
-	start, stop := plan(n, have)
+	start, stop := rollout.Plan(n, have)
 	for _, id := range stop {
-		why := "more replicas than wanted"
-		if i := slices.IndexFunc(have, func(c candidate) bool { return c.id == id }); !wanted {
-			why = "no longer in the config"
-		} else if !have[i].current {
-			why = "replaced by a replica of the new config"
-		}
-		r.retireLocked(r.replicas[id], why)
+		current := slices.ContainsFunc(have, func(c rollout.Candidate) bool { return c.ID == id && c.Current })
+		r.retireLocked(r.replicas[id], rollout.Why(wanted, current))
 	}
 	for range start {
 		rep := r.newReplica(record{
-			Version: recordVersion, ID: r.freeID(name), Service: name, Hash: w.hash, Cgroup: r.cfg.Cgroup, Ports: portsOf(w.spec),
+			Version: recordVersion, ID: rollout.FreeID(name, func(id string) bool { return r.replicas[id] != nil }), Service: name, Hash: w.hash, Cgroup: r.cfg.Cgroup, Ports: listen.PortsOf(w.spec.Ports),
+			Head:    w.spec.Workload.Ready == "http-head",
+			AnyPort: w.spec.AnyPort,
 		})
 		r.enter(rep, activator.Starting, "being set up")
 		rep.learn(w.spec)
@@ -223,23 +219,8 @@ func (r *Runner) of(name model.ServiceName) []*replica {
 			reps = append(reps, rep)
 		}
 	}
-	slices.SortFunc(reps, func(a, b *replica) int { return cmp.Compare(number(a.rec.ID), number(b.rec.ID)) })
+	slices.SortFunc(reps, func(a, b *replica) int { return rollout.CompareIDs(a.rec.ID, b.rec.ID) })
 	return reps
-}
-
-// freeID is PROJECT.USER.N with the lowest N that no replica has.
-func (r *Runner) freeID(name model.ServiceName) string {
-	for n := 1; ; n++ {
-		id := fmt.Sprintf("%s.%s.%d", name.Project, name.User, n)
-		if r.replicas[id] == nil {
-			return id
-		}
-	}
-}
-
-func number(id string) int {
-	n, _ := strconv.Atoi(id[strings.LastIndexByte(id, '.')+1:])
-	return n
 }
 
 // in tells whether the replica's addresses are of the prefixes. It is while it

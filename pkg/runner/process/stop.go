@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -17,10 +16,6 @@ import (
 
 // stopTime is what a process has between SIGTERM and SIGKILL.
 const stopTime = 10 * time.Second
-
-// settleTime is what everybody who sends to a replica has to notice that it
-// is to go, before it may be stopped for having no connections.
-const settleTime = 500 * time.Millisecond
 
 // retire lets the replica's connections finish, stops it and removes it. When
 // ctx ends first, the next agent goes on with it.
@@ -50,32 +45,13 @@ func (r *Runner) retire(ctx context.Context, rep *replica) {
 }
 
 // drain waits until the replica has no connections any more, at most for the
-// service's drain time. Whether UDP flows live on cannot be seen.
+// service's drain time.
 func (r *Runner) drain(ctx context.Context, rep *replica) {
 	_, rec := r.look(rep)
-	if rep.proc == nil || !rec.Ready || rec.Drain <= 0 {
+	if rep.proc == nil || !rec.Ready {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, rec.Drain)
-	defer cancel()
-	tcp, udp := split(rec.Ports)
-	for wait := settleTime; ; wait = settleTime / 5 {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-		if rep.proc.ended() || len(udp) == 0 && !connected(rec.PID, tcp) {
-			return
-		}
-	}
-}
-
-func connected(pid int, ports []uint16) bool {
-	all, err := sockets(pid, "tcp")
-	return err == nil && slices.ContainsFunc(all, func(s socket) bool {
-		return s.open() && slices.Contains(ports, s.local.Port())
-	})
+	rec.sockets().Drain(ctx, rec.Drain, rep.proc.ended)
 }
 
 // terminate asks every process of the replica to end, and waits for it.
@@ -96,6 +72,9 @@ func (r *Runner) remove(rep *replica) error {
 		if _, err := teardown(rep.paths); err != nil {
 			return err
 		}
+	}
+	if err := r.cfg.Forget(rep.id); err != nil {
+		return err
 	}
 	r.cfg.IPAM.Release(rep.id)
 	r.update(func() {

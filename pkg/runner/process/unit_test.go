@@ -13,50 +13,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-lb/fairlead/pkg/activator"
+	"github.com/fairlead-lb/fairlead/pkg/environment"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
-
-func TestPlan(t *testing.T) {
-	c := func(id string) candidate { // N: new, O: old; +: ready
-		return candidate{id: id, current: id[0] == 'N', ready: strings.HasSuffix(id, "+")}
-	}
-	for _, tc := range []struct {
-		n     int
-		have  string
-		start int
-		stop  string
-	}{
-		{0, "", 0, ""},
-		{2, "", 2, ""},
-		{2, "N1+ N2", 0, ""},
-		{1, "N1 N2+", 0, "N1"},
-		{1, "N1+ N2+ N3", 0, "N3 N2+"},
-		{0, "N1+ O2+", 0, "N1+ O2+"},
-		{2, "O1+ O2+", 2, ""},
-		{2, "O1+ O2+ N3+ N4", 0, "O2+"},
-		{2, "O1+ O2+ N3+ N4+", 0, "O1+ O2+"},
-		{2, "O1+ O2 N3", 1, "O2"},
-		{1, "O1+ O2+", 1, "O2+"},
-	} {
-		var have []candidate
-		for _, id := range strings.Fields(tc.have) {
-			have = append(have, c(id))
-		}
-		start, stop := plan(tc.n, have)
-		if got := strings.Join(stop, " "); start != tc.start || got != tc.stop {
-			t.Errorf("plan(%d, %s) = %d, %q; want %d, %q", tc.n, tc.have, start, got, tc.start, tc.stop)
-		}
-	}
-}
-
-func TestExpand(t *testing.T) {
-	env := map[string]string{"PORT": "8090", "A_B": "x y"}
-	got := expand([]string{"p", "$PORT", "${PORT}/${A_B}", ":$PORT,$PORTS", "$$ $1 $ ${", "$(PORT) ${NO}"}, env)
-	want := []string{"p", "8090", "8090/x y", ":8090,$PORTS", "$$ $1 $ ${", "$(PORT) ${NO}"}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
-	}
-}
 
 func TestEnvironment(t *testing.T) {
 	s := activator.Spec{
@@ -64,35 +23,13 @@ func TestEnvironment(t *testing.T) {
 		Workload: model.Workload{Env: map[string]string{"X": "1"}},
 	}
 	want := []string{"FAIRLEAD_REPLICA=a.b.1", "HOME=/h", "PATH=" + defaultPath, "PORT=8090", "X=1"}
-	if diff := cmp.Diff(want, flatten(environment(s, "a.b.1", "/h"))); diff != "" {
+	if diff := cmp.Diff(want, environment.List(variables(environment.Plain(s, "a.b.1"), "/h"))); diff != "" {
 		t.Error(diff)
 	}
 	s.Workload.Env = map[string]string{"PORT": "7", "PATH": "/p"}
-	if env := environment(s, "a.b.1", "/h"); env["PORT"] != "7" || env["PATH"] != "/p" {
+	if env := variables(environment.Plain(s, "a.b.1"), "/h"); env["PORT"] != "7" || env["PATH"] != "/p" {
 		t.Errorf("environment %v", env)
 	}
-}
-
-func TestParseSockets(t *testing.T) {
-	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
-   1: 00000000000000000000000001000000:1F9A 00000000000000000000000000000000:0000 0A 00000000:00000000 00:0
-   2: 0000000000000000FFFF00000200420A:1F9A 0000000000000000FFFF00000100420A:D431 01 00000000:00000000 00:0
-   3: junk
-`
-	var got []string
-	for _, s := range parseSockets(table) {
-		got = append(got, fmt.Sprint(s.local, " ", s.state))
-	}
-	want := []string{"127.0.0.1:8080 10", "[::1]:8090 10", "10.66.0.2:8090 1"}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
-	}
-}
-
-func FuzzParseSockets(f *testing.F) {
-	f.Add("   0: 0100007F:1F90 00000000:0000 0A\n")
-	f.Fuzz(func(_ *testing.T, s string) { parseSockets(s) })
 }
 
 func TestRotateLog(t *testing.T) {

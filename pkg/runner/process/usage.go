@@ -3,32 +3,26 @@
 package process
 
 import (
-	"slices"
-
 	"github.com/fairlead-lb/fairlead/pkg/activator"
 	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 )
-
-// Other states of net/tcp_states.h in which somebody waits for the replica.
-const (
-	tcpSynRecv    = 3
-	tcpCloseWait  = 8
-	tcpNewSynRecv = 12
-)
-
-// open tells whether somebody may wait for something on the socket.
-func (s socket) open() bool {
-	switch s.state {
-	case tcpEstablished, tcpSynRecv, tcpCloseWait, tcpNewSynRecv:
-		return true
-	}
-	return false
-}
 
 // Connections counts those open to the replicas of a service, handshakes under
 // way and half-closed ones included, those of the replica with itself not. It
 // implements activator.Meter.
 func (r *Runner) Connections(name model.ServiceName) (int, error) {
+	return r.sum(name, listen.Replica.Connections)
+}
+
+// AtMost counts all TCP sockets of a service's replicas. It implements
+// activator.Estimator.
+func (r *Runner) AtMost(name model.ServiceName) (int, error) {
+	return r.sum(name, listen.Replica.Sockets)
+}
+
+// sum adds up what is counted of each replica that serves.
+func (r *Runner) sum(name model.ServiceName, count func(listen.Replica) (int, error)) (total int, err error) {
 	r.mu.Lock()
 	var recs []record
 	for _, rep := range r.replicas {
@@ -37,20 +31,14 @@ func (r *Runner) Connections(name model.ServiceName) (int, error) {
 		}
 	}
 	r.mu.Unlock()
-	n := 0
 	for _, rec := range recs {
-		tcp, _ := split(rec.Ports)
-		all, err := sockets(rec.PID, "tcp")
+		n, err := count(rec.sockets())
 		if err != nil {
 			return 0, err
 		}
-		for _, s := range all {
-			if s.open() && slices.Contains(tcp, s.local.Port()) && !s.local.Addr().IsLoopback() {
-				n++
-			}
-		}
+		total += n
 	}
-	return n, nil
+	return total, nil
 }
 
 // Scale sets how many replicas of one service run; false: no Apply has named

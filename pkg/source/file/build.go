@@ -18,7 +18,7 @@ func (c *config) build(d *decoder) source.Part {
 	settings := c.settings()
 	c.checkNetwork(d)
 	c.checkListen(d)
-	b := builder{d: d, c: c, names: &names.Registry{}, hosts: map[string]hostUse{}}
+	b := newBuilder(d, c)
 	services := make([]*model.Service, 0, len(c.services))
 	for i := range c.services {
 		services = append(services, b.service(&c.services[i]))
@@ -43,7 +43,7 @@ func (c *config) settings() model.Settings {
 			HTTP: c.listen.http.v, HTTPS: c.listen.https.v, Postgres: c.listen.postgres.v, Mongo: c.listen.mongo.v,
 			Redis: c.listen.redis.v, DNS: c.listen.dns.v, Metrics: c.listen.metrics.v, Dashboard: c.listen.dashboard.v,
 		},
-		DNS: c.dns, ACME: c.acme, Domains: c.domains, Tokens: c.tokens, TrustedProxies: c.trusted, AccessLog: c.access,
+		DNS: c.dns, ACME: c.acme, Domains: c.domains, Tokens: c.tokensOf(), TrustedProxies: c.trusted, AccessLog: c.access, Docker: c.docker,
 	}
 }
 
@@ -57,10 +57,15 @@ type builder struct {
 	vips  map[netip.Addr]model.ServiceName
 }
 
+func newBuilder(d *decoder, c *config) *builder {
+	return &builder{d: d, c: c, names: &names.Registry{}, hosts: map[string]hostUse{}}
+}
+
 // hostUse is how the first service of a host wants it served.
 type hostUse struct {
 	owner    model.ServiceName
 	at       place
+	where    string // of at, for people
 	tls      string
 	redirect bool
 }
@@ -78,7 +83,7 @@ func (b *builder) service(s *rawService) *model.Service {
 
 		Balance:   s.balance,
 		RateLimit: s.rateLimit,
-		Workload:  s.workload.build(d, b.c.tokens.Prefix+"_CONTEXT_ID"),
+		Workload:  s.workload.build(d, b.c.tokens.prefix+"_CONTEXT_ID"),
 	}
 	if svc.Balance.Affinity == "none" {
 		svc.Balance.AffinityTimeout = 0
@@ -98,6 +103,9 @@ func (b *builder) service(s *rawService) *model.Service {
 	}
 	ports, portsKnown := s.run.pair(d, s.place)
 	svc.Ports = ports
+	if portsKnown {
+		s.assume(d, svc)
+	}
 	svc.Backends = s.backends(d)
 	svc.VIP4 = b.vip(s.vip, svc.Name, b.c.network.services.v)
 	svc.VIP6 = b.vip(s.vip6, svc.Name, b.c.network.services6.v)
@@ -127,7 +135,7 @@ func (b *builder) claim(at place, kind, name string, owner model.ServiceName) bo
 // claimWritten tells later claimants what the owner wrote, where that is not
 // the owner's name.
 func (b *builder) claimWritten(at place, kind, name string, owner model.ServiceName, title string) bool {
-	where := fmt.Sprintf("%s:%d:%d", b.d.file, at.line, at.col)
+	where := b.where(at)
 	if title != "" && title != owner.String() {
 		where += ", written " + quote(title)
 	}
@@ -144,6 +152,14 @@ func (b *builder) claimWritten(at place, kind, name string, owner model.ServiceN
 	}
 	b.d.report(at, "%s; %s", err, remedy)
 	return false
+}
+
+// where names a place in what is being read.
+func (b *builder) where(at place) string {
+	if b.d.elsewhere {
+		return b.d.file
+	}
+	return fmt.Sprintf("%s:%d:%d", b.d.file, at.line, at.col)
 }
 
 // vars are the values of the templates for a service.

@@ -135,6 +135,9 @@ func (b *builder) public(l listenUse) bool {
 
 // serves tells whether the config gives the listener anything to serve.
 func (b *builder) serves(listen string) bool {
+	if b.d.elsewhere {
+		return true // who knows which other containers use it
+	}
 	kind := map[string]string{"postgres": "POSTGRES", "mongo": "MONGO", "redis": "REDIS"}[listen]
 	for i := range b.c.services {
 		for _, e := range b.c.services[i].expose {

@@ -28,6 +28,8 @@ type decoder struct {
 	budget  int // nodes that may still be read
 	merges  int // merges in progress, each inside the one before
 	stopped bool
+	// elsewhere: what is decoded is no file, and has no lines to tell of.
+	elsewhere bool
 }
 
 // report notes a fault. After maxErrors or a spent budget nothing is noted.

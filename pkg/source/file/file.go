@@ -43,6 +43,11 @@ type Source struct {
 	errors  uint64
 	loaded  time.Time
 	content []byte // what was last read, good or bad; nil: nothing could be
+	good    []byte // what is in force
+
+	defining  sync.Mutex
+	definer   *config // of definerOf; nil: nobody has asked for it
+	definerOf []byte
 }
 
 // New makes a Source; it touches nothing yet.
@@ -150,7 +155,7 @@ func (s *Source) load(publish func(source.Part), always bool) error {
 	s.last = err
 	switch {
 	case err == nil:
-		s.loaded = time.Now()
+		s.loaded, s.good = time.Now(), data
 	case !again:
 		s.errors++
 	}

@@ -101,13 +101,13 @@ func (b *builder) agree(at place, h *rawHTTP, host string, svc *model.Service) b
 	first, taken := b.hosts[host]
 	switch {
 	case !taken:
-		b.hosts[host] = hostUse{svc.Name, at, h.tls, h.redirect}
+		b.hosts[host] = hostUse{svc.Name, at, b.where(at), h.tls, h.redirect}
 	case first.owner == svc.Name:
 		b.d.report(at, "host %s stands twice in this service, first at %d:%d; put all paths into one entry", host, first.at.line, first.at.col)
 		return false
 	case first.tls != h.tls || first.redirect != h.redirect:
-		b.d.report(at, "host %s has tls: %s and redirect: %t here but tls: %s and redirect: %t for %s (%s:%d:%d); make them equal",
-			host, h.tls, h.redirect, first.tls, first.redirect, first.owner, b.d.file, first.at.line, first.at.col)
+		b.d.report(at, "host %s has tls: %s and redirect: %t here but tls: %s and redirect: %t for %s (%s); make them equal",
+			host, h.tls, h.redirect, first.tls, first.redirect, first.owner, first.where)
 	}
 	return true
 }

@@ -3,10 +3,12 @@
 package file
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/names"
@@ -21,9 +23,10 @@ type config struct {
 	dns      model.DNS
 	acme     model.ACME
 	domains  model.Domains
-	tokens   model.Tokens
+	tokens   rawTokens
 	trusted  []netip.Prefix
 	access   model.AccessLog
+	docker   model.Docker
 	services []rawService
 }
 
@@ -42,8 +45,9 @@ func root() codec[config] {
 		opt("domains", "How the ownership of a domain is checked.", domainsCodec(), func(c *config) *model.Domains { return &c.domains }),
 		opt("trustedProxies", "CIDRs whose X-Forwarded-For and PROXY protocol are believed.",
 			list(cidr(), 10_000), func(c *config) *[]netip.Prefix { return &c.trusted }),
-		opt("tokens", "Names of the environment variables workloads get.", tokensCodec(), func(c *config) *model.Tokens { return &c.tokens }),
+		opt("tokens", "Names of the environment variables workloads get.", tokensCodec(), func(c *config) *rawTokens { return &c.tokens }),
 		opt("accessLog", "The log of HTTP requests.", accessLogCodec(), func(c *config) *model.AccessLog { return &c.access }),
+		opt("docker", "The Docker daemon that runs workloads of driver docker.", dockerCodec(), func(c *config) *model.Docker { return &c.docker }),
 		req("services", "The list of services; [] for none.", list(serviceCodec(), maxServices), func(c *config) *[]rawService { return &c.services }),
 	)
 }
@@ -53,7 +57,7 @@ func root() codec[config] {
 func newConfig() config {
 	return config{
 		node: defaultNode(), network: defaultNetwork(), names: defaultNames(), listen: defaultListen(),
-		acme: defaultACME(), domains: defaultDomains(), tokens: defaultTokens(),
+		acme: defaultACME(), domains: defaultDomains(), tokens: defaultTokens(), docker: defaultDocker(),
 	}
 }
 
@@ -237,15 +241,52 @@ func domainsCodec() codec[model.Domains] {
 		opt("txtName", "Name of the TXT record that holds the token; {host} is the domain.", txt, func(n *model.Domains) *string { return &n.TXTName }))
 }
 
-func defaultTokens() model.Tokens { return model.Tokens{Prefix: "FAIRLEAD", Context: "default"} }
+type rawTokens struct {
+	prefix, context, host string
+	lifetime              time.Duration
+}
 
-func tokensCodec() codec[model.Tokens] {
+func defaultTokens() rawTokens {
+	return rawTokens{prefix: "FAIRLEAD", context: "default", lifetime: time.Hour}
+}
+
+func tokensCodec() codec[rawTokens] {
 	return object(defaultTokens(),
-		opt("prefix", "Prefix of the variables _ACCESS_TOKEN and _CONTEXT_ID.", str("a variable name", envName), func(n *model.Tokens) *string { return &n.Prefix }),
-		opt("context", "Value of the context id.", str("a context id", nonEmpty("a context id such as default")), func(n *model.Tokens) *string { return &n.Context }))
+		opt("prefix", "Prefix of the variables _ACCESS_TOKEN, _CONTEXT_ID and their like.", str("a variable name", envName), func(n *rawTokens) *string { return &n.prefix }),
+		opt("context", "Value of the context id.", str("a context id", nonEmpty("a context id such as default")), func(n *rawTokens) *string { return &n.context }),
+		opt("host", "Host name that serves /.well-known/jwks.json and gets a certificate for it. Default: names.domain.", str("a host name", names.CheckName), func(n *rawTokens) *string { return &n.host }),
+		opt("lifetime", "How long an access token is good.", duration(5*time.Minute, 24*time.Hour), func(n *rawTokens) *time.Duration { return &n.lifetime }))
+}
+
+// tokensOf is the model's, with the host that nobody chose.
+func (c *config) tokensOf() model.Tokens {
+	t := c.tokens
+	return model.Tokens{
+		Prefix: t.prefix, Context: t.context, Host: strings.ToLower(cmp.Or(t.host, c.names.domain)), Own: t.host != "", Lifetime: t.lifetime,
+	}
 }
 
 func accessLogCodec() codec[model.AccessLog] {
 	return object(model.AccessLog{},
 		opt("oneIn", "Log one request in so many, and all that end in 5xx; 1: all, 0: none.", integer[uint32](0, 1_000_000_000), func(a *model.AccessLog) *uint32 { return &a.OneIn }))
+}
+
+func defaultDocker() model.Docker { return model.Docker{Host: "unix:///var/run/docker.sock"} }
+
+func dockerCodec() codec[model.Docker] {
+	const want = "unix:///PATH of the daemon's socket, or tcp://HOST:PORT"
+	host := str(want, func(s string) error {
+		u, err := url.Parse(s)
+		switch {
+		case err != nil:
+		case u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/"):
+			return nil
+		case u.Scheme == "tcp" && u.Hostname() != "" && u.Port() != "" && u.Path == "":
+			return nil
+		}
+		return fmt.Errorf("got %s, want %s", quote(s), want)
+	})
+	return object(defaultDocker(),
+		opt("host", "Where the daemon listens. A change is in force after a restart of fairlead.", host, func(k *model.Docker) *string { return &k.Host }),
+		opt("labels", "Its containers' labels define services: whoever may start a container may then name its hosts and ports.", boolean(), func(k *model.Docker) *bool { return &k.Labels }))
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
+	"sync"
 	"testing"
 	"time"
 )
@@ -19,9 +21,37 @@ const Greeting = "220 at your service\n"
 // after the delay.
 func Greeter(t testing.TB, delay time.Duration, scale string) string {
 	t.Helper()
+	return helperWorkload(t, "greet", delay, scale)
+}
+
+// Warming is the lines of a workload that listens at once, and answers every
+// request of HTTP with 503 until the delay is over, and then with "warm".
+func Warming(t testing.TB, delay time.Duration, scale string) string {
+	t.Helper()
+	return helperWorkload(t, "warm", delay, scale)
+}
+
+func helperWorkload(t testing.TB, job string, delay time.Duration, scale string) string {
+	t.Helper()
 	self, err := os.Executable()
 	must(t, err)
-	return fmt.Sprintf("    driver: process\n    command: [%q]\n    env: {%s: greet, DELAY: %s}\n    scale: %s\n", self, helperEnv, delay, scale)
+	return fmt.Sprintf("    driver: process\n    command: [%q]\n    env: {%s: %s, DELAY: %s}\n    scale: %s\n", self, helperEnv, job, delay, scale)
+}
+
+func warm() int {
+	delay, err := time.ParseDuration(os.Getenv("DELAY"))
+	begun := time.Now()
+	if err == nil {
+		err = http.ListenAndServe(":"+os.Getenv("PORT"), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if time.Since(begun) < delay {
+				http.Error(w, "cold", http.StatusServiceUnavailable)
+				return
+			}
+			fmt.Fprintln(w, "warm")
+		}))
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
 }
 
 func greet() int {
@@ -35,18 +65,25 @@ func greet() int {
 		return 1
 	}
 	begun := time.Now()
-	for n := 1; ; n++ {
+	var first sync.Once
+	for {
 		c, err := l.Accept()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		if n <= 2 { // the first is the agent's probe
-			fmt.Printf("connection %d after %d us\n", n, time.Since(begun).Microseconds())
-		}
 		go func() {
 			defer c.Close()
-			if _, err := io.WriteString(c, Greeting); err == nil {
+			if _, err := io.WriteString(c, Greeting); err != nil {
+				return
+			}
+			b := make([]byte, 64)
+			n, err := c.Read(b)
+			if err != nil {
+				return
+			}
+			first.Do(func() { fmt.Printf("first byte after %d us\n", time.Since(begun).Microseconds()) })
+			if _, err := c.Write(b[:n]); err == nil {
 				_, _ = io.Copy(c, c)
 			}
 		}()

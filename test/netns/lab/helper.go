@@ -29,6 +29,8 @@ func help(job string) int {
 		return falseSuccessor()
 	case "greet":
 		return greet()
+	case "warm":
+		return warm()
 	}
 	fmt.Fprintln(os.Stderr, "unknown helper", job)
 	return 2

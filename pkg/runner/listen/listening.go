@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package process
+package listen
 
 import (
 	"cmp"
@@ -20,8 +20,9 @@ const (
 	mostLooks = 4 // at once
 )
 
-// looks remembers what was seen in replicas' namespaces.
-type looks struct {
+// Looks remembers what was seen in replicas' namespaces. The zero Looks is
+// ready for use.
+type Looks struct {
 	mu   sync.Mutex
 	seen map[string]*sight // by replica; those that are not stale, and some that are
 	busy int
@@ -45,47 +46,31 @@ func (s *sight) stale(now time.Time) bool {
 	}
 }
 
-// Listening says in words why nothing answers TCP at an address of a replica:
-// what listens there instead. Empty: something answers, the address is no
-// running replica's, or there was no time to look. It looks at a replica once
-// a second at most and takes a second at most. Safe for concurrent use.
-func (r *Runner) Listening(to netip.AddrPort) string {
-	id, pid, path := r.at(to.Addr())
-	if id == "" {
-		return ""
-	}
-	s := r.looks.begin(id, func() ([]listener, error) { return listeners(pid, path, lookLimit) })
+// Instead says in words why nothing answers TCP at an address of a replica
+// whose process and pinned network namespace are given: what listens there
+// instead. Empty: something answers, or there was no time to look. It looks at a
+// replica once a second at most and takes a second at most; an error is told of
+// each time. Safe for concurrent use.
+func (l *Looks) Instead(id string, pid int, netns string, to netip.AddrPort) (string, error) {
+	s := l.begin(id, func() ([]listener, error) { return listeners(pid, netns, lookLimit) })
 	if s == nil {
-		return ""
+		return "", nil
 	}
 	timer := time.NewTimer(lookLimit)
 	defer timer.Stop()
 	select {
 	case <-s.done:
 	case <-timer.C:
-		return ""
+		return "", nil
 	}
 	if s.err != nil {
-		r.cfg.Log.Debug("look what a replica listens on", "replica", id, "error", s.err)
-		return ""
+		return "", s.err
 	}
-	return instead(s.have, to)
-}
-
-// at finds the replica that has an address and runs.
-func (r *Runner) at(addr netip.Addr) (id string, pid int, netns string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, rep := range r.replicas {
-		if (rep.rec.Addr4 == addr || rep.rec.Addr6 == addr) && rep.proc != nil {
-			return rep.id, rep.proc.pid, rep.paths.netns
-		}
-	}
-	return "", 0, ""
+	return instead(s.have, to), nil
 }
 
 // begin looks, unless somebody has done so just now or does; nil: too many do.
-func (l *looks) begin(id string, look func() ([]listener, error)) *sight {
+func (l *Looks) begin(id string, look func() ([]listener, error)) *sight {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package process
+package listen
 
 import (
 	"encoding/binary"
@@ -24,8 +24,20 @@ type socket struct {
 // States of net/tcp_states.h. An unconnected UDP socket is in tcpClose.
 const (
 	tcpEstablished = 1
+	tcpSynRecv     = 3
+	tcpCloseWait   = 8
 	tcpListen      = 10
+	tcpNewSynRecv  = 12
 )
+
+// open tells whether somebody may wait for something on the socket.
+func (s socket) open() bool {
+	switch s.state {
+	case tcpEstablished, tcpSynRecv, tcpCloseWait, tcpNewSynRecv:
+		return true
+	}
+	return false
+}
 
 // sockets reads the tables of a protocol, "tcp" or "udp", for both families.
 func sockets(pid int, proto string) ([]socket, error) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package process
+package listen
 
 import (
 	"context"
@@ -17,17 +17,23 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-lb/fairlead/pkg/nexthop/nstest"
 )
+
+func TestMain(m *testing.M) { nstest.Main(func() { goleak.VerifyTestMain(m) }) }
 
 // TestA28Listeners: what the kernel tells of a namespace is what listens there.
 func TestA28Listeners(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "netns")
-	if err := makeNetns(path); err != nil {
+	ns, path := nstest.New(t), filepath.Join(t.TempDir(), "netns")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	ns.Do(t, func() error { return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "") })
 	t.Cleanup(func() {
-		if err := unpinNetns(path); err != nil {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})
@@ -39,16 +45,13 @@ func TestA28Listeners(t *testing.T) {
 				_ = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_FREEBIND, 1)
 			})
 		}}
-		err := within(path, func() error {
+		ns.Do(t, func() error {
 			l, err := lc.Listen(context.Background(), network, address)
 			if err == nil {
 				t.Cleanup(func() { _ = l.Close() })
 			}
 			return err
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
 	}
 	open("tcp4", "127.0.0.1:8090")
 	open("tcp4", "0.0.0.0:8091")
@@ -108,7 +111,7 @@ func TestA28Instead(t *testing.T) {
 // TestA28LooksAreFew: many that ask at once cause one look, and no more
 // replicas are looked at than may be.
 func TestA28LooksAreFew(t *testing.T) {
-	var l looks
+	var l Looks
 	var count atomic.Int32
 	hold := make(chan struct{})
 	look := func() ([]listener, error) {
