@@ -17,7 +17,7 @@ GENERATE="clang-19 llvm-19"
 # What the tests run: real clients and servers, and tools to look at the kernel.
 TEST="$GENERATE clang-format-19 iproute2 iptables nftables ethtool tcpdump iperf3 curl bind9 haproxy
 	netcat-openbsd iputils-ping traceroute procps util-linux bpftool git nginx
-	openssl python3-jwt python3-cryptography postgresql postgresql-client redis-server redis-tools chromium fonts-dejavu-core docker.io"
+	openssl python3-jwt python3-cryptography postgresql postgresql-client redis-server redis-tools chromium fonts-dejavu-core docker.io wrk"
 
 # Kernels of other releases, unpacked and booted; module dependencies.
 VM="qemu-system-x86 qemu-system-arm kmod xz-utils debian-archive-keyring"

@@ -60,6 +60,7 @@ var arrows = map[string][]string{
 	"admin":          {"model", "reconcile", "source", "activator", "dataplane"}, // read-only views of what these report
 	"metrics":        {"model", "reconcile", "source", "activator", "dataplane"},
 	"dashboard":      {"model", "reconcile", "source", "activator", "dataplane"},
+	"handover":       {},
 	"agent":          {all},
 }
 

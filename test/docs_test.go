@@ -19,7 +19,8 @@ import (
 // documents are those that people read first.
 var documents = []string{
 	"../README.md", "../CHANGELOG.md", "../docs/ARCHITECTURE.md", "../docs/operations.md", "../docs/design/0001-spine.md",
-	"../docs/design/0002-stateless.md", "../docs/design/0005-handover.md", "../docs/design/0006-http.md", "../docs/design/0009-tokens.md",
+	"../docs/design/0002-stateless.md", "../docs/design/0005-handover.md", "../docs/design/0006-http.md",
+	"../docs/design/0007-upgrade.md", "../docs/design/0009-tokens.md", "../docs/design/0010-short-way.md",
 }
 
 const operations = "../docs/operations.md"

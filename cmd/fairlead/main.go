@@ -90,7 +90,7 @@ Start it with "fairlead run"; then look with "fairlead status".`,
 	root.PersistentFlags().Var(&a.logLevel, "log-level", "least level that is logged: debug, info, warn or error")
 	root.AddCommand(
 		a.run(), a.check(), a.doctor(), a.status(), a.services(), a.flows(), a.domains(), a.certificates(),
-		a.workloads(), a.top(), a.trace(), a.drain(), a.domain(), a.detach(), a.echo(), a.completion(), a.version(),
+		a.workloads(), a.top(), a.trace(), a.drain(), a.domain(), a.upgrade(), a.detach(), a.echo(), a.completion(), a.version(),
 	)
 	root.AddCommand(a.sleepVerbs()...)
 	return root

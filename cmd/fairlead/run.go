@@ -26,14 +26,25 @@ func (a *app) run() *cobra.Command {
 		Long: `Runs the agent in the foreground. SIGHUP and any change of the config file reload
 it. SIGTERM and Ctrl-C stop the workloads and end the agent; a second one ends it
 at once and leaves the workloads to the next agent. Forwarding to fixed replicas
-goes on without an agent, until "fairlead detach".`,
+goes on without an agent, until "fairlead detach".
+
+With --takeover it takes the place of the agent that runs with the same --run and
+--state directories: that one's listening sockets are handed over, and it ends when
+its connections have, or after its --drain-timeout; SIGTERM shortens that to half of
+--stop-timeout. "fairlead upgrade" does the same from outside.`,
 		Args: cobra.NoArgs,
 	}
 	path, run := configFlag(c), runFlag(c)
 	state := c.Flags().String("state", defaultState, "directory of what must outlive a reboot: virtual IPs, drains, logs")
 	_ = c.MarkFlagDirname("state")
 	budget := c.Flags().Duration("stop-timeout", 10*time.Second, "how long a stop may take")
+	drain := c.Flags().Duration("drain-timeout", time.Hour, "how long connections may go on here once another agent has taken the place")
+	takeover := c.Flags().Bool("takeover", false, "take the place of the agent that runs, if there is one: no connection is refused or cut")
+	again := restart(os.Args)
 	c.RunE = func(c *cobra.Command, _ []string) error {
+		if *drain <= 0 {
+			return usageError{errors.New("--drain-timeout: want more than 0s")}
+		}
 		if *budget <= 0 {
 			return usageError{errors.New("--stop-timeout: want more than 0s")}
 		}
@@ -42,7 +53,11 @@ goes on without an agent, until "fairlead detach".`,
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 		ag, err := agent.New(agent.Config{
 			ConfigPath: *path, StateDir: *state, RunDir: *run, Build: build(), Log: a.logger(), Budget: *budget,
-			Started: func(s admin.Status, services []admin.Service) { a.welcome(s, services, *run) },
+			Takeover: *takeover, Drain: *drain, Successor: again,
+			// Replicas are children of the agent that started them. Whoever owns
+			// them now is told of their end in another way.
+			Superseded: func() { signal.Ignore(syscall.SIGCHLD) },
+			Started:    func(s admin.Status, services []admin.Service) { a.welcome(s, services, *run) },
 		})
 		if err != nil {
 			return err

@@ -58,6 +58,9 @@ func (a *app) printStatus(s admin.Status) {
 	t := &table{}
 	up := time.Duration(s.UptimeSeconds * float64(time.Second))
 	t.add(p.dim("agent"), fmt.Sprintf("%s · pid %d · up %s", s.Version, s.PID, human(up)))
+	for _, o := range s.Older {
+		t.add(p.dim("before"), olderLine(o))
+	}
 	t.add(p.dim("config"), fmt.Sprintf("%s · generation %d", s.Config.Path, s.Config.Generation))
 	t.add(p.dim("replicas"), fmt.Sprintf("%d of %d take new connections", s.Counts.Ready, s.Counts.Replicas))
 	flows := fmt.Sprintf("%d tracked", s.Counts.Flows)
@@ -158,6 +161,9 @@ func (a *app) printTrouble(s admin.Status) {
 		if t.Error != "" {
 			lines = append(lines, fmt.Sprintf("target %s, for %s: %s", t.Target, since(t.Since), t.Error))
 		}
+	}
+	if u := s.Upgrade; u != nil && u.Error != "" {
+		lines = append(lines, fmt.Sprintf("upgrade: pid %d did not take this agent's place: %s", u.PID, u.Error))
 	}
 	lines = append(lines, s.Problems...)
 	if len(lines) > 0 {

@@ -41,6 +41,9 @@ type Views struct {
 	// Sleep does a verb on a workload. Its error is the operator's; a *Refusal
 	// says with which status.
 	Sleep func(ctx context.Context, r SleepRequest) (SleepResult, error)
+	// Upgrade starts an agent that is to take this one's place. Its error is the
+	// operator's; a *Refusal says with which status.
+	Upgrade func() (Upgrade, error)
 	// Uses lists what keeps a service awake, and counts what it does not list.
 	Uses func(ctx context.Context, name model.ServiceName) (uses []Use, more int)
 	// Drain starts or ends the drain of an address. Its error is the
@@ -79,6 +82,8 @@ type SleepRequest struct {
 type SleepResult struct {
 	Service string `json:"service"`
 	Sleep   Nap    `json:"sleep"`
+	// Replicas are those that a wake found ready.
+	Replicas []Replica `json:"replicas,omitempty"`
 	// Would is what the verb would do, in words; of a dry run.
 	Would string `json:"would,omitempty"`
 	// Uses is what the verb would meet; of a dry run.

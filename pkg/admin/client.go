@@ -108,6 +108,13 @@ func (c *Client) Sleep(ctx context.Context, r SleepRequest) (SleepResult, error)
 	return res, err
 }
 
+// Upgrade starts an agent that is to take the place of the one that answers.
+func (c *Client) Upgrade(ctx context.Context) (Upgrade, error) {
+	var up Upgrade
+	_, err := c.call(ctx, "POST", "/v1/upgrade", nil, &up)
+	return up, err
+}
+
 // Flows yields tracked connections as they arrive, until yield returns false.
 func (c *Client) Flows(ctx context.Context, q FlowQuery, yield func(Flow) bool) error {
 	v := url.Values{}

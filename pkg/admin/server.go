@@ -166,6 +166,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST /v1/drain", s.drain)
 	mux.HandleFunc("POST /v1/domain", s.domain)
 	mux.HandleFunc("POST /v1/sleep", s.sleep)
+	mux.HandleFunc("POST /v1/upgrade", s.upgrade)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, fmt.Errorf("%s %s: no such call", r.Method, r.URL.Path))
 	})
@@ -272,6 +273,19 @@ func (s *Server) sleep(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, err)
 	default:
 		reply(w, http.StatusOK, res)
+	}
+}
+
+func (s *Server) upgrade(w http.ResponseWriter, _ *http.Request) {
+	up, err := s.cfg.Views.Upgrade()
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		fail(w, refusal.Code, err)
+	case err != nil:
+		fail(w, http.StatusInternalServerError, err)
+	default:
+		reply(w, http.StatusOK, up)
 	}
 }
 

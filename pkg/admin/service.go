@@ -124,12 +124,17 @@ func NewService(m *model.Service) Service {
 		s.Hosts = append(s.Hosts, host)
 	}
 	for i, b := range m.Backends {
-		s.Replicas[i] = Replica{
-			Addr4: b.Addr4, Addr6: b.Addr6, Weight: b.Weight, Backup: b.Backup,
-			Condition: b.Condition.String(), ID: b.Replica,
-		}
+		s.Replicas[i] = NewReplica(b)
 	}
 	return s
+}
+
+// NewReplica makes the view of a backend.
+func NewReplica(b model.Backend) Replica {
+	return Replica{
+		Addr4: b.Addr4, Addr6: b.Addr6, Weight: b.Weight, Backup: b.Backup,
+		Condition: b.Condition.String(), ID: b.Replica,
+	}
 }
 
 // Wanted is how many replicas a service should have now.

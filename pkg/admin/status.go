@@ -23,6 +23,10 @@ type Status struct {
 	StartedAt     time.Time `json:"startedAt"`
 	UptimeSeconds float64   `json:"uptimeSeconds"`
 	Stopping      bool      `json:"stopping,omitempty"`
+	Entering      bool      `json:"entering,omitempty"` // it has not taken the place of the agent before yet
+	// Older are agents before this one that still hold connections of clients.
+	Older   []OlderAgent `json:"older,omitempty"`
+	Upgrade *Upgrade     `json:"upgrade,omitempty"` // the last one that this agent began and that did not come to an end
 
 	Config       Config             `json:"config"`
 	Counts       Counts             `json:"counts"`
@@ -35,6 +39,20 @@ type Status struct {
 	Drains       []string           `json:"drains"`
 	Problems     []string           `json:"problems"`
 	NotServedYet []NotServed        `json:"notServedYet"`
+}
+
+// OlderAgent is an agent whose place was taken, while its connections go on.
+type OlderAgent struct {
+	PID         int       `json:"pid"` // 0: of another PID namespace
+	Connections int       `json:"connections"`
+	Until       time.Time `json:"until,omitzero"` // when it cuts them
+}
+
+// Upgrade is an agent that was to take this one's place.
+type Upgrade struct {
+	PID   int       `json:"pid"`
+	Time  time.Time `json:"time"`            // of the start, or of the error
+	Error string    `json:"error,omitempty"` // why it did not; empty: not known yet
 }
 
 // Config is where the desired state comes from.
@@ -99,10 +117,12 @@ type NotServed struct {
 // Judge fills in Verdict and Ready from the rest.
 func (s *Status) Judge() {
 	behind := s.Behind()
-	s.Ready = len(behind) == 0 && !s.Stopping
+	s.Ready = len(behind) == 0 && !s.Stopping && !s.Entering
 	switch {
 	case s.Stopping:
 		s.Verdict = "fairlead is stopping: draining its workloads"
+	case s.Entering:
+		s.Verdict = "fairlead is taking the place of the agent before it"
 	case s.Config.Generation == 0:
 		s.Verdict = "fairlead is starting: " + s.waiting()
 	case len(behind) > 0:

@@ -12,11 +12,14 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/admin"
+	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 )
 
@@ -31,6 +34,17 @@ type Config struct {
 	Budget time.Duration
 	// Settle bounds the wait before Started is called. Default 10 s.
 	Settle time.Duration
+	// Takeover has the agent take the place of one that runs with the same
+	// directories, if there is one.
+	Takeover bool
+	// Drain bounds how long connections of clients may go on here after a
+	// successor has taken the place. Default 1 h.
+	Drain time.Duration
+	// Successor starts another agent in this one's place, with Takeover, and the
+	// environment added to its own. nil: Upgrade is refused.
+	Successor func(env []string) (*exec.Cmd, error)
+	// Superseded is called once a successor has taken the place. Optional.
+	Superseded func()
 	// Started is called once, when everything of the first state is in force
 	// or Settle has passed. Optional.
 	Started func(admin.Status, []admin.Service)
@@ -52,9 +66,23 @@ type Agent struct {
 	build func(*Agent) (parts, error)
 	name  string // abstract socket of the lock
 
+	// Of the process.
+	lock       *lock
+	sockets    *sockets
+	fronts     *fronts       // nil until the first term has built them
+	begin      chan struct{} // closed once the place is this agent's
+	taking     bool          // it is another agent's at first
+	successors chan *successor
+	taken      succession
+	older      older
+	early      *bpf.Objects    // opened before the first term; nil: not, or in use
+	failed     []health.Failed // replicas, as the last term or a predecessor left them
+	begun      time.Time
+
+	// Of the present term.
 	parts  parts
 	engine *engine
-	begun  time.Time
+	over   <-chan struct{} // closed at its end
 
 	stopOnce sync.Once
 	stopping chan struct{} // closed by Stop
@@ -68,6 +96,9 @@ func New(cfg Config) (*Agent, error) {
 	}
 	if cfg.Budget == 0 {
 		cfg.Budget = 10 * time.Second
+	}
+	if cfg.Drain == 0 {
+		cfg.Drain = time.Hour
 	}
 	if cfg.Settle == 0 {
 		cfg.Settle = 10 * time.Second
@@ -84,6 +115,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	return &Agent{
 		cfg: cfg, build: build, name: abstractName,
+		begin: make(chan struct{}), successors: make(chan *successor),
 		stopping: make(chan struct{}), reloads: make(chan struct{}, 1),
 	}, nil
 }
@@ -101,46 +133,95 @@ func (a *Agent) Reload() {
 // go on forwarding to replicas that fairlead does not run.
 func (a *Agent) Stop() { a.stopOnce.Do(func() { close(a.stopping) }) }
 
-// Run runs the agent until Stop, or until ctx ends, which stops it at once and
-// leaves workloads to the next agent. The error is a *ConfigError, a
+// Run runs the agent until Stop, until a successor has its place and the
+// connections left here have ended, or until ctx ends, which stops it at once
+// and leaves workloads to the next agent. The error is a *ConfigError, a
 // *HeldError or what kept the agent from starting.
 func (a *Agent) Run(ctx context.Context) error {
 	if _, err := Check(a.cfg.ConfigPath); err != nil {
 		return err
 	}
-	lock, note, err := acquire(a.cfg.RunDir, a.name)
+	a.sockets = newSockets(a.cfg.Log)
+	defer func() {
+		if a.early != nil { // the place was not to be had
+			_ = a.early.Close()
+		}
+	}()
+	from, err := a.enter(ctx)
 	if err != nil {
 		return err
 	}
-	defer lock.release()
-	if note != "" {
-		a.cfg.Log.Warn(note)
-	}
+	a.taking = from != nil
+	defer func() { a.lock.release() }()
 	if err := os.MkdirAll(a.cfg.StateDir, 0o750); err != nil {
 		return fmt.Errorf("make state directory: %w", err)
 	}
 	a.begun = time.Now()
-	a.parts, err = a.build(a)
-	if err != nil {
-		return err
+	defer func() {
+		if a.fronts != nil {
+			a.fronts.close()
+		}
+	}()
+	return a.reign(ctx, from)
+}
+
+// reign owns the host, in one term after the other: a term ends when a
+// successor asks for the place, and another one begins if it did not take it.
+func (a *Agent) reign(ctx context.Context, from *predecessor) error {
+	for again := false; ; again = true {
+		next, begun, err := a.term(ctx, from)
+		switch {
+		case next != nil:
+		case err != nil && again && !begun:
+			// Clients are served as things stood: no reason to end.
+			a.cfg.Log.Error("begin anew after a handover that failed", "error", err, "again in", time.Second)
+			select {
+			case <-ctx.Done():
+				return err
+			case <-a.stopping:
+				return err
+			case <-time.After(time.Second):
+			}
+			continue
+		default:
+			return err
+		}
+		if a.giveWay(ctx, next) {
+			return a.recede(ctx, next)
+		}
+		from = nil
+	}
+}
+
+// term owns the host until it returns, with a successor if one asks for the
+// place. begun is false if it could not begin, err then says why.
+func (a *Agent) term(ctx context.Context, from *predecessor) (next *successor, begun bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a.over = ctx.Done()
+	if a.parts, err = a.build(a); err != nil {
+		return nil, false, err
 	}
 	defer a.parts.close()
 	a.engine = newEngine(a.parts, a.cfg.Log)
 	srv, err := admin.Listen(admin.ServerConfig{RunDir: a.cfg.RunDir, Views: a.views(), Log: a.cfg.Log})
 	if err != nil {
-		return err
+		return nil, false, err
 	}
 	a.cfg.Log.Info("fairlead runs", "version", a.cfg.Build.Version, "pid", os.Getpid(), "config", a.cfg.ConfigPath, "run", a.cfg.RunDir)
-	if err := a.serve(ctx, srv); err != nil {
-		return err
+	next, err = a.serve(ctx, srv, from)
+	switch {
+	case next != nil:
+		a.prepare(next) // while what is open still is
+	case err == nil:
+		a.cfg.Log.Info("fairlead has stopped; pinned programs go on forwarding", "run", a.cfg.RunDir)
 	}
-	a.cfg.Log.Info("fairlead has stopped; pinned programs go on forwarding", "run", a.cfg.RunDir)
-	return nil
+	return next, true, err
 }
 
 // serve runs everything and returns when all of it has ended. The error is
 // that of a source without which there is nothing to serve, or of the stop.
-func (a *Agent) serve(ctx context.Context, srv *admin.Server) error {
+func (a *Agent) serve(ctx context.Context, srv *admin.Server, from *predecessor) (*successor, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -151,34 +232,48 @@ func (a *Agent) serve(ctx context.Context, srv *admin.Server) error {
 			a.cfg.Log.Error("admin socket ended", "error", err)
 		}
 	})
-	wg.Go(func() { a.announce(ctx) })
+	entered := make(chan error, 1)
+	wg.Go(func() { entered <- a.settleIn(ctx, from) })
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return nil, nil
 		case err := <-a.parts.fatal:
-			return err
+			return nil, err
+		case err := <-entered:
+			if err != nil {
+				return nil, err
+			}
+			wg.Go(func() { a.announce(ctx) })
+			wg.Go(func() { a.receive(ctx) })
+			wg.Go(func() { a.older.watch(ctx, a.cfg.Log) })
+		case next := <-a.successors:
+			return next, nil
 		case <-a.reloads:
 			a.parts.reload()
 		case <-a.stopping:
-			return a.drain(ctx)
+			a.older.stop(a.cfg.Budget / 2)
+			return nil, a.drain(ctx)
 		}
 	}
 }
 
 // announce calls Started once the first state is in force.
 func (a *Agent) announce(ctx context.Context) {
-	if a.cfg.Started == nil {
-		return
-	}
 	wait, cancel := context.WithTimeout(ctx, a.cfg.Settle)
 	defer cancel()
-	_ = a.engine.settled(wait) // a status that is not ready says why
+	if a.engine.settled(wait) == nil { // else a status that is not ready says why
+		a.sockets.clear()
+	}
+	started := a.cfg.Started
+	if a.cfg.Started = nil; started == nil {
+		return
+	}
 	select {
 	case <-ctx.Done():
 	case <-a.stopping:
 	default:
-		a.cfg.Started(a.status(), a.services())
+		started(a.status(), a.services())
 	}
 }
 

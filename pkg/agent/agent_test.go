@@ -168,6 +168,7 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 		tokenProblems: func() []string { return nil },
 		certificates:  func() []autocert.Certificate { return nil },
 		domains:       domains,
+		loaded:        func(context.Context) error { return nil },
 		naps:          activator.New(activator.Config{}),
 		held:          func() []standby.Connection { return nil },
 		heldCounts:    func() standby.Counts { return standby.Counts{} },

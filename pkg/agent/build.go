@@ -22,7 +22,6 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/domain"
 	"github.com/fairlead-lb/fairlead/pkg/environment"
 	"github.com/fairlead-lb/fairlead/pkg/health"
-	"github.com/fairlead-lb/fairlead/pkg/ingress"
 	"github.com/fairlead-lb/fairlead/pkg/ipam"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -35,12 +34,11 @@ import (
 	labeled "github.com/fairlead-lb/fairlead/pkg/source/docker"
 	"github.com/fairlead-lb/fairlead/pkg/source/file"
 	"github.com/fairlead-lb/fairlead/pkg/standby"
-	"github.com/fairlead-lb/fairlead/pkg/tcproute"
 	"github.com/fairlead-lb/fairlead/pkg/token"
 )
 
-// build makes every source and target. A new front is one more line in
-// targets, a new source one more in sources.
+// build makes every source and target of a term. A new front is one more line
+// in targets, a new source one more in sources.
 func build(a *Agent) (p parts, err error) {
 	var closers []func()
 	p.close = func() {
@@ -54,7 +52,8 @@ func build(a *Agent) (p parts, err error) {
 		}
 	}()
 	log, state := a.cfg.Log, a.cfg.StateDir
-	k, err := openKernel(a.cfg, &closers)
+	k, err := openKernel(a.cfg, a.early, &closers)
+	a.early = nil
 	if err != nil {
 		return p, err
 	}
@@ -71,11 +70,6 @@ func build(a *Agent) (p parts, err error) {
 		return p, err
 	}
 	links := k.hops.Links()
-	names := dnsserver.New(dnsserver.Config{Log: log, Own: func(addrs []netip.Addr) error {
-		_, err := links.Own(nexthop.ForNames, addrs)
-		return err
-	}})
-	closers = append(closers, func() { _ = names.Close() })
 	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
 	settings := newSettled(config)
 	labels := labeled.New(labeled.Config{Settings: settings.docker, Define: defineBy(config), Log: log})
@@ -89,44 +83,25 @@ func build(a *Agent) (p parts, err error) {
 		Runners: a.runners(&p, hears(k.objects), told, settings.dockerHost), Log: log, SleepFile: sleepFile(state), Opened: a.opened, Pooled: func(addr netip.Addr) int { return p.pooled(addr) },
 		InFlight: func() map[model.ServiceName]int { return p.inFlight() },
 	})
-	held, err := standby.New(standby.Config{
-		Log: log, Listen: k.objects.Listen,
-		Own: func(addrs []netip.Addr) error { _, err := links.Own(nexthop.ForHolding, addrs); return err },
-		Enter: func(name model.ServiceName, who string) (standby.Place, error) {
-			return entered(workloads.Enter(name, "connection", who))
-		},
-		Joined: workloads.Joined,
-	})
-	if err != nil {
-		return p, err
-	}
-	closers = append(closers, held.Close)
-	scrape := metrics.New(metrics.Config{Reader: a.reader(), Keys: keys, Build: a.cfg.Build, Log: log})
+	scrape := metrics.New(metrics.Config{Reader: a.reader(), Keys: keys, Build: a.cfg.Build, Log: log, Listen: a.sockets.listen("metrics")})
 	closers = append(closers, func() { _ = scrape.Close() })
-	page := dashboard.New(dashboard.Config{Views: a.page(), Log: log})
+	page := dashboard.New(dashboard.Config{Views: a.page(), Log: log, Listen: a.sockets.listen("dashboard")})
 	closers = append(closers, func() { _ = page.Close() })
-	p.health = health.New(health.Config{Log: log, Signals: dataplane.NewSigns(k.objects)})
-	router, err := tcproute.New(tcproute.Config{
-		Log: log, Certificates: certificates,
-		Wake: func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error) {
-			return workloads.Wake(ctx, name, "connection", who)
-		},
-		Joined: workloads.Joined,
-		Why:    func(name model.ServiceName) string { why, _ := workloads.Why(name); return why },
-	})
-	if err != nil {
-		return p, err
+	p.health = health.New(health.Config{Log: log, Signals: dataplane.NewSigns(k.objects), Prior: a.failed})
+	if a.fronts == nil {
+		if a.fronts, err = newFronts(a); err != nil {
+			return p, err
+		}
 	}
-	closers = append(closers, func() { _ = router.Close() })
-	front := ingress.New(ingress.Config{
-		Log: log, Certificates: certificates, Sockets: newSockets(log), Listening: p.instead, Keys: keys.KeySet,
-		Wake: func(ctx context.Context, name model.ServiceName, who string) error {
-			_, err := workloads.Wake(ctx, name, "request", who)
-			return err
+	held, front, router, names := a.fronts.held, a.fronts.http, a.fronts.tcp, a.fronts.names
+	a.fronts.asks.begin(&answers{
+		over: a.over, wake: workloads.Wake, joined: workloads.Joined, why: workloads.Why, keys: keys.KeySet,
+		enter: func(name model.ServiceName, cause, who string) (standby.Place, error) {
+			return entered(workloads.Enter(name, cause, who))
 		},
-		Joined: workloads.Joined, Why: workloads.Why,
+		certificates: certificates, instead: p.instead, listen: k.objects.Listen,
+		own: func(why nexthop.Purpose, addrs []netip.Addr) error { _, err := links.Own(why, addrs); return err },
 	})
-	closers = append(closers, front.Close)
 	p.withdrawal = &withdrawal{}
 	local := &renewal{}
 	fatal := make(chan error, 1)
@@ -160,6 +135,7 @@ func build(a *Agent) (p parts, err error) {
 	p.hop, p.tcp = k.hops.Known, router
 	p.tokenProblems = func() []string { return slices.Concat(keys.Problems(), told.Problems()) }
 	p.certificates, p.questions = certificates.Status, names.Counts
+	p.loaded = certificates.Loaded
 	p.trace, p.nodeAddrs = k.objects.Trace, k.nodeAddrs
 	p.attached = func() ([]admin.Interface, []admin.Cgroup) { return attached(k.links) }
 	return p, nil
@@ -178,21 +154,34 @@ func (k *kernel) nodeAddrs(interfaces []string) ([]netip.Addr, error) {
 	return nodeAddrs(k.hops.Links(), interfaces)
 }
 
-// openKernel loads the programs, or adopts what an earlier agent pinned. What
-// must be closed is added to closers, also when it fails.
-func openKernel(cfg Config, closers *[]func()) (k kernel, err error) {
+// openObjects loads the programs over the maps that an earlier agent pinned. It
+// writes no map: a successor does it before it asks for the place.
+func openObjects(cfg Config) (*bpf.Objects, error) {
 	log, run := cfg.Log, cfg.RunDir
 	if _, err := attach.EnsureBPFFS(pinDir(run)); err != nil {
-		return k, err
+		return nil, err
 	}
 	for _, dir := range []string{objectPins(run), linkPins(run)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return k, fmt.Errorf("make pin directory: %w", err)
+			return nil, fmt.Errorf("make pin directory: %w", err)
 		}
 	}
 	objects, err := bpf.Open(bpf.Config{PinDir: objectPins(run), Log: log})
 	if err != nil {
-		return k, fmt.Errorf("load programs: %w", err)
+		return nil, fmt.Errorf("load programs: %w", err)
+	}
+	return objects, nil
+}
+
+// openKernel adopts what an earlier agent left in the kernel; objects are nil if
+// they are not open yet. What must be closed is added to closers, also when it
+// fails.
+func openKernel(cfg Config, objects *bpf.Objects, closers *[]func()) (k kernel, err error) {
+	log, run := cfg.Log, cfg.RunDir
+	if objects == nil {
+		if objects, err = openObjects(cfg); err != nil {
+			return k, err
+		}
 	}
 	k.objects = objects
 	*closers = append(*closers, func() { _ = objects.Close() })

@@ -74,7 +74,7 @@ func detach(runDir, name string) (removed []string, err error) {
 // file system could still be mounted.
 func removeRun(runDir string) error {
 	errs := []error{os.RemoveAll(tokensRun(runDir))} // plain files: nothing is mounted there
-	for _, name := range []string{"fairlead.sock", "workloads", "bpf", "fairlead.lock"} {
+	for _, name := range []string{"fairlead.sock", "takeover.sock", "workloads", "bpf", "fairlead.lock"} {
 		if err := os.Remove(filepath.Join(runDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("remove %s: %w", name, err))
 		}

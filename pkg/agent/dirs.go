@@ -6,11 +6,12 @@ import "path/filepath"
 
 // Below the run directory: what a reboot takes away.
 
-func pinDir(runDir string) string       { return filepath.Join(runDir, "bpf") } // a bpffs
-func objectPins(runDir string) string   { return filepath.Join(runDir, "bpf", "objects") }
-func linkPins(runDir string) string     { return filepath.Join(runDir, "bpf", "links") }
-func tokensRun(runDir string) string    { return filepath.Join(runDir, "tokens") }
-func workloadsRun(runDir string) string { return filepath.Join(runDir, "workloads") }
+func pinDir(runDir string) string         { return filepath.Join(runDir, "bpf") } // a bpffs
+func objectPins(runDir string) string     { return filepath.Join(runDir, "bpf", "objects") }
+func linkPins(runDir string) string       { return filepath.Join(runDir, "bpf", "links") }
+func tokensRun(runDir string) string      { return filepath.Join(runDir, "tokens") }
+func workloadsRun(runDir string) string   { return filepath.Join(runDir, "workloads") }
+func takeoverSocket(runDir string) string { return filepath.Join(runDir, "takeover.sock") }
 
 // Below the state directory: what must outlive a reboot.
 

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/fairlead-lb/fairlead/pkg/handover"
 	"golang.org/x/sys/unix"
 )
 
@@ -184,6 +185,76 @@ func holder(name string) (*HeldError, int) {
 	}
 	return held, uid
 }
+
+// Names of the lock's files in a handover.
+const (
+	lockFileName = "lock file"
+	lockNameName = "lock name"
+)
+
+// copies are the locks, for a successor: it holds them as long as one copy is
+// open, wherever. The caller closes them.
+func (k *lock) copies() (names []string, files []*os.File, err error) {
+	f, err := handover.Dup(k.file)
+	if err != nil {
+		return nil, nil, fmt.Errorf("copy lock: %w", err)
+	}
+	names, files = []string{lockFileName}, []*os.File{f}
+	if c, ok := k.l.(syscall.Conn); ok {
+		l, err := handover.Dup(c)
+		if err != nil {
+			_ = f.Close()
+			return nil, nil, fmt.Errorf("copy lock: %w", err)
+		}
+		names, files = append(names, lockNameName), append(files, l)
+	}
+	return names, files, nil
+}
+
+// adoptLock takes over a predecessor's locks. The files are the lock's from
+// then on; name may be nil, see acquire.
+func adoptLock(runDir string, file, name *os.File) (*lock, error) {
+	k := &lock{file: file}
+	if name != nil {
+		l, err := net.FileListener(name)
+		_ = name.Close()
+		if err != nil {
+			k.release()
+			return nil, fmt.Errorf("take lock over: %w", err)
+		}
+		k.l = l
+		k.wg.Go(func() { tell(k.l, runDir) })
+	}
+	if err := k.mine(); err != nil {
+		k.release()
+		return nil, err
+	}
+	return k, nil
+}
+
+// mine says that this process holds the lock, to those who ask.
+func (k *lock) mine() error {
+	if err := writePID(k.file); err != nil {
+		return fmt.Errorf("write lock: %w", err)
+	}
+	c, ok := k.l.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := c.SyscallConn()
+	if err == nil {
+		// The kernel names to those who connect whoever listened last.
+		ctl := raw.Control(func(fd uintptr) { err = unix.Listen(int(fd), lockQueue) })
+		err = errors.Join(ctl, err)
+	}
+	if err != nil {
+		return fmt.Errorf("take lock over: %w", err)
+	}
+	return nil
+}
+
+// lockQueue bounds the agents that ask at one time.
+const lockQueue = 16
 
 // release drops both. The file stays: removing it would race with an agent
 // that has just opened it.

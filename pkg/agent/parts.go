@@ -77,6 +77,7 @@ type parts struct {
 	drainFronts   func(context.Context) error // ends the connections of clients
 	shutdown      func(context.Context) error // stops the workloads
 	certificates  func() []autocert.Certificate
+	loaded        func(context.Context) error // stored certificates are served
 	domains       *domain.Store
 	tokenProblems func() []string
 	questions     func() []dnsserver.Count // to the name server

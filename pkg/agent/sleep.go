@@ -75,12 +75,13 @@ func (a *Agent) sleepVerb(ctx context.Context, r admin.SleepRequest) (admin.Slee
 		return admin.SleepResult{}, &admin.Refusal{Code: http.StatusNotFound, Err: err}
 	}
 	act := a.parts.naps
+	var ready []model.Backend
 	if r.DryRun {
 		return a.wouldSleep(ctx, name, r.Verb)
 	}
 	switch r.Verb {
 	case "wake":
-		_, err = act.Wake(ctx, name, "operator", "fairlead wake")
+		ready, err = act.Wake(ctx, name, "operator", "fairlead wake")
 	case "sleep":
 		err = act.Sleep(name)
 	case "stop":
@@ -98,6 +99,9 @@ func (a *Agent) sleepVerb(ctx context.Context, r admin.SleepRequest) (admin.Slee
 		return admin.SleepResult{}, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("%s service %s: %w", r.Verb, name, err)}
 	}
 	res := admin.SleepResult{Service: name.String(), Sleep: admin.Nap{Stage: "running"}}
+	for _, b := range ready {
+		res.Replicas = append(res.Replicas, admin.NewReplica(b))
+	}
 	if n, ok := act.Naps()[name]; ok {
 		res.Sleep = *napOf(n)
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-lb/fairlead/pkg/handover"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,7 +20,7 @@ import (
 // is no agent, and the next process, started as systemd does it, answers.
 func TestSocketsOutliveTheProcess(t *testing.T) {
 	if os.Getenv("FAIRLEAD_TEST_SUCCESSOR") != "" {
-		successor(t)
+		nextProcess(t)
 		return
 	}
 	path := filepath.Join(t.TempDir(), "notify")
@@ -38,11 +39,7 @@ func TestSocketsOutliveTheProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := l.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Keep("http :80", f)
+	s.Keep("http :80", l.(*net.TCPListener))
 	message, rights := make([]byte, 256), make([]byte, 256)
 	n, m, _, _, err := manager.ReadMsgUnix(message, rights)
 	if err != nil {
@@ -75,8 +72,8 @@ func TestSocketsOutliveTheProcess(t *testing.T) {
 	}
 }
 
-// successor answers one connection of the socket it was given.
-func successor(t *testing.T) {
+// nextProcess answers one connection of the socket it was given.
+func nextProcess(t *testing.T) {
 	f := newSockets(slog.New(slog.DiscardHandler)).Take("http :80")
 	if f == nil {
 		t.Fatal("no socket")
@@ -111,15 +108,17 @@ func TestWithoutAManager(t *testing.T) {
 	t.Setenv("LISTEN_PID", "1")
 	t.Setenv("LISTEN_FDS", "1")
 	s := newSockets(slog.New(slog.DiscardHandler))
-	r, w, err := os.Pipe()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
-	s.Keep("x", w)
-	if _, err := w.Write([]byte("x")); err == nil {
-		t.Error("the file is open still")
+	defer l.Close()
+	s.Keep("x", l.(*net.TCPListener))
+	names, files := s.copies()
+	if len(names) != 1 || names[0] != "x" || len(files) != 1 {
+		t.Errorf("a successor gets %q", names)
 	}
+	handover.CloseFiles(files)
 	s.Drop("x")
 	if s.Take("x") != nil {
 		t.Error("a socket from nowhere")

@@ -24,6 +24,7 @@ func (a *Agent) views() admin.Views {
 		Sleep:        a.sleepVerb,
 		Uses:         a.usesOf,
 		Trace:        a.trace,
+		Upgrade:      a.upgrade,
 		Domains:      a.domainList,
 		Domain:       a.domain,
 		Certificates: a.certificates,
@@ -96,6 +97,12 @@ func (a *Agent) status() admin.Status {
 	case <-a.stopping:
 		s.Stopping = true
 	default:
+	}
+	s.Older, s.Upgrade = a.older.list(), a.taken.list()
+	select {
+	case <-a.begin:
+	default:
+		s.Entering = a.taking
 	}
 	s.Counts.Services = len(state.Services)
 	replicas := a.countReplicas(state, &s.Counts)

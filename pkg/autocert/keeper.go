@@ -24,7 +24,9 @@ type keeper struct {
 	ctx       context.Context
 	stop      context.CancelFunc
 
-	cert atomic.Pointer[leaf] // that is served; nil: none yet
+	cert   atomic.Pointer[leaf] // that is served; nil: none yet
+	looked chan struct{}        // closed once what is stored is served
+	once   sync.Once
 
 	// Of the goroutine.
 	advice   advice
@@ -41,7 +43,7 @@ type keeper struct {
 // newKeeper makes a keeper that run starts; old, if it is not nil, is served
 // until there is a better one.
 func newKeeper(t *Target, a *authority, host string, old *leaf) *keeper {
-	k := &keeper{t: t, authority: a, host: host, awaiting: "its turn"}
+	k := &keeper{t: t, authority: a, host: host, awaiting: "its turn", looked: make(chan struct{})}
 	k.ctx, k.stop = context.WithCancel(t.ctx)
 	k.cert.Store(old)
 	return k
@@ -106,6 +108,10 @@ func (k *keeper) backoff(err error) time.Duration {
 // tend looks after the certificate once and says when to look again.
 func (k *keeper) tend() (time.Time, error) {
 	c, err := k.authority.load(k.ctx, k.host)
+	if err == nil && c != nil {
+		k.hold(c)
+	}
+	k.once.Do(func() { close(k.looked) })
 	switch {
 	case errors.Is(err, errUnusable):
 		k.t.cfg.Log.Error("stored certificate is thrown away", "host", k.host, "error", err)
@@ -118,7 +124,6 @@ func (k *keeper) tend() (time.Time, error) {
 	if c == nil {
 		return k.order(func(ctx context.Context) (*leaf, error) { return k.authority.obtain(ctx, k.host) })
 	}
-	k.hold(c)
 	k.await("")
 	k.consult(c)
 	if look := k.plan(c); time.Now().Before(k.planned) {

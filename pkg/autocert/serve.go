@@ -3,6 +3,7 @@
 package autocert
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -26,6 +27,20 @@ const ACMETLS1 = "acme-tls/1"
 func (t *Target) Holds(host string) bool {
 	h, ok := t.holding(host)
 	return ok && h.leaf() != nil
+}
+
+// Loaded waits until every certificate that is stored for a name of the state is
+// served, or until ctx ends.
+func (t *Target) Loaded(ctx context.Context) error {
+	for _, k := range t.serving.Load().keepers {
+		select {
+		case <-k.looked:
+		case <-k.ctx.Done(): // withdrawn
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // holding is where the certificate of a name is kept: its own entry, or that

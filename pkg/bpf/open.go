@@ -264,13 +264,19 @@ func (o *Objects) pinProgram(name string, prog *ebpf.Program) error {
 		return nil
 	}
 	path := filepath.Join(o.cfg.PinDir, "prog_"+name)
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("replace pinned program: %w", err)
+	for tries := 0; ; tries++ {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("replace pinned program: %w", err)
+		}
+		err := prog.Pin(path)
+		if errors.Is(err, fs.ErrExist) && tries < 100 {
+			continue // another agent that wants to take over was faster; the last one is right
+		}
+		if err != nil {
+			return fmt.Errorf("pin program %s: %w", path, err)
+		}
+		return nil
 	}
-	if err := prog.Pin(path); err != nil {
-		return fmt.Errorf("pin program %s: %w", path, err)
-	}
-	return nil
 }
 
 // openMeta opens or makes the meta map and its seed.

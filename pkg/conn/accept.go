@@ -26,7 +26,10 @@ type AcceptConfig struct {
 	// PendingPerSource bounds them for one IPv4 address or IPv6 /64, so that
 	// no single client can take all places. Default Pending / 8.
 	PendingPerSource int
-	Log              *slog.Logger // default slog.Default()
+	// Begin holds the accept loops back until it is closed: connections wait in
+	// the kernel. nil: they begin at once.
+	Begin <-chan struct{}
+	Log   *slog.Logger // default slog.Default()
 }
 
 // Acceptor runs accept loops with one set of limits. Create it with
@@ -70,6 +73,12 @@ func (a *Acceptor) Serve(ctx context.Context, l *net.TCPListener) error {
 	jobs := make(chan *Conn)
 	defer close(jobs)
 	pause := time.Duration(0)
+	if a.cfg.Begin != nil {
+		select {
+		case <-a.cfg.Begin:
+		case <-ctx.Done():
+		}
+	}
 	for {
 		c, err := l.AcceptTCP()
 		if errors.Is(err, net.ErrClosed) {

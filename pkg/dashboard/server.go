@@ -114,9 +114,18 @@ func (s *Server) Addr() net.Addr {
 	return s.l.Addr()
 }
 
-// Close stops listening and waits for its goroutine; answers under way end.
+// lastWait bounds how long Close waits for answers under way.
+const lastWait = 500 * time.Millisecond
+
+// Close stops listening and waits for its goroutine, and a moment for answers
+// that are under way.
 func (s *Server) Close() error {
 	s.mu.Lock()
+	if s.http != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), lastWait)
+		defer cancel()
+		_ = s.http.Shutdown(ctx)
+	}
 	s.closeLocked()
 	s.mu.Unlock()
 	s.wg.Wait()

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,10 @@ type Config struct {
 	// Own makes exactly these addresses local to this host, and those of the
 	// last call that are not among them no more. Default: nothing.
 	Own func([]netip.Addr) error
+	// Take gives a predecessor's socket of a name, nil if there is none, and Keep
+	// notes one for a successor. Default: there is neither.
+	Take func(name string) *os.File
+	Keep func(name string, socket syscall.Conn)
 	// ResolvConf is the host's own file, which is read for name servers and the
 	// search list. Default /etc/resolv.conf.
 	ResolvConf string
@@ -57,6 +62,12 @@ func New(cfg Config) *Target {
 	}
 	if cfg.Own == nil {
 		cfg.Own = func([]netip.Addr) error { return nil }
+	}
+	if cfg.Take == nil {
+		cfg.Take = func(string) *os.File { return nil }
+	}
+	if cfg.Keep == nil {
+		cfg.Keep = func(string, syscall.Conn) {}
 	}
 	if cfg.ResolvConf == "" {
 		cfg.ResolvConf = "/etc/resolv.conf"

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,10 +56,12 @@ func listen(address string, t *Target, free bool) (*server, error) {
 	s := &server{address: address}
 	var err error
 	ctx := context.Background()
-	if s.udp, err = lc.ListenPacket(ctx, "udp", address); err != nil {
+	s.udp, err = inherit(t, "dns udp "+address, net.FilePacketConn, func() (net.PacketConn, error) { return lc.ListenPacket(ctx, "udp", address) })
+	if err != nil {
 		return nil, err
 	}
-	if s.tcp, err = lc.Listen(ctx, "tcp", address); err != nil {
+	s.tcp, err = inherit(t, "dns tcp "+address, net.FileListener, func() (net.Listener, error) { return lc.Listen(ctx, "tcp", address) })
+	if err != nil {
 		_ = s.udp.Close()
 		return nil, err
 	}
@@ -84,6 +87,21 @@ func listen(address string, t *Target, free bool) (*server, error) {
 		<-begun
 	}
 	return s, nil
+}
+
+// inherit opens a socket, or takes the one over that a predecessor left under the
+// name, and notes it for a successor.
+func inherit[T any](t *Target, name string, from func(*os.File) (T, error), open func() (T, error)) (l T, err error) {
+	if f := t.cfg.Take(name); f != nil {
+		l, err = from(f)
+		_ = f.Close()
+	} else {
+		l, err = open()
+	}
+	if c, ok := any(l).(syscall.Conn); ok && err == nil {
+		t.cfg.Keep(name, c)
+	}
+	return l, err
 }
 
 func explain(address string, err error) error {

@@ -118,6 +118,8 @@ func (c *Checker) renew(svc *service) (fresh []*check) {
 					if was.ask.same(svc.ask) {
 						k.verdict, k.err = was.recount(), was.err
 					}
+				} else {
+					c.prior.recall(k)
 				}
 				svc.checks[to] = k
 				fresh = append(fresh, k)

@@ -32,6 +32,8 @@ type Config struct {
 	Parallel int
 	// Signals are what the data plane saw of clients' own connections. Optional.
 	Signals Signals
+	// Prior are the replicas that an agent before this one found down. Optional.
+	Prior []Failed
 	// Rand spreads the checks over time: a number in [0, 1). Its calls never
 	// overlap. Default math/rand/v2.
 	Rand func() float64
@@ -56,7 +58,8 @@ type Checker struct {
 	stale    bool   // the published conditions hold some of a service that is gone
 	news     []news // not logged yet
 	strain   strain
-	deaf     error // why the signals could not be read the last time
+	prior    priors // of checks that have not begun yet
+	deaf     error  // why the signals could not be read the last time
 	stats    Stats
 }
 
@@ -89,7 +92,7 @@ func New(cfg Config) *Checker {
 	return &Checker{
 		cfg: cfg, wake: make(chan struct{}, 1),
 		services: map[model.ServiceName]*service{}, unfit: map[model.ServiceName]*service{},
-		rising: map[model.ServiceName]*service{},
+		rising: map[model.ServiceName]*service{}, prior: priorsOf(cfg.Prior),
 	}
 }
 

@@ -334,3 +334,38 @@ func TestRunEndsAndBeginsAgain(t *testing.T) {
 		}
 	})
 }
+
+// What an agent before this one found down is down from the first part on, until
+// it passes as often as any other.
+func TestPriorFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old := run(t, Config{})
+		old.fail("10.0.0.2")
+		old.apply(svc("a", "10.0.0.1", "10.0.0.2"), svc("b", "10.0.0.2"))
+		pass(10 * time.Second)
+		old.want("p/a 10.0.0.2:80 down") // b is at its last resort
+		prior := old.Failed()
+		if len(prior) != 2 || !prior[0].Published || prior[1].Published || prior[0].Words != "connection refused on 10.0.0.2:80" {
+			t.Fatalf("%+v", prior)
+		}
+		w := run(t, Config{Prior: prior})
+		w.want("p/a 10.0.0.2:80 down")
+		w.fail("10.0.0.2")
+		w.apply(svc("a", "10.0.0.1", "10.0.0.2"), svc("b", "10.0.0.2"))
+		pass(10 * time.Second)
+		w.want("p/a 10.0.0.2:80 down")
+		if n := w.published(); n > 2 {
+			t.Errorf("%d parts for one and the same", n)
+		}
+		if c := w.service("b"); c.LastResort == "" {
+			t.Errorf("b: %+v", c)
+		}
+		w.heal("10.0.0.2")
+		pass(10 * time.Second)
+		w.want("")
+		w.apply(svc("a", "10.0.0.1"))
+		w.apply(svc("a", "10.0.0.1", "10.0.0.2")) // it is new now
+		pass(50 * time.Millisecond)
+		w.want("")
+	})
+}

@@ -25,7 +25,7 @@ const (
 
 // Run checks, and publishes the replicas that are down, until ctx ends; then
 // checks under way are cut short. It publishes at once what is known, which is
-// nothing at the start of the agent: a replica is never taken out because it
+// Config.Prior at the start of the agent: a replica is never taken out because it
 // has not been checked yet. Without checks it sleeps.
 func (c *Checker) Run(ctx context.Context, publish func(source.Part)) error {
 	var workers sync.WaitGroup
@@ -217,6 +217,9 @@ func (c *Checker) part(force bool) (p source.Part, told []news, changed bool) {
 	for _, name := range slices.SortedFunc(maps.Keys(c.unfit), compare) {
 		svc := c.unfit[name]
 		p.Conditions = append(append(p.Conditions, svc.down...), svc.ramp.shares...)
+	}
+	if c.state == nil {
+		p.Conditions = c.prior.conditions()
 	}
 	return p, told, true
 }

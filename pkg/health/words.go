@@ -23,6 +23,10 @@ func words(err error, to netip.AddrPort, q *question) string {
 	if errors.As(err, &heard) {
 		return fmt.Sprintf("%s: %s", to, heard)
 	}
+	var before said
+	if errors.As(err, &before) {
+		return string(before)
+	}
 	var s *stage
 	if !errors.As(err, &s) {
 		return fmt.Sprintf("check of %s: %s", to, cause(err))

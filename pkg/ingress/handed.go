@@ -48,6 +48,7 @@ func (h *handed) give(c net.Conn, s *session) {
 	defer h.ends.Delete(c)
 	select {
 	case h.conns <- c:
+		s.fresh.Store(false)
 		<-o.end
 	case <-h.closed:
 	}

@@ -47,7 +47,10 @@ type Config struct {
 	Certificates Certificates // nil: no TLS, everything is served in plain HTTP
 	Limits       Limits
 	Access       *slog.Logger // of the access log, if the state asks for one; default Log
-	Sockets      Sockets      // nil: listening sockets end with the process
+	Sockets      conn.Sockets // nil: listening sockets end with the process
+	// Begin holds accepting back until it is closed: connections wait in the
+	// kernel. nil: it begins at once.
+	Begin <-chan struct{}
 	// Keys is the JWK set that access tokens are verified with, and how long it
 	// may be kept; the platform's host answers with it. nil: there is none.
 	Keys func() (set []byte, maxAge time.Duration)
@@ -135,14 +138,11 @@ func (t *Target) Serves() []model.Feature {
 	return []model.Feature{model.FeatureHTTP, model.FeaturePlaceholder}
 }
 
-// Apply routes by the state. It listens only if a service asks for HTTP; an
+// Apply routes by the state. Unless it drains, it listens only if a service asks for HTTP; an
 // address that cannot be had is an error, and what else there is works.
 func (t *Target) Apply(_ context.Context, s *model.State) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.draining.Load() {
-		return nil
-	}
 	t.access.oneIn.Store(s.Settings.AccessLog.OneIn)
 	c, err := t.compile(s)
 	t.table.Store(c.table)
@@ -155,6 +155,9 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 		e.revive()
 	}
 	t.services, t.endpoints = c.services, c.endpoints
+	if t.draining.Load() {
+		return err // requests of connections that are there
+	}
 	return errors.Join(err, t.listen(s))
 }
 

@@ -7,11 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"time"
 
+	"github.com/fairlead-lb/fairlead/pkg/conn"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"golang.org/x/sys/unix"
 )
@@ -21,6 +22,8 @@ type listener struct {
 	address string // as the state has it
 	secure  bool
 	l       *net.TCPListener
+	once    sync.Once
+	closing chan struct{} // closed by stop
 	done    chan struct{} // closed when nothing is accepted any more
 }
 
@@ -55,7 +58,7 @@ func (t *Target) move(secure bool, want string) error {
 		var err error
 		next, err = t.open(want, secure)
 		if errors.Is(err, syscall.EADDRINUSE) && have != nil && samePort(have.address, want) {
-			have.stop()
+			t.drop(have) // who keeps its socket is in the way, too
 			if next, err = t.open(want, secure); err != nil {
 				t.listeners[secure], _ = t.open(have.address, secure) // back, if nobody was faster
 				have = nil
@@ -68,17 +71,21 @@ func (t *Target) move(secure bool, want string) error {
 			return err
 		}
 		t.listeners[secure] = next
-		t.keep(next)
 	} else {
 		delete(t.listeners, secure)
 	}
 	if have != nil {
-		have.stop()
-		if t.cfg.Sockets != nil {
-			t.cfg.Sockets.Drop(socketName(have.address))
-		}
+		t.drop(have)
 	}
 	return nil
+}
+
+// drop ends a listener for good.
+func (t *Target) drop(l *listener) {
+	l.stop()
+	if t.cfg.Sockets != nil {
+		t.cfg.Sockets.Drop(socketName(l.address))
+	}
 }
 
 func samePort(a, b string) bool {
@@ -87,64 +94,26 @@ func samePort(a, b string) bool {
 	return err1 == nil && err2 == nil && (p == q || p == "0")
 }
 
-// Sockets keeps listening sockets over the end of the process, so that
-// connections wait in the kernel for the successor.
-type Sockets interface {
-	// Take is the socket kept under a name; nil: there is none. The caller
-	// closes it.
-	Take(name string) *os.File
-	// Keep takes the file over and keeps its socket.
-	Keep(name string, f *os.File)
-	// Drop forgets the socket.
-	Drop(name string)
-}
-
 // open listens on an address, on a predecessor's socket if there is one.
 func (t *Target) open(address string, secure bool) (*listener, error) {
-	l, err := t.inherit(address)
+	l, err := conn.Inherit(t.cfg.Sockets, socketName(address))
 	if l == nil && err == nil {
 		l, err = bind(address)
 	}
 	if err != nil {
 		return nil, err
 	}
-	out := &listener{address: address, secure: secure, l: l, done: make(chan struct{})}
+	out := &listener{address: address, secure: secure, l: l, closing: make(chan struct{}), done: make(chan struct{})}
 	t.wg.Go(func() { t.accept(out) })
+	if t.cfg.Sockets != nil {
+		t.cfg.Sockets.Keep(socketName(address), out.l)
+	}
 	t.cfg.Log.Info("HTTP served", "address", l.Addr().String(), "tls", secure)
 	return out, nil
 }
 
 // socketName is a listener's name in Sockets.
 func socketName(address string) string { return "http " + address }
-
-func (t *Target) inherit(address string) (*net.TCPListener, error) {
-	if t.cfg.Sockets == nil {
-		return nil, nil
-	}
-	f := t.cfg.Sockets.Take(socketName(address))
-	if f == nil {
-		return nil, nil
-	}
-	defer f.Close()
-	l, err := net.FileListener(f)
-	if err != nil {
-		return nil, fmt.Errorf("take the predecessor's socket over: %w", err)
-	}
-	return l.(*net.TCPListener), nil
-}
-
-// keep has the socket outlive this process.
-func (t *Target) keep(l *listener) {
-	if t.cfg.Sockets == nil {
-		return
-	}
-	f, err := l.l.File()
-	if err != nil {
-		t.cfg.Log.Warn("keep socket for a successor", "address", l.address, "error", err)
-		return
-	}
-	t.cfg.Sockets.Keep(socketName(l.address), f)
-}
 
 // bind opens a socket of our own.
 func bind(address string) (*net.TCPListener, error) {
@@ -192,6 +161,12 @@ func options(fd int) error {
 // connections, and too many open files, do not end it.
 func (t *Target) accept(l *listener) {
 	defer close(l.done)
+	if t.cfg.Begin != nil {
+		select {
+		case <-t.cfg.Begin:
+		case <-l.closing:
+		}
+	}
 	pause := time.Millisecond
 	for {
 		c, err := l.l.AcceptTCP()
@@ -213,6 +188,7 @@ func (t *Target) accept(l *listener) {
 func (t *Target) begin(c *net.TCPConn, secure bool) {
 	peer := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
 	s := &session{t: t, secure: secure, first: true}
+	s.fresh.Store(true)
 	s.from(peer)
 	if !s.enter() {
 		_ = c.SetLinger(0)
@@ -279,9 +255,10 @@ func (t *Target) Addrs() (plain, secure net.Addr) {
 	return plain, secure
 }
 
-// stop accepts no more and closes the listener. The kernel resets what it has
-// not handed over yet, unless Sockets keeps the socket for a successor.
+// stop accepts no more and closes the listener. The kernel resets what it
+// has not handed over yet, unless Sockets keeps the socket for a successor.
 func (l *listener) stop() {
+	l.once.Do(func() { close(l.closing) })
 	_ = l.l.Close()
 	<-l.done
 }

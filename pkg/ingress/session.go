@@ -33,6 +33,7 @@ type session struct {
 	serving atomic.Pointer[service]
 	streams atomic.Int64
 	gone    atomic.Bool // the client left before the answer was over
+	fresh   atomic.Bool // it is not known yet which protocol it speaks
 
 	in         *buffer // nil: no bytes are pending
 	start, end int     // of what is in it and was not read yet
@@ -204,7 +205,10 @@ func (s *session) head() error {
 				switch err := s.req.Parse(b, o); {
 				case err == nil:
 					s.watch.disarm()
-					s.first = false
+					if s.first {
+						s.first = false
+						s.fresh.Store(false)
+					}
 					s.begun = s.t.clock.now()
 					return nil
 				case !errors.Is(err, http1.ErrShort):

@@ -4,14 +4,22 @@ package ingress
 
 import (
 	"context"
+	"sync"
 	"time"
 )
 
 // Shutdown stops accepting, lets requests end and then connections, and returns
 // when none is left or ctx ends; those that are left then are closed, WebSockets
 // with a close frame (row L08). An idle connection is closed when half of the
-// time is over: until then its next request is answered, with Connection: close.
-func (t *Target) Shutdown(ctx context.Context) error {
+// time is over, and after Limits.Patience at the latest: until then its next
+// request is answered, with Connection: close.
+func (t *Target) Shutdown(ctx context.Context) error { return t.drain(ctx, t.cfg.Limits.Patience) }
+
+// Drain is Shutdown for a front whose successor has its listeners: there is time,
+// and an idle connection has what it has at any other time, Limits.Idle.
+func (t *Target) Drain(ctx context.Context) error { return t.drain(ctx, t.cfg.Limits.Idle) }
+
+func (t *Target) drain(ctx context.Context, idle time.Duration) error {
 	t.mu.Lock()
 	t.draining.Store(true)
 	listeners := t.listeners
@@ -20,19 +28,24 @@ func (t *Target) Shutdown(ctx context.Context) error {
 	for _, l := range listeners {
 		l.stop()
 	}
-	patience := time.Now().Add(t.cfg.Limits.Patience)
+	begun := time.Now()
+	patience := begun.Add(idle)
 	if end, ok := ctx.Deadline(); ok {
-		if half := time.Now().Add(time.Until(end) / 2); half.Before(patience) {
+		if half := begun.Add(time.Until(end) / 2); half.Before(patience) {
 			patience = half
 		}
 	}
 	told, cancel := context.WithCancel(ctx)
-	t.wg.Go(func() { _ = t.h2.Shutdown(told) }) // tells HTTP/2 clients to go; they are waited for below
 	defer cancel()
-	poll := time.NewTicker(5 * time.Millisecond)
-	defer poll.Stop()
+	// Those that have just come may turn out to speak HTTP/2: no new ones are
+	// served once its clients are told to go.
+	tell := sync.OnceFunc(func() { t.wg.Go(func() { _ = t.h2.Shutdown(told) }) })
 	for {
-		busy := t.remaining(time.Now().After(patience))
+		now := time.Now()
+		busy, fresh := t.remaining(now.After(patience))
+		if fresh == 0 || now.Sub(begun) > t.cfg.Limits.Head {
+			tell()
+		}
 		if busy == 0 {
 			cancel()
 			t.Close()
@@ -43,21 +56,32 @@ func (t *Target) Shutdown(ctx context.Context) error {
 			cancel()
 			t.Close()
 			return ctx.Err()
-		case <-poll.C:
+		case <-time.After(min(max(now.Sub(begun)/20, 5*time.Millisecond), 500*time.Millisecond)):
 		}
 	}
 }
 
-// remaining counts the sessions, and closes the idle ones if asked to.
-func (t *Target) remaining(closeIdle bool) int {
+// Open counts the connections of clients.
+func (t *Target) Open() int {
+	t.smu.Lock()
+	defer t.smu.Unlock()
+	return len(t.sessions)
+}
+
+// remaining counts the sessions, and those that have not said which protocol
+// they speak, and closes the idle ones if asked to.
+func (t *Target) remaining(closeIdle bool) (all, fresh int) {
 	t.smu.Lock()
 	defer t.smu.Unlock()
 	for s := range t.sessions {
 		if closeIdle && s.mode.Load() == modeIdle {
 			s.sock.interrupt()
 		}
+		if s.fresh.Load() {
+			fresh++
+		}
 	}
-	return len(t.sessions)
+	return len(t.sessions), fresh
 }
 
 // Close ends everything at once and waits for it.
@@ -82,8 +106,7 @@ func (t *Target) Close() {
 	}
 	t.smu.Unlock()
 	for _, l := range listeners {
-		_ = l.l.Close()
-		<-l.done
+		l.stop()
 	}
 	_ = t.h2.Close()
 	_ = t.handed.Close()

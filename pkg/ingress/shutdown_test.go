@@ -37,11 +37,15 @@ func (k *kept) Take(name string) *os.File {
 	if f == nil {
 		return nil
 	}
-	raw, err := f.SyscallConn() // Fd would have the socket block
+	return again(f, name)
+}
+
+// again opens a socket a second time.
+func again(c syscall.Conn, name string) (out *os.File) {
+	raw, err := c.SyscallConn() // Fd would have the socket block
 	if err != nil {
 		return nil
 	}
-	var out *os.File
 	_ = raw.Control(func(fd uintptr) {
 		if n, err := syscall.Dup(int(fd)); err == nil {
 			out = os.NewFile(uintptr(n), name)
@@ -50,11 +54,11 @@ func (k *kept) Take(name string) *os.File {
 	return out
 }
 
-func (k *kept) Keep(name string, f *os.File) {
+func (k *kept) Keep(name string, c syscall.Conn) {
 	k.Drop(name)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.m[name] = f
+	k.m[name] = again(c, name)
 }
 
 func (k *kept) Drop(name string) {

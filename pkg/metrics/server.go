@@ -143,9 +143,18 @@ func (s *Server) Addr() net.Addr {
 	return s.l.Addr()
 }
 
-// Close stops listening and waits for its goroutine; scrapes under way end.
+// lastWait bounds how long Close waits for scrapes under way.
+const lastWait = 500 * time.Millisecond
+
+// Close stops listening and waits for its goroutine, and a moment for scrapes
+// that are under way.
 func (s *Server) Close() error {
 	s.mu.Lock()
+	if s.http != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), lastWait)
+		defer cancel()
+		_ = s.http.Shutdown(ctx)
+	}
 	s.closeLocked()
 	s.mu.Unlock()
 	s.wg.Wait()

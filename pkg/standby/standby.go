@@ -18,6 +18,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/conn"
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -30,6 +31,11 @@ type Config struct {
 	Listen func(v4, v6 *net.TCPListener) (io.Closer, error)
 	// Own makes exactly these addresses local to this host.
 	Own func([]netip.Addr) error
+	// Sockets keeps the listening sockets; nil: they end with the process.
+	Sockets conn.Sockets
+	// Begin holds accepting back until it is closed: connections wait in the
+	// kernel. nil: it begins at once.
+	Begin <-chan struct{}
 	// Enter takes a place among those that wait for a service, and has it
 	// started; who is why, in words. It bounds the places of each service.
 	Enter func(name model.ServiceName, who string) (Place, error)
@@ -89,9 +95,10 @@ type target struct {
 
 // opened is the listeners and who serves them.
 type opened struct {
-	lead   io.Closer
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	lead      io.Closer
+	listeners []*net.TCPListener
+	cancel    context.CancelFunc
+	wg        sync.WaitGroup
 }
 
 // New makes a Target. It listens once a state has a service that may sleep.
@@ -112,7 +119,7 @@ func New(cfg Config) (*Target, error) {
 	}
 	t.acceptor = conn.NewAcceptor(conn.AcceptConfig{
 		Handle: t.handle, Refused: func(netip.Addr) { t.refused.Add(1) },
-		Pending: cfg.Held, PendingPerSource: cfg.Held, Log: cfg.Log,
+		Pending: cfg.Held, PendingPerSource: cfg.Held, Begin: cfg.Begin, Log: cfg.Log,
 	})
 	return t, nil
 }
@@ -170,12 +177,12 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 // listen opens both listeners. They are on loopback: what comes to them by
 // their own address is nobody's.
 func (t *Target) listen() error {
-	v4, err := listenOn("tcp4", "127.0.0.1:0")
+	v4, err := t.listenOn("tcp4", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	listeners := []*net.TCPListener{v4}
-	v6, err := listenOn("tcp6", "[::1]:0")
+	v6, err := t.listenOn("tcp6", "[::1]:0")
 	if err == nil {
 		listeners = append(listeners, v6)
 	} else {
@@ -189,7 +196,7 @@ func (t *Target) listen() error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	t.open = &opened{lead: lead, cancel: cancel}
+	t.open = &opened{lead: lead, listeners: listeners, cancel: cancel}
 	for _, l := range listeners {
 		t.open.wg.Go(func() {
 			if err := t.acceptor.Serve(ctx, l); err != nil {
@@ -200,16 +207,56 @@ func (t *Target) listen() error {
 	return nil
 }
 
-// listenOn opens a listener of plain TCP: the kernel leads nothing to one of
-// multipath TCP, which Go makes by default.
-func listenOn(network, address string) (*net.TCPListener, error) {
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false)
-	l, err := lc.Listen(context.Background(), network, address)
+// listenOn opens a listener of plain TCP, or takes the predecessor's over: the
+// kernel leads nothing to one of multipath TCP, which Go makes by default.
+func (t *Target) listenOn(network, address string) (*net.TCPListener, error) {
+	name := "sleeping " + network
+	tcp, err := conn.Inherit(t.cfg.Sockets, name)
+	if tcp == nil && err == nil {
+		var lc net.ListenConfig
+		lc.SetMultipathTCP(false)
+		var l net.Listener
+		if l, err = lc.Listen(context.Background(), network, address); err == nil {
+			tcp = l.(*net.TCPListener)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	return l.(*net.TCPListener), nil
+	if t.cfg.Sockets != nil {
+		t.cfg.Sockets.Keep(name, tcp)
+	}
+	return tcp, nil
+}
+
+// Drain takes no more connections, lets those that wait be led on, and waits for
+// the end of all; Close cuts what is left when ctx has ended. A successor may go
+// on with the listeners.
+func (t *Target) Drain(ctx context.Context) error {
+	t.mu.Lock()
+	o := t.open
+	t.mu.Unlock()
+	if o != nil {
+		_ = o.lead.Close()
+		for _, l := range o.listeners {
+			_ = l.Close()
+		}
+	}
+	for begun := time.Now(); t.Open() > 0; {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d connections to services that slept had not ended and were cut", t.Open())
+		case <-time.After(min(max(time.Since(begun)/20, 5*time.Millisecond), 500*time.Millisecond)):
+		}
+	}
+	return nil
+}
+
+// Open counts the connections: those held and those led on.
+func (t *Target) Open() int {
+	t.joined.mu.Lock()
+	defer t.joined.mu.Unlock()
+	return t.acceptor.Pending() + t.lines.waiting() + len(t.joined.open)
 }
 
 // Close takes no more connections and cuts those there are.

@@ -55,7 +55,12 @@ type Config struct {
 	Dial func(context.Context, netip.AddrPort) (*net.TCPConn, error)
 	// Listen opens a listener; default conn.Listen.
 	Listen func(network, address string) (net.Listener, error)
-	Now    func() time.Time // default time.Now
+	// Sockets keeps the listening sockets; nil: they end with the process.
+	Sockets conn.Sockets
+	// Begin holds accepting back until it is closed: connections wait in the
+	// kernel. nil: it begins at once.
+	Begin <-chan struct{}
+	Now   func() time.Time // default time.Now
 	// Wake has a sleeping service started and returns its replicas when one is
 	// ready; who is why, in words. It bounds the wait itself. nil: none sleeps.
 	Wake func(ctx context.Context, name model.ServiceName, who string) ([]model.Backend, error)
@@ -139,7 +144,7 @@ func New(cfg Config) (*Router, error) {
 			Refused: func(netip.Addr) { r.results.add(k, Limited) },
 			// Each takes a goroutine and some KiB.
 			Pending: min(cfg.Sessions/2, 16384), PendingPerSource: 256,
-			Log: cfg.Log.With("kind", k.Label()),
+			Begin: cfg.Begin, Log: cfg.Log.With("kind", k.Label()),
 		})
 		r.tls[k] = r.serverTLS(k)
 	}
@@ -209,10 +214,10 @@ func (r *Router) listen(k Kind, address string) error {
 		r.unlisten(k)
 		return nil
 	}
-	l, err := r.cfg.Listen("tcp", address)
+	tcp, err := r.open(k, address)
 	if errors.Is(err, syscall.EADDRINUSE) && old != nil {
 		r.unlisten(k)
-		l, err = r.cfg.Listen("tcp", address)
+		tcp, err = r.open(k, address)
 	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -220,19 +225,50 @@ func (r *Router) listen(k Kind, address string) error {
 	case err != nil:
 		return fmt.Errorf("listen.%s %s: %w", k.Label(), address, err)
 	}
-	tcp, ok := l.(*net.TCPListener)
-	if !ok {
-		_ = l.Close()
-		return fmt.Errorf("listen.%s %s: not a TCP listener", k.Label(), address)
-	}
 	r.unlisten(k)
 	r.listeners[k] = &listener{address, tcp}
 	r.wg.Go(func() { _ = r.acceptor[k].Serve(r.ctx, tcp) })
-	r.cfg.Log.Info("routing by server name", "kind", k.Label(), "listen", l.Addr())
+	r.cfg.Log.Info("routing by server name", "kind", k.Label(), "listen", tcp.Addr())
 	return nil
 }
 
+// open listens, on a predecessor's socket if there is one.
+func (r *Router) open(k Kind, address string) (*net.TCPListener, error) {
+	tcp, err := conn.Inherit(r.cfg.Sockets, socketName(k, address))
+	if tcp == nil && err == nil {
+		var l net.Listener
+		if l, err = r.cfg.Listen("tcp", address); err == nil {
+			var ok bool
+			if tcp, ok = l.(*net.TCPListener); !ok {
+				_ = l.Close()
+				err = errors.New("not a TCP listener")
+			}
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if r.cfg.Sockets != nil {
+		r.cfg.Sockets.Keep(socketName(k, address), tcp)
+	}
+	return tcp, nil
+}
+
+// socketName is a listener's name in Sockets.
+func socketName(k Kind, address string) string { return k.Label() + " " + address }
+
+// unlisten gives the address of a kind up, for good.
 func (r *Router) unlisten(k Kind) {
+	if old := r.listeners[k]; old != nil {
+		r.close(k)
+		if r.cfg.Sockets != nil {
+			r.cfg.Sockets.Drop(socketName(k, old.address))
+		}
+	}
+}
+
+// close ends the listener of a kind; a successor may go on with its socket.
+func (r *Router) close(k Kind) {
 	if old := r.listeners[k]; old != nil {
 		_ = old.l.Close()
 		delete(r.listeners, k)
@@ -260,15 +296,19 @@ func (r *Router) forgetFailures() {
 	})
 }
 
-// Shutdown takes no more connections and waits until those that are routed
-// have ended, or cuts them when ctx ends. The error tells of these.
+// Shutdown takes no more connections and waits until those that are there have
+// ended, or cuts them when ctx ends. The error tells of these.
 func (r *Router) Shutdown(ctx context.Context) error {
-	r.mu.Lock()
-	r.stopped = true
-	for _, k := range Kinds {
-		r.unlisten(k)
+	r.stop()
+	settled := make(chan struct{}) // all of them are routed, or answered
+	go func() {
+		defer close(settled)
+		r.wg.Wait()
+	}()
+	select {
+	case <-settled:
+	case <-ctx.Done():
 	}
-	r.mu.Unlock()
 	if err := r.flows.wait(ctx); err != nil {
 		n := r.flows.count()
 		r.flows.cutAll()
@@ -277,14 +317,28 @@ func (r *Router) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// Close cuts everything and waits for its goroutines.
-func (r *Router) Close() error {
+// Open counts the connections, those included that are not routed yet.
+func (r *Router) Open() int {
+	n := r.flows.count()
+	for _, a := range r.acceptor {
+		n += a.Pending()
+	}
+	return n
+}
+
+// stop takes no more connections.
+func (r *Router) stop() {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.stopped = true
 	for _, k := range Kinds {
-		r.unlisten(k)
+		r.close(k)
 	}
-	r.mu.Unlock()
+}
+
+// Close cuts everything and waits for its goroutines.
+func (r *Router) Close() error {
+	r.stop()
 	r.cancel()
 	r.flows.cutAll()
 	r.wg.Wait()

@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,7 +26,9 @@ type Agent struct {
 	mode Mode
 	ns   *Netns
 	env  []string
+	prog string // of Run; empty: Binary
 	proc *process
+	old  []*process // whose place the present one took
 }
 
 // process is a started command with its end.
@@ -87,7 +90,7 @@ func (a *Agent) WriteText(t testing.TB, text string) {
 }
 
 // Run starts an agent and returns at once.
-func (a *Agent) Run(t testing.TB) {
+func (a *Agent) Run(t testing.TB, more ...string) {
 	t.Helper()
 	log, err := os.OpenFile(a.Path("log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	must(t, err)
@@ -95,7 +98,7 @@ func (a *Agent) Run(t testing.TB) {
 	out, err := os.OpenFile(a.Path("out"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	must(t, err)
 	defer out.Close()
-	cmd := a.ns.Command(context.Background(), Binary(), a.args("run", "--config", a.Path("fairlead.yaml"))...)
+	cmd := a.ns.Command(context.Background(), cmp.Or(a.prog, Binary()), a.args("run", append(more, "--config", a.Path("fairlead.yaml"))...)...)
 	cmd.Env = append(os.Environ(), a.env...)
 	cmd.Stdout, cmd.Stderr = out, log
 	must(t, cmd.Start())
@@ -105,6 +108,106 @@ func (a *Agent) Run(t testing.TB) {
 		close(p.done)
 	}()
 	a.proc = p
+}
+
+// Takeover starts another agent in the place of the one that runs, which it
+// returns, and waits until the place is taken.
+func (a *Agent) Takeover(t testing.TB) (old *Old) {
+	t.Helper()
+	before := a.proc
+	a.RunTakeover(t)
+	Poll(t, 60*time.Second, func() error {
+		select {
+		case <-a.proc.done:
+			t.Fatalf("the successor ended: %v\n%s", a.proc.err, a.Log())
+		default:
+		}
+		out, err := a.TryCLI("status", "-o", "json")
+		if err != nil {
+			return err // the socket changes hands
+		}
+		var s Status
+		if err := json.Unmarshal([]byte(out), &s); err != nil {
+			return err
+		}
+		if s.PID != a.PID() || !s.Ready {
+			return fmt.Errorf("pid %d is there, wanted %d: %s", s.PID, a.PID(), s.Verdict)
+		}
+		return nil
+	}, a.Log)
+	return &Old{a, before}
+}
+
+// RunTakeover starts an agent that is to take the place of the one that runs,
+// and returns at once. The latter is still among those that end with the test.
+func (a *Agent) RunTakeover(t testing.TB, more ...string) {
+	t.Helper()
+	if a.proc != nil {
+		a.old = append(a.old, a.proc)
+	}
+	a.Run(t, append(more, "--takeover")...)
+}
+
+// Back makes the agent that ran before the last RunTakeover the present one: the
+// successor did not take the place.
+func (a *Agent) Back(t testing.TB) {
+	t.Helper()
+	if err := a.Wait(t, 60*time.Second); err == nil {
+		t.Error("a successor that did not take the place ended well")
+	}
+	a.proc = a.old[len(a.old)-1]
+	a.old = a.old[:len(a.old)-1]
+}
+
+// Swap makes the agent before the present one the present one: of two that came
+// at one time, the other one was the last.
+func (a *Agent) Swap() { a.proc, a.old[len(a.old)-1] = a.old[len(a.old)-1], a.proc }
+
+// Program is what agents started from now on run.
+func (a *Agent) Program(path string) { a.prog = path }
+
+// Old is an agent whose place another one has taken.
+type Old struct {
+	a *Agent
+	p *process
+}
+
+// PID of the process.
+func (o *Old) PID() int { return o.p.cmd.Process.Pid }
+
+// Kill ends it as a crash would.
+func (o *Old) Kill(t testing.TB) {
+	t.Helper()
+	must(t, o.p.cmd.Process.Kill())
+	<-o.p.done
+}
+
+// Signal sends it a signal.
+func (o *Old) Signal(t testing.TB, s syscall.Signal) {
+	t.Helper()
+	must(t, o.p.cmd.Process.Signal(s))
+}
+
+// Lives tells whether it still runs.
+func (o *Old) Lives() bool {
+	select {
+	case <-o.p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Wait waits for its end and returns how it ended.
+func (o *Old) Wait(t testing.TB, timeout time.Duration) error {
+	t.Helper()
+	select {
+	case <-o.p.done:
+		return o.p.err
+	case <-time.After(timeout):
+		t.Fatalf("the agent before, pid %d, still runs %v later\n%s", o.PID(), timeout, o.a.Log())
+		return nil
+	}
 }
 
 // Setenv adds NAME=VALUE to the environment of agents started from now on.
@@ -219,9 +322,11 @@ func (a *Agent) remove(t testing.TB) {
 	if t.Failed() {
 		t.Log(a.Log())
 	}
-	if a.proc != nil {
-		_ = a.proc.cmd.Process.Kill()
-		<-a.proc.done
+	for _, p := range append(a.old, a.proc) {
+		if p != nil {
+			_ = p.cmd.Process.Kill()
+			<-p.done
+		}
 	}
 	detachDir(a.Dir)
 	killAll(cgroupPIDs(a.Cgroup))

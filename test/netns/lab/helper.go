@@ -25,6 +25,8 @@ func help(job string) int {
 		return janitor()
 	case "ask":
 		return ask()
+	case "successor":
+		return falseSuccessor()
 	case "greet":
 		return greet()
 	case "warm":
