@@ -115,7 +115,7 @@ func (s *Server) Addr() net.Addr {
 }
 
 // lastWait bounds how long Close waits for answers under way.
-const lastWait = 500 * time.Millisecond
+const lastWait = 2 * time.Second
 
 // Close stops listening and waits for its goroutine, and a moment for answers
 // that are under way.
