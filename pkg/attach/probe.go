@@ -41,7 +41,7 @@ func Probe() []Fact {
 		probeProgramType("XDP programs", ebpf.XDP, "clients' packets are balanced by TC, later in the stack"),
 		probeProgramType("TC programs", ebpf.SchedCLS, "replies of replicas are not translated: nothing works"),
 		probeProgramType("connect hooks", ebpf.CGroupSockAddr, "clients on this host do not reach services"),
-		probeSetRetval(), probeNetnsCookie(), probeTCX(), probeCgroup(), probeBPFFS(), probeBTF(),
+		probeSetRetval(), probeNetnsCookie(), probeCheckMTU(), probeTCX(), probeCgroup(), probeBPFFS(), probeBTF(),
 	}
 	return append(facts, probeInterfaces()...)
 }
@@ -159,6 +159,26 @@ func probeNetnsCookie() Fact {
 		return f
 	}
 	return Fact{Name: f.Name, OK: true, Value: "fairlead's own"}
+}
+
+// probeCheckMTU asks whether programs learn the MTU of the link towards a
+// replica.
+func probeCheckMTU() Fact {
+	f := Fact{
+		Name: "packets too big for a link",
+		Lost: "clients are not told that a packet is too big for the link towards a replica: it is lost",
+		Fix:  "give the links towards replicas the MTU of those towards clients; Linux 5.12 brought bpf_check_mtu",
+	}
+	err := bpf.ProbeCheckMTU()
+	switch {
+	case err == nil:
+		return Fact{Name: f.Name, OK: true, Value: "answered with its MTU"}
+	case errors.Is(err, os.ErrPermission):
+		f.Unknown, f.Value, f.Fix = true, needsRoot, "run the doctor as root"
+	default:
+		f.Value = "answered towards clients only"
+	}
+	return f
 }
 
 // needsRoot is the value of what only root may ask.
