@@ -111,7 +111,7 @@ func testRefused(t *testing.T, l *lab.Lab, f lab.Family) {
 // wantRefused: a RST for TCP, an ICMP port unreachable for UDP.
 func wantRefused(t *testing.T, what string, err error, begun time.Time) {
 	t.Helper()
-	if took := time.Since(begun); !errors.Is(err, syscall.ECONNREFUSED) || took > time.Second {
+	if took := time.Since(begun); !errors.Is(err, syscall.ECONNREFUSED) || took > lab.Patience(time.Second) {
 		t.Errorf("%s: %v after %v, wanted connection refused within 1 s", what, err, took)
 	}
 }
