@@ -113,6 +113,12 @@ func runAll(ctx context.Context, c config) (ok bool, err error) {
 func writeReport(c config, results []result) error {
 	var b strings.Builder
 	table(&b, results)
+	if c.skip != "" {
+		fmt.Fprintf(&b, "\nNot run: tests that match `%s`.\n", c.skip)
+	}
+	if c.skip == heavy {
+		fmt.Fprintln(&b, "They take a million packets each; they run on the host.")
+	}
 	fmt.Print(b.String())
 	if c.report == "" {
 		return nil
