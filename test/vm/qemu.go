@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -70,6 +71,8 @@ func boot(ctx context.Context, c config, k unpacked, image string) result {
 	}
 	err = cmd.Wait()
 	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		p.cut("interrupted")
 	case ctx.Err() != nil:
 		p.cut(fmt.Sprintf("not over after %v", c.limit))
 	case !p.done:
