@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-lb/fairlead/test/feature"
 	"github.com/fairlead-lb/fairlead/test/netns/lab"
 )
 
@@ -49,7 +50,7 @@ func checkAttached(t *testing.T, a *lab.Agent, l *lab.Lab) {
 	t.Helper()
 	tc := l.Mode.TC
 	if tc == "auto" {
-		tc = "tcx"
+		tc = feature.BestTC(t)
 	}
 	xdp, _ := strings.CutPrefix(l.Mode.Attach, "xdp-")
 	got := map[string]string{}

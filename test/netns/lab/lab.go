@@ -101,7 +101,11 @@ func served(t testing.TB, names []string) []Mode {
 		names = append(slices.Clone(names), "clsact")
 		names = slices.DeleteFunc(names, func(n string) bool { return n == "tcx" })
 	}
-	return slices.DeleteFunc(Modes(), func(m Mode) bool { return !slices.Contains(names, m.Name) })
+	modes := slices.DeleteFunc(Modes(), func(m Mode) bool { return !slices.Contains(names, m.Name) })
+	if only := os.Getenv("FAIRLEAD_TEST_MODES"); len(modes) == 0 && !strings.Contains(only, Nftables.Name) {
+		t.Skipf("no mode of this test is among FAIRLEAD_TEST_MODES=%s", only)
+	}
+	return modes
 }
 
 // Lab is one network.
