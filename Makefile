@@ -19,7 +19,7 @@ GIT := git -c safe.directory='*'
 VERSION := $(shell $(GIT) describe --always --dirty --tags 2>/dev/null || echo unknown)
 BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.release=$(VERSION)"
 TOOL := $(GO) tool -modfile=tools/go.mod
-SUDO := $(shell [ "$$(id -u)" = 0 ] || echo 'sudo -H --preserve-env=CI,GOFLAGS,GOPROXY,GOCACHE,GOMODCACHE,FAIRLEAD_TEST_MODES env PATH="$$PATH"')
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo 'sudo -H --preserve-env=CI,GOFLAGS,GOPROXY,GOCACHE,GOMODCACHE,FAIRLEAD_TEST_MODES,FAIRLEAD_TEST_FRAMES,FAIRLEAD_TEST_SEEDS,FAIRLEAD_TEST_RESTARTS,FAIRLEAD_SLEEP_ROUNDS env PATH="$$PATH"')
 GENERATED := '*_bpfel.go' '*_bpfel.o'
 C_FILES = $(wildcard bpf/*.c bpf/lib/*.h bench/bpf/*.c)
 C_STYLE := --style=file:bpf/.clang-format
@@ -93,6 +93,10 @@ check-vagrant: ## vagrant validate
 .PHONY: fuzz-short
 fuzz-short: ## every fuzz target for FUZZTIME (10s)
 	@scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: soak
+soak: build ## the tests that have a long form, at full length; about an hour (root)
+	@$(SUDO) scripts/soak.sh
 
 .PHONY: generate
 generate: ## compile the C of bpf/ and bench/bpf/ with the pinned clang

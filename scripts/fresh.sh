@@ -114,14 +114,23 @@ mkfifo "$work/gate.$$"
 (
 	[ -z "$cgroup_root" ] || echo $BASHPID >"$cgroup/cgroup.procs"
 	exec unshare --net --mount --uts --ipc --pid --cgroup --fork --kill-child --mount-proc="$root/proc" \
-		sh -c '
-			mount -t sysfs sys "$1/sys" && mount -t cgroup2 cgroup "$1/sys/fs/cgroup" && mount -t bpf bpf "$1/sys/fs/bpf"
-			mount --rbind /dev "$1/dev" && mount --make-rslave "$1/dev" && mount -t tmpfs run "$1/run" && mount -t tmpfs tmp "$1/tmp"
-			ln -s /proc/self/fd /dev/fd 2>/dev/null
+		sh -ec '
+			# Not chroot: the root of a machine is a mount.
+			mount --rbind "$1" "$1"
+			mount -t sysfs sys "$1/sys"
+			mount -t cgroup2 cgroup "$1/sys/fs/cgroup"
+			mount -t bpf bpf "$1/sys/fs/bpf"
+			mount --rbind /dev "$1/dev"
+			mount --make-rslave "$1/dev"
+			mount -t tmpfs run "$1/run"
+			mount -t tmpfs tmp "$1/tmp"
 			echo ready >"$3"
 			while [ ! -e "$1/etc/network-is-up" ]; do sleep 0.1; done
 			rm "$1/etc/network-is-up"; touch "$1/run/network-is-up"
-			exec chroot "$1" bash /fresh.sh inside "$2"' sh "$root" "$what" "$work/gate.$$"
+			cd "$1"
+			pivot_root . .
+			umount -l .
+			exec bash /fresh.sh inside "$2"' sh "$root" "$what" "$work/gate.$$"
 ) &
 child=$!
 read -r _ <"$work/gate.$$"

@@ -149,12 +149,14 @@ func TestProbe(t *testing.T) {
 			t.Errorf("%s: %+v, want it here", name, found[name])
 		}
 	}
-	for _, name := range []string{"tcx", "connect refusals", "namespace of connect hooks"} {
+	for _, name := range []string{"tcx", "connect refusals", "namespace of connect hooks", "packets too big for a link"} {
 		if _, ok := found[name]; !ok {
 			t.Errorf("nothing about %s", name)
 		}
 	}
-	feature.Has(t, feature.CheckMTU) // not of the doctor's, but the data plane's probe may be wrong too
+	if feature.Has(t, feature.CheckMTU) != found["packets too big for a link"].OK {
+		t.Errorf("packets too big: %+v, but the kernel answers otherwise", found["packets too big for a link"])
+	}
 	if feature.Has(t, feature.SetRetval) != found["connect refusals"].OK {
 		t.Errorf("connect refusals: %+v, but the kernel answers otherwise", found["connect refusals"])
 	}

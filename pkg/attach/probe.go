@@ -31,8 +31,7 @@ type Fact struct {
 	Fix     string `json:"fix,omitempty"`  // what to do
 }
 
-// Probe tells what this host offers to the data plane, without changing
-// anything on it.
+// Probe tells what this host offers to the data plane, and leaves it as it was.
 func Probe() []Fact {
 	facts := []Fact{
 		probeKernel(),
@@ -41,7 +40,7 @@ func Probe() []Fact {
 		probeProgramType("XDP programs", ebpf.XDP, "clients' packets are balanced by TC, later in the stack"),
 		probeProgramType("TC programs", ebpf.SchedCLS, "replies of replicas are not translated: nothing works"),
 		probeProgramType("connect hooks", ebpf.CGroupSockAddr, "clients on this host do not reach services"),
-		probeSetRetval(), probeNetnsCookie(), probeTCX(), probeCgroup(), probeBPFFS(), probeBTF(),
+		probeSetRetval(), probeNetnsCookie(), probeCheckMTU(), probeTCX(), probeCgroup(), probeBPFFS(), probeBTF(),
 	}
 	return append(facts, probeInterfaces()...)
 }
@@ -146,19 +145,38 @@ func probeNetnsCookie() Fact {
 	f := Fact{
 		Name: "namespace of connect hooks",
 		Lost: "connect hooks serve processes in the machine's own network namespace, even if fairlead runs in another",
-		Fix:  "run fairlead in the machine's network namespace; Linux 5.14 brought SO_NETNS_COOKIE",
+		Fix:  "run fairlead in the machine's network namespace, or on Linux 5.14, which brought SO_NETNS_COOKIE",
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		f.Value = err.Error()
-		return f
+	_, err := bpf.NetnsCookie()
+	switch {
+	case err == nil:
+		return Fact{Name: f.Name, OK: true, Value: "fairlead's own"}
+	case errors.Is(err, os.ErrPermission):
+		f.Unknown, f.Value, f.Fix = true, needsRoot, "run the doctor as root"
+	default:
+		f.Value = "that of the machine: " + err.Error()
 	}
-	defer unix.Close(fd)
-	if _, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err != nil {
-		f.Value = "that of the machine"
-		return f
+	return f
+}
+
+// probeCheckMTU asks whether programs learn the MTU of the link towards a
+// replica.
+func probeCheckMTU() Fact {
+	f := Fact{
+		Name: "packets too big for a link",
+		Lost: "clients are not told that a packet is too big for the link towards a replica: it is lost",
+		Fix:  "give the links towards replicas the MTU of those towards clients; Linux 5.12 brought bpf_check_mtu",
 	}
-	return Fact{Name: f.Name, OK: true, Value: "fairlead's own"}
+	err := bpf.ProbeCheckMTU()
+	switch {
+	case err == nil:
+		return Fact{Name: f.Name, OK: true, Value: "answered with its MTU"}
+	case errors.Is(err, os.ErrPermission):
+		f.Unknown, f.Value, f.Fix = true, needsRoot, "run the doctor as root"
+	default:
+		f.Value = "answered towards clients only"
+	}
+	return f
 }
 
 // needsRoot is the value of what only root may ask.

@@ -195,9 +195,22 @@ func pinNames(t *testing.T, dir string) []string {
 	return names
 }
 
-// linkIDs lists the links of this process's programs in the kernel.
+// linkIDs lists the links of this process's programs in the kernel. It begins
+// anew where another process is just making one: the kernel says EAGAIN then.
 func linkIDs(t *testing.T) map[link.ID]link.Type {
 	t.Helper()
+	for {
+		found, err := walkLinks()
+		if err == nil {
+			return found
+		}
+		if !errors.Is(err, unix.EAGAIN) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func walkLinks() (map[link.ID]link.Type, error) {
 	found := map[link.ID]link.Type{}
 	it := new(link.Iterator)
 	defer it.Close()
@@ -216,10 +229,7 @@ func linkIDs(t *testing.T) map[link.ID]link.Type {
 			found[it.ID] = info.Type
 		}
 	}
-	if err := it.Err(); err != nil {
-		t.Fatal(err)
-	}
-	return found
+	return found, it.Err()
 }
 
 // listing is what is attached in this namespace: interfaces with their XDP

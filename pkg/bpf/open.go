@@ -121,7 +121,11 @@ func (o *Objects) load(lb, sock, listen, ops *ebpf.CollectionSpec) error {
 	if err := o.configure(lb); err != nil {
 		return err
 	}
-	if err := sock.Variables[sockVarNetnsCookie].Set(netnsCookie()); err != nil {
+	cookie, err := NetnsCookie()
+	if err != nil {
+		cookie = 0 // the hooks take it for the machine's; doctor says so
+	}
+	if err := sock.Variables[sockVarNetnsCookie].Set(cookie); err != nil {
 		return fmt.Errorf("set namespace cookie: %w", err)
 	}
 	retval := ProbeSetRetval() == nil

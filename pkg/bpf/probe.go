@@ -89,18 +89,3 @@ func probeListenCookie() bool {
 	}
 	return prog.Close() == nil
 }
-
-// netnsCookie identifies the network namespace of this process; 0 if the
-// kernel cannot tell (before 5.14), which the programs take for the machine's.
-func netnsCookie() uint64 {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0
-	}
-	defer unix.Close(fd)
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if err != nil {
-		return 0
-	}
-	return cookie
-}

@@ -38,6 +38,8 @@ var (
 	SetRetval = Feature{"bpf_set_retval", 5, 18, sync.OnceValue(bpf.ProbeSetRetval)}
 	// CheckMTU tells whether a packet fits the link it is to leave by.
 	CheckMTU = Feature{"bpf_check_mtu", 5, 12, sync.OnceValue(bpf.ProbeCheckMTU)}
+	// XDPFrags is XDP on frames of several buffers: jumbo ones.
+	XDPFrags = Feature{"XDP on frames of several buffers", 5, 18, sync.OnceValue(probeXDPFrags)}
 	// XDPTestContext is BPF_PROG_TEST_RUN of XDP as if from a given interface.
 	XDPTestContext = Feature{"test runs of XDP with an interface", 5, 15, sync.OnceValue(probeXDPContext)}
 )
@@ -115,11 +117,24 @@ func older(release string, major, minor int) bool {
 	return gotMajor < major || gotMajor == major && gotMinor < minor
 }
 
-func probeXDPContext() error {
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.XDP, License: "GPL",
+// passAll is the least XDP program.
+func passAll(flags uint32) (*ebpf.Program, error) {
+	return ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.XDP, License: "GPL", Flags: flags,
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()},
 	})
+}
+
+func probeXDPFrags() error {
+	prog, err := passAll(unix.BPF_F_XDP_HAS_FRAGS)
+	if err != nil {
+		return err
+	}
+	return prog.Close()
+}
+
+func probeXDPContext() error {
+	prog, err := passAll(0)
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ import (
 // TestDashboard: the agent's own page shows what a client did, to this host
 // only; a taken port is told of and tried again, and "" turns the page off.
 func TestDashboard(t *testing.T) {
-	l := lab.New(t, lab.Modes()[0])
+	l := lab.New(t, lab.Any(t))
 	a := lab.NewAgent(t, l.Node, l.Mode)
 	config := func(address string) string {
 		return strings.Replace(httpConfig("80", "  workload:\n"+workload("--http", ":8090")), `https: ""`, fmt.Sprintf(`https: "", dashboard: %q`, address), 1)

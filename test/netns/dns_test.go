@@ -89,7 +89,7 @@ func TestA07InternalNames(t *testing.T) {
 			c, err := l.Node.Dial("tcp", netip.AddrPort{}, server, 5*time.Second)
 			must(t, err)
 			defer c.Close()
-			must(t, c.SetDeadline(time.Now().Add(10*time.Second)))
+			must(t, c.SetDeadline(time.Now().Add(lab.Patience(10*time.Second))))
 			conn := &dns.Conn{Conn: c}
 			must(t, conn.WriteMsg(new(dns.Msg).SetQuestion("fairlead-test-run-user.", dns.TypeAAAA)))
 			m, err := conn.ReadMsg()

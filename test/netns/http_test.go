@@ -33,7 +33,7 @@ services:
 // TestA14HTTPFront: a client on the network asks the agent's HTTP front; the
 // host follows the config, from the placeholder to replicas and to none.
 func TestA14HTTPFront(t *testing.T) {
-	l := lab.New(t, lab.Modes()[0])
+	l := lab.New(t, lab.Any(t))
 	a := lab.NewAgent(t, l.Node, l.Mode)
 	run := "  workload:\n" + workload("--http", ":8090", "--http", "127.0.0.1:8091")
 	a.WriteText(t, httpConfig("80", ""))

@@ -39,7 +39,7 @@ func newInternet(t *testing.T) *internet {
 	if os.Getenv("FAIRLEAD_VM") != "" {
 		t.Skip("test/vm's guests have no Pebble; nothing here depends on the kernel")
 	}
-	n := &internet{l: lab.New(t, lab.Modes()[0])}
+	n := &internet{l: lab.New(t, lab.Any(t))}
 	n.zone, n.dns = serveZone(t, n.l)
 	n.ca = pebbletest.New(t, pebbletest.Config{
 		In: n.l.Client.Do, Address: lab.Client4, Resolver: n.dns.String(), HTTPPort: 80, TLSPort: 443,
@@ -112,7 +112,7 @@ func (n *internet) handshake(t *testing.T, port uint16, name string) (*tls.Conn,
 	c, err := n.l.Client.Dial("tcp", netip.AddrPort{}, netip.AddrPortFrom(lab.Node4, port), 20*time.Second)
 	must(t, err)
 	t.Cleanup(func() { _ = c.Close() })
-	must(t, c.SetDeadline(time.Now().Add(30*time.Second)))
+	must(t, c.SetDeadline(time.Now().Add(lab.Patience(30*time.Second))))
 	tc := tls.Client(c, &tls.Config{ServerName: name, RootCAs: n.roots})
 	if err := tc.Handshake(); err != nil {
 		t.Fatalf("%s at port %d: %v\n%s", name, port, err, n.a.Log())

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-lb/fairlead/test/feature"
 	"github.com/fairlead-lb/fairlead/test/netns/lab"
 )
 
@@ -16,6 +17,9 @@ import (
 func TestJumboFrames(t *testing.T) {
 	const mtu = "9000"
 	lab.Beside(t, []string{"tcx", "clsact", "xdp-native", "xdp-generic"}, func(t *testing.T, l *lab.Lab) {
+		if l.Mode.Name == "xdp-native" {
+			feature.Needs(t, feature.XDPFrags)
+		}
 		l.Node.Run(t, "ip", "link", "set", "up0", "mtu", mtu)
 		l.Client.Run(t, "ip", "link", "set", "eth0", "mtu", mtu)
 		for i, r := range l.Replicas {

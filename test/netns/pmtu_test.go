@@ -62,7 +62,7 @@ func bulkPair(t *testing.T, r *lab.Replica, from *lab.Netns, size int64) func(to
 			return tr, err
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(40 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(lab.Patience(40 * time.Second)))
 		sent, err := sendRandom(c, size)
 		if err != nil {
 			return tr, fmt.Errorf("send: %w", err)

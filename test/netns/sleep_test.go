@@ -37,7 +37,7 @@ func converse(from *lab.Netns, to netip.AddrPort) error {
 		return err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(lab.Patience(30 * time.Second))); err != nil {
 		return err
 	}
 	if err := hear(c, lab.Greeting); err != nil {
@@ -157,7 +157,7 @@ func TestD03Sleep(t *testing.T) {
 		t.Run("W03Fails", func(t *testing.T) {
 			begun := time.Now()
 			err := converse(l.Client, vip(lab.V4, 42, 27))
-			if err == nil || time.Since(begun) > 20*time.Second {
+			if err == nil || time.Since(begun) > lab.Patience(20*time.Second) {
 				t.Errorf("a service that does not start: %v after %s", err, time.Since(begun))
 			}
 		})
@@ -174,7 +174,7 @@ func TestW04HeldConnectionsLiveOn(t *testing.T) {
 			c, err := l.Client.Dial("tcp", netip.AddrPort{}, vip(f, 40, 25), 10*time.Second)
 			must(t, err)
 			defer c.Close()
-			must(t, c.SetDeadline(time.Now().Add(60*time.Second)))
+			must(t, c.SetDeadline(time.Now().Add(lab.Patience(60*time.Second))))
 			must(t, hear(c, lab.Greeting))
 			for end := time.Now().Add(3 * time.Second); time.Now().Before(end); { // four times as long as idle
 				must(t, converse(l.Client, vip(f, 40, 25)))
@@ -210,7 +210,7 @@ func TestW06RestartWakesNobody(t *testing.T) {
 			t.Errorf("the awake one was %+v and is %+v", was, now)
 		}
 		waitAsleep(t, a, "shop/other")
-		must(t, c.SetDeadline(time.Now().Add(30*time.Second)))
+		must(t, c.SetDeadline(time.Now().Add(lab.Patience(30*time.Second))))
 		must(t, finish(c))
 		must(t, converse(l.Client, vip(lab.V4, 41, 26)))
 	})
@@ -401,7 +401,7 @@ func TestW08Ready(t *testing.T) {
 			t.Fatalf("%d starts told of, wanted %d: %v", len(took), starts, took)
 		}
 		t.Logf("listen to the first byte of a client: p50 %s, worst %s", took[len(took)/2], took[len(took)-1])
-		if p50 := took[len(took)/2]; p50 > 100*time.Millisecond {
+		if p50 := took[len(took)/2]; p50 > lab.Patience(100*time.Millisecond) {
 			t.Errorf("p50 %s", p50)
 		}
 	})

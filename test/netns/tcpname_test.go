@@ -57,7 +57,7 @@ func TestA20NamesThroughTheAgent(t *testing.T) {
 				return nil, "", err
 			}
 			t.Cleanup(func() { _ = c.Close() })
-			_ = c.SetDeadline(time.Now().Add(60 * time.Second))
+			_ = c.SetDeadline(time.Now().Add(lab.Patience(60 * time.Second)))
 			tc := tls.Client(c, &tls.Config{ServerName: name, RootCAs: ca.Pool})
 			line, err := bufio.NewReader(tc).ReadString('\n')
 			return tc, strings.TrimSpace(line), err

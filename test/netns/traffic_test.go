@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-lb/fairlead/test/feature"
 	"github.com/fairlead-lb/fairlead/test/netns/lab"
 )
 
@@ -49,7 +50,7 @@ func checkAttached(t *testing.T, a *lab.Agent, l *lab.Lab) {
 	t.Helper()
 	tc := l.Mode.TC
 	if tc == "auto" {
-		tc = "tcx"
+		tc = feature.BestTC(t)
 	}
 	xdp, _ := strings.CutPrefix(l.Mode.Attach, "xdp-")
 	got := map[string]string{}
@@ -111,7 +112,7 @@ func testRefused(t *testing.T, l *lab.Lab, f lab.Family) {
 // wantRefused: a RST for TCP, an ICMP port unreachable for UDP.
 func wantRefused(t *testing.T, what string, err error, begun time.Time) {
 	t.Helper()
-	if took := time.Since(begun); !errors.Is(err, syscall.ECONNREFUSED) || took > time.Second {
+	if took := time.Since(begun); !errors.Is(err, syscall.ECONNREFUSED) || took > lab.Patience(time.Second) {
 		t.Errorf("%s: %v after %v, wanted connection refused within 1 s", what, err, took)
 	}
 }

@@ -71,7 +71,7 @@ func TestPortReuse(t *testing.T) {
 // openWithin is Open with time for a handshake that begins with a challenge
 // ACK (RFC 9293, 3.10.7.4): the SYN is sent again after a second.
 func openWithin(n *lab.Netns, local, remote netip.AddrPort, timeout time.Duration) (c *lab.Conn, err error) {
-	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(lab.Patience(timeout)); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if c, err = n.Open(local, remote); err == nil {
 			return c, nil
 		}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -130,9 +132,14 @@ func (n *network) change() {
 // Issue "L4 ahead of every anchor": thousands of flows through random changes
 // of the replicas, any number in a row, with sweeps, agents that come and go,
 // idle flows, reused ports and unfinished handshakes: every packet goes to its
-// connection's backend, and every reply comes from the VIP.
+// connection's backend, and every reply comes from the VIP. The recorded long
+// run has FAIRLEAD_TEST_SEEDS=60.
 func TestA05RandomChangesMoveNobody(t *testing.T) {
-	for seed := range uint64(6) {
+	seeds := uint64(6)
+	if n, err := strconv.ParseUint(os.Getenv("FAIRLEAD_TEST_SEEDS"), 10, 16); err == nil {
+		seeds = n
+	}
+	for seed := range seeds {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			cfg := small
 			cfg.Backends = 4096 // nothing is released for a day

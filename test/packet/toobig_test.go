@@ -8,6 +8,8 @@ import (
 
 	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead-lb/fairlead/test/feature"
 )
 
 // narrowWire makes the wire carry at most mtu bytes until the test ends.
@@ -44,6 +46,7 @@ func tooBig(in frame, whole []byte, mtu uint16) frame {
 // leave by is answered with that link's MTU, in both directions; one byte less
 // goes on.
 func TestTooBigIsAnswered(t *testing.T) {
+	feature.Needs(t, feature.CheckMTU)
 	const mtu = 1400
 	eachHook(t, func(p *plane, h hook) {
 		narrowWire(p.T, mtu)
@@ -87,6 +90,7 @@ func TestTooBigIsAnswered(t *testing.T) {
 // Fragments that do not fit are answered, too, so that their sender makes
 // smaller ones; the quote has the fragment header. Later ones have no first.
 func TestTooBigFragments(t *testing.T) {
+	feature.Needs(t, feature.CheckMTU)
 	const mtu = 1300
 	eachHook(t, func(p *plane, h hook) {
 		narrowWire(p.T, mtu)

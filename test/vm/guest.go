@@ -51,7 +51,11 @@ func runGuest() error {
 		_ = os.MkdirAll(d, 0o755)
 	}
 	loadModules()
-	for k, v := range map[string]string{"PATH": "/t:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "CI": "true", "FAIRLEAD_BIN": "/t/fairlead", "FAIRLEAD_VM": "1"} {
+	for k, v := range map[string]string{
+		"PATH": "/t:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "CI": "true", "FAIRLEAD_BIN": "/t/fairlead", "FAIRLEAD_VM": "1",
+		"FAIRLEAD_TEST_SLOWER": argument("slower"), "FAIRLEAD_TEST_MODES": argument("modes"),
+		"FAIRLEAD_TEST_FRAMES": "10000", "FAIRLEAD_TEST_SEEDS": "1", "FAIRLEAD_SLEEP_ROUNDS": "40",
+	} {
 		_ = os.Setenv(k, v)
 	}
 	lo, err := netlink.LinkByName("lo")
@@ -75,11 +79,22 @@ func runGuest() error {
 	return nil
 }
 
+// argument is a value of the kernel's command line.
+func argument(name string) string {
+	b, _ := os.ReadFile("/proc/cmdline")
+	for _, word := range strings.Fields(string(b)) {
+		if value, ok := strings.CutPrefix(word, "fairlead."+name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
 func runJob(j job) {
 	fmt.Printf("%sbegin %s\n", mark, j.Name)
 	begun := time.Now()
 	cmd := exec.Command(j.Args[0], j.Args[1:]...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = "/root", os.Stdout, os.Stdout
+	cmd.Dir, cmd.Stdout, cmd.Stderr = j.Dir, os.Stdout, os.Stdout
 	err := cmd.Run()
 	code := 0
 	if err != nil {

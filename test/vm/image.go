@@ -28,6 +28,7 @@ type cpio struct {
 const (
 	cpioFile = 0o100000
 	cpioDir  = 0o040000
+	cpioLink = 0o120000
 )
 
 func (c *cpio) entry(name string, mode int, data []byte) {
@@ -65,6 +66,8 @@ func (c *cpio) file(name string, mode int, data []byte) {
 	c.mkdir(path.Dir(name))
 	c.entry(name, cpioFile|mode, data)
 }
+
+func (c *cpio) link(name, to string) { c.entry(name, cpioLink|0o777, []byte(to)) }
 
 // writeImage makes the guest's first root: this program as /init, the tests,
 // the kernel's modules and, where it is this machine's architecture, tools.
@@ -109,6 +112,11 @@ func putPrograms(c *cpio, jobs []job, cfg config) error {
 	c.file("jobs.json", 0o644, list)
 	c.file("etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\n"))
 	c.file("etc/hosts", 0o644, []byte("127.0.0.1 localhost\n::1 localhost\n"))
+	c.file("etc/nsswitch.conf", 0o644, []byte("hosts: files dns\n"))
+	c.file("etc/resolv.conf", 0o644, []byte("nameserver 127.0.0.1\n"))
+	if err := putSource(c); err != nil {
+		return err
+	}
 	bin := filepath.Join(cfg.dir, "bin-"+cfg.arch)
 	entries, err := os.ReadDir(bin)
 	if err != nil {
@@ -124,6 +132,23 @@ func putPrograms(c *cpio, jobs []job, cfg config) error {
 			continue
 		}
 		c.file("t/"+e.Name(), 0o755, b)
+	}
+	return nil
+}
+
+// putSource adds what tests read of the source tree, below /src.
+func putSource(c *cpio) error {
+	c.mkdir("src/test/netns")
+	files, err := filepath.Glob("examples/*.yaml")
+	if err != nil {
+		return err
+	}
+	for _, f := range append(files, "README.md", "scripts/leftovers.sh") {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return fmt.Errorf("read source: %w: run this at the top of the tree", err)
+		}
+		c.file("src/"+f, 0o755, b)
 	}
 	return nil
 }
@@ -163,11 +188,21 @@ func readModule(ctx context.Context, file string) ([]byte, error) {
 	return os.ReadFile(file)
 }
 
-// putTools adds programs of this machine and the libraries they load.
+// putTools adds programs of this machine and the libraries they load. Where
+// /bin and its like are links into /usr, they are in the guest.
 func putTools(ctx context.Context, c *cpio) {
+	for _, d := range []string{"bin", "sbin", "lib", "lib64"} {
+		if to, err := os.Readlink("/" + d); err == nil {
+			c.link(d, to)
+		}
+	}
 	done := map[string]bool{}
 	add := func(file string) {
-		if done[file] {
+		dir, err := filepath.EvalSymlinks(filepath.Dir(file))
+		if err != nil {
+			return
+		}
+		if file = filepath.Join(dir, filepath.Base(file)); done[file] {
 			return
 		}
 		done[file] = true

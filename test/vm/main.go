@@ -32,6 +32,8 @@ type config struct {
 	limit   time.Duration
 	memory  string
 	accel   string
+	slower  int
+	modes   string
 	verbose bool
 }
 
@@ -48,8 +50,10 @@ func main() {
 	flag.StringVar(&c.dir, "dir", "bin/vm", "where packages, kernels, images and logs are kept")
 	flag.StringVar(&c.report, "report", "", "also write the report to this file")
 	flag.DurationVar(&c.limit, "timeout", 45*time.Minute, "for one kernel")
-	flag.StringVar(&c.memory, "memory", "2G", "of the guest")
-	flag.StringVar(&c.accel, "accel", "tcg,thread=multi", "QEMU's accelerator; kvm where that boots stock kernels")
+	flag.StringVar(&c.memory, "memory", "3G", "of the guest")
+	flag.StringVar(&c.accel, "accel", "tcg,thread=single", "QEMU's accelerator; kvm where that boots stock kernels")
+	flag.IntVar(&c.slower, "slower", 4, "how many times slower than a machine tests take the guest to be: deadlines, rates, sizes")
+	flag.StringVar(&c.modes, "modes", "", "only these ways of attaching in the namespace tests, comma separated: tcx, clsact, xdp-native, xdp-generic, nftables")
 	flag.BoolVar(&c.verbose, "v", false, "show the guest's console")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -109,6 +113,12 @@ func runAll(ctx context.Context, c config) (ok bool, err error) {
 func writeReport(c config, results []result) error {
 	var b strings.Builder
 	table(&b, results)
+	if c.skip != "" {
+		fmt.Fprintf(&b, "\nNot run: tests that match `%s`.\n", c.skip)
+	}
+	if c.skip == heavy {
+		fmt.Fprintln(&b, "They take a million packets each; they run on the host.")
+	}
 	fmt.Print(b.String())
 	if c.report == "" {
 		return nil

@@ -81,6 +81,7 @@ func TestCPIO(t *testing.T) {
 	var b bytes.Buffer
 	c := &cpio{w: &b, dirs: map[string]bool{}}
 	c.file("/t/deep/x", 0o755, []byte("abc"))
+	c.link("bin", "usr/bin")
 	c.entry("TRAILER!!!", 0, nil)
 	if c.err != nil || b.Len()%4 != 0 {
 		t.Fatalf("%v, %d bytes", c.err, b.Len())
@@ -93,7 +94,7 @@ func TestCPIO(t *testing.T) {
 		names = append(names, string(rest[110:110+name-1]))
 		rest = rest[(110+name+3)/4*4+(size+3)/4*4:]
 	}
-	if got := strings.Join(names, " "); got != "t t/deep t/deep/x TRAILER!!!" {
+	if got := strings.Join(names, " "); got != "t t/deep t/deep/x bin TRAILER!!!" {
 		t.Errorf("entries %q", got)
 	}
 }

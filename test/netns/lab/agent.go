@@ -272,7 +272,7 @@ func (a *Agent) Wait(t testing.TB, timeout time.Duration) error {
 	select {
 	case <-a.proc.done:
 		return a.proc.err
-	case <-time.After(timeout):
+	case <-time.After(Patience(timeout)):
 		t.Fatalf("the agent still runs %v later\n%s", timeout, a.Log())
 		return nil
 	}

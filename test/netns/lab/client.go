@@ -55,12 +55,12 @@ func (n *Netns) Spread(remote netip.AddrPort, total int) (map[string]int, error)
 
 // once connects, reads the banner and closes.
 func once(remote netip.AddrPort) (string, error) {
-	c, err := net.DialTimeout("tcp", remote.String(), 5*time.Second)
+	c, err := net.DialTimeout("tcp", remote.String(), Patience(5*time.Second))
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(Patience(5 * time.Second)))
 	buf := make([]byte, 256)
 	k, err := c.Read(buf)
 	if err != nil {

@@ -46,7 +46,7 @@ func NextError(c syscall.Conn, timeout time.Duration) (ICMPError, error) {
 	if err != nil {
 		return ICMPError{}, err
 	}
-	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(Patience(timeout)); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		var e ICMPError
 		var recv error
 		if err := raw.Control(func(fd uintptr) { e, recv = takeError(int(fd)) }); err != nil {

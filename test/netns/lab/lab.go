@@ -75,17 +75,37 @@ func Each(t *testing.T, f func(t *testing.T, l *Lab)) {
 }
 
 // Some is Each for the named modes only: where the way of attaching makes no
-// difference to what is proved.
+// difference to what is proved. A kernel without tcx has clsact in its place.
 func Some(t *testing.T, names []string, f func(t *testing.T, l *Lab)) {
 	t.Helper()
-	for _, m := range Modes() {
-		if slices.Contains(names, m.Name) {
-			t.Run(m.Name, func(t *testing.T) {
-				m.needs(t)
-				f(t, New(t, m))
-			})
-		}
+	for _, m := range served(t, names) {
+		t.Run(m.Name, func(t *testing.T) { f(t, New(t, m)) })
 	}
+}
+
+// Any is a mode that this kernel serves, for what is the same in all of them.
+func Any(t testing.TB) Mode {
+	t.Helper()
+	modes := Modes()
+	if m := modes[0]; m.TC != "tcx" || len(modes) == 1 || feature.Has(t, feature.TCX) {
+		m.needs(t)
+		return m
+	}
+	return modes[1]
+}
+
+// served are the named modes, with clsact for tcx where there is none.
+func served(t testing.TB, names []string) []Mode {
+	t.Helper()
+	if slices.Contains(names, "tcx") && !feature.Has(t, feature.TCX) {
+		names = append(slices.Clone(names), "clsact")
+		names = slices.DeleteFunc(names, func(n string) bool { return n == "tcx" })
+	}
+	modes := slices.DeleteFunc(Modes(), func(m Mode) bool { return !slices.Contains(names, m.Name) })
+	if only := os.Getenv("FAIRLEAD_TEST_MODES"); len(modes) == 0 && !strings.Contains(only, Nftables.Name) {
+		t.Skipf("no mode of this test is among FAIRLEAD_TEST_MODES=%s", only)
+	}
+	return modes
 }
 
 // Lab is one network.

@@ -21,6 +21,8 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-lb/fairlead/test/feature"
 )
 
 // Netns is a network namespace of the lab.
@@ -134,7 +136,7 @@ func (n *Netns) Run(t testing.TB, name string, args ...string) string {
 
 // Try is Run for commands that may fail. The output is stdout, then stderr.
 func (n *Netns) Try(name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience(time.Minute))
 	defer cancel()
 	return output(n.Command(ctx, name, args...))
 }
@@ -149,7 +151,7 @@ func output(cmd *exec.Cmd) (string, error) {
 // Dial connects from the namespace. Dials from many goroutines run beside
 // each other. local may be the zero value.
 func (n *Netns) Dial(network string, local, remote netip.AddrPort, timeout time.Duration) (net.Conn, error) {
-	d := net.Dialer{Timeout: timeout, KeepAlive: -1}
+	d := net.Dialer{Timeout: Patience(timeout), KeepAlive: -1}
 	if local.IsValid() {
 		d.Control = reuse
 		d.LocalAddr = net.TCPAddrFromAddrPort(local)
@@ -180,8 +182,12 @@ func reuse(_, _ string, c syscall.RawConn) error {
 // passXDP attaches a program that passes everything.
 func (n *Netns) passXDP(t testing.TB, dev string) {
 	t.Helper()
+	var flags uint32
+	if feature.Has(t, feature.XDPFrags) {
+		flags = unix.BPF_F_XDP_HAS_FRAGS // jumbo frames, too
+	}
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "lab_pass", Type: ebpf.XDP, License: "Apache-2.0", Flags: unix.BPF_F_XDP_HAS_FRAGS, // jumbo frames, too
+		Name: "lab_pass", Type: ebpf.XDP, License: "Apache-2.0", Flags: flags,
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}, // XDP_PASS
 	})
 	must(t, err)

@@ -24,14 +24,12 @@ func (m Mode) Fairlead() bool { return m.Attach != "" }
 // balances with Lab.Balance.
 func Beside(t *testing.T, names []string, f func(t *testing.T, l *Lab)) {
 	t.Helper()
-	modes := Modes()
+	modes := served(t, names)
 	if only := os.Getenv("FAIRLEAD_TEST_MODES"); only == "" || slices.Contains(strings.Split(only, ","), Nftables.Name) {
 		modes = append(modes, Nftables)
 	}
 	for _, m := range modes {
-		if slices.Contains(names, m.Name) || !m.Fairlead() {
-			t.Run(m.Name, func(t *testing.T) { f(t, New(t, m)) })
-		}
+		t.Run(m.Name, func(t *testing.T) { f(t, New(t, m)) })
 	}
 }
 
@@ -63,7 +61,7 @@ func (l *Lab) dnat(t testing.TB, c Config) {
 		}
 	}
 	b.WriteString("}\n}\n")
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), Patience(10*time.Second))
 	defer cancel()
 	cmd := l.Node.Command(ctx, "nft", "-f", "-")
 	cmd.Stdin = strings.NewReader(b.String())

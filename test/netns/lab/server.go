@@ -180,7 +180,7 @@ func (n *Netns) Open(local, remote netip.AddrPort) (*Conn, error) {
 		return nil, err
 	}
 	conn := &Conn{Conn: c, r: bufio.NewReader(c)}
-	_ = c.SetReadDeadline(time.Now().Add(timeout))
+	_ = c.SetReadDeadline(time.Now().Add(Patience(timeout)))
 	line, err := conn.r.ReadString('\n')
 	if err != nil {
 		c.Close()
@@ -195,7 +195,7 @@ func (n *Netns) Open(local, remote netip.AddrPort) (*Conn, error) {
 
 // Ping sends a line and waits for its echo.
 func (c *Conn) Ping(payload string, timeout time.Duration) error {
-	_ = c.SetDeadline(time.Now().Add(timeout))
+	_ = c.SetDeadline(time.Now().Add(Patience(timeout)))
 	if _, err := fmt.Fprintln(c.Conn, payload); err != nil {
 		return err
 	}
@@ -211,7 +211,7 @@ func (c *Conn) Ping(payload string, timeout time.Duration) error {
 
 // AskUDP sends one datagram and waits for the answer.
 func AskUDP(c net.Conn, payload string, timeout time.Duration) (Answer, error) {
-	_ = c.SetDeadline(time.Now().Add(timeout))
+	_ = c.SetDeadline(time.Now().Add(Patience(timeout)))
 	if _, err := c.Write([]byte(payload)); err != nil {
 		return Answer{}, err
 	}

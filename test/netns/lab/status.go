@@ -135,7 +135,7 @@ func (a *Agent) WaitReady(t testing.TB, after uint64) {
 // with f's last error and what the others say.
 func Poll(t testing.TB, timeout time.Duration, f func() error, more ...func() string) {
 	t.Helper()
-	deadline := time.Now().Add(timeout)
+	deadline := time.Now().Add(Patience(timeout))
 	for {
 		err := f()
 		if err == nil {
@@ -148,7 +148,7 @@ func Poll(t testing.TB, timeout time.Duration, f func() error, more ...func() st
 			}
 			t.Fatalf("not within %v: %v\n%s", timeout, err, strings.Join(said, "\n"))
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(Patience(20 * time.Millisecond))
 	}
 }
 

@@ -86,7 +86,7 @@ func named(dir, prefix string) []string {
 
 // detachDir has fairlead remove what the agent of a directory left.
 func detachDir(dir string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience(30*time.Second))
 	defer cancel()
 	bin, err := os.Readlink(filepath.Join(dir, "binary"))
 	if err != nil {
@@ -139,7 +139,7 @@ func killAll(pids []int) {
 	for _, pid := range pids {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
-	deadline := time.Now().Add(3 * time.Second)
+	deadline := time.Now().Add(Patience(3 * time.Second))
 	for _, pid := range pids {
 		for Alive(pid) && time.Now().Before(deadline) {
 			time.Sleep(5 * time.Millisecond)
