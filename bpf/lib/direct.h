@@ -13,15 +13,14 @@
  */
 
 /* The entry of the replies that b would send in answer to this packet. */
-static __always_inline struct flow *replies_of(struct scratch *s, const struct backend *b)
+static __always_inline struct flow *replies_of(struct scratch *s, const struct backend *b, bool *embryo)
 {
 	const struct flow_key *k = &s->key;
-	bool embryo;
 
 	s->other = (struct flow_key){ .src = b->addr, .dst = k->src, .sport = b->port, .dport = k->sport, .proto = k->proto };
 	if (addr_equal(&b->addr, &k->src))
 		s->other.dst = k->dst; /* hairpin */
-	return flow_find(&s->other, &embryo);
+	return flow_find(&s->other, embryo);
 }
 
 /* Deletes the entry that replies_of found. */
@@ -46,6 +45,7 @@ static __always_inline struct backend *owner_before(struct scratch *s, struct ba
 {
 	struct backend *b;
 	struct flow *f;
+	bool embryo;
 	__u32 before = 0;
 
 	for (__u32 i = 0; i < OLD_TABLES; i++) {
@@ -54,7 +54,7 @@ static __always_inline struct backend *owner_before(struct scratch *s, struct ba
 		b = backend_in(s->service.old[i].base, s->service.old[i].len, hash, &before);
 		if (!b || b == now)
 			continue;
-		f = replies_of(s, b);
+		f = replies_of(s, b, &embryo);
 		if (replies_hold(f, s, b, syn)) {
 			*id = before;
 			return b;
@@ -88,6 +88,7 @@ __noinline enum owner direct_owner(__u32 syn)
 	struct scratch *s = scratch();
 	struct backend *b, *held;
 	struct flow *f;
+	bool embryo;
 	__u32 hash, id = 0;
 
 	if (!s)
@@ -102,7 +103,7 @@ __noinline enum owner direct_owner(__u32 syn)
 		return OWNER_HAIRPIN;
 	if (!syn || held != b)
 		return OWNER_KNOWN;
-	f = replies_of(s, b);
+	f = replies_of(s, b, &embryo);
 	s->vacant = !f;
 	return replies_hold(f, s, b, true) ? OWNER_KNOWN : OWNER_NEW;
 }
@@ -134,11 +135,12 @@ static __always_inline void direct_end(const struct pkt *p, const struct backend
 {
 	struct scratch *s = scratch();
 	struct flow *f;
+	bool embryo;
 
 	if (!s)
 		return;
 	s->key = *p->key;
-	f = replies_of(s, b);
+	f = replies_of(s, b, &embryo);
 	if (!f)
 		return;
 	f->state |= p->tcp_flags & TCP_RST ? FLOW_RST : FLOW_FIN_CLIENT;

@@ -2,8 +2,7 @@
 #ifndef FL_SLEEP_H
 #define FL_SLEEP_H
 
-#include "client.h"
-#include "pkt.h"
+#include "direct.h"
 
 /*
  * Services that sleep until somebody connects. New connections to a sleeping
@@ -42,6 +41,36 @@ static __always_inline bool is_held(const struct pkt *p, struct scratch *s)
 	return held;
 }
 
+/*
+ * Has a replica a handshake with the tuple and service in scratch? Its SYN-ACK
+ * may be on its way: were the SYN held that the client sent again, the kernel
+ * would take the client's answer for its own, and reset the connection.
+ */
+__noinline int sleep_begun(void)
+{
+	struct scratch *s = scratch();
+	bool embryo = false;
+	struct backend *b;
+	struct flow *f;
+	__u32 hash, id;
+
+	if (!s)
+		return 0;
+	f = flow_find(&s->key, &embryo);
+	if (f)
+		return embryo && !flow_over(f);
+	hash = hash_flow(&s->key, hash_seed);
+	for (__u32 i = 0; i < OLD_TABLES; i++) {
+		if (i >= s->service.olds)
+			break;
+		b = backend_in(s->service.old[i].base, s->service.old[i].len, hash, &id);
+		f = b ? replies_of(s, b, &embryo) : NULL;
+		if (f && embryo && f->service == s->service.id)
+			return !flow_over(f);
+	}
+	return 0;
+}
+
 /* REASON_HELD: the packet is the kernel's; REASON_FORWARDED: it goes its usual way; else why it goes nowhere. */
 static __always_inline enum reason sleep_of(const struct pkt *p, const struct service *svc)
 {
@@ -59,6 +88,8 @@ static __always_inline enum reason sleep_of(const struct pkt *p, const struct se
 		return REASON_MARTIAN;
 	s->key = *p->key;
 	s->service = *svc;
+	if (sleep_begun())
+		return REASON_SYN_AGAIN;
 	why = client_admit();
 	return why == REASON_FORWARDED ? REASON_HELD : why;
 }

@@ -359,6 +359,7 @@ enum reason {
 	REASON_TOO_BIG,	       /* answer: does not fit the link it must leave by */
 	REASON_NO_SOURCE_PORT, /* drop: mode full-nat, and every port of every source is in use */
 	REASON_HELD,	       /* pass: to a service that sleeps, or slept when the connection was opened */
+	REASON_SYN_AGAIN,      /* drop: sent again, while a replica takes the connection though its service falls asleep */
 	REASON_MAX,
 };
 

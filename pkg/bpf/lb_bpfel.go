@@ -136,7 +136,8 @@ const (
 	lbReasonREASON_TOO_BIG        lbReason = 22
 	lbReasonREASON_NO_SOURCE_PORT lbReason = 23
 	lbReasonREASON_HELD           lbReason = 24
-	lbReasonREASON_MAX            lbReason = 25
+	lbReasonREASON_SYN_AGAIN      lbReason = 25
+	lbReasonREASON_MAX            lbReason = 26
 )
 
 type lbService struct {

@@ -46,5 +46,6 @@ var Reasons = [...]Reason{
 	lbReasonREASON_RATE_LIMITED:   {"rate_limited", Drop, "the client opens connections faster than the service allows"},
 	lbReasonREASON_NO_SOURCE_PORT: {"no_source_port", Drop, "mode full-nat: every port of every source is in use"},
 	lbReasonREASON_HELD:           {"held", Pass, "to a service that sleeps, or slept when the connection was opened"},
+	lbReasonREASON_SYN_AGAIN:      {"syn_again", Drop, "a SYN sent again, while a replica takes the connection though its service falls asleep"},
 	lbReasonREASON_TOO_BIG:        {"too_big", Answer, "does not fit the link it must leave by"},
 }

@@ -66,7 +66,9 @@ func TestW01SleepingIsTheKernels(t *testing.T) {
 			if _, _, moved := p.run(h.prog(p), f.bytes(t)); fmt.Sprint(moved) != "[1/forwarded]" {
 				t.Errorf("from before it slept: %v", moved)
 			}
-			f.tcp, f.sport = syn(), f.sport+1
+			f.tcp = syn()
+			p.expect(h, "its SYN again, while the replica answers", f.bytes(t), h.drop, nil, "1/syn_again")
+			f.sport++
 			p.expect(h, "new connection", f.bytes(t), h.pass, nil, "1/held")
 			f.tcp, f.sport = ack(), f.sport+1
 			p.expect(h, "the end of a handshake by cookie", f.bytes(t), h.pass, nil, "1/held")
