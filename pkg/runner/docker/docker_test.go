@@ -151,3 +151,18 @@ func TestD04Port(t *testing.T) {
 		t.Errorf("adopted with port %d, want 9000", rep.Port)
 	}
 }
+
+// Row D05: with `ready: http-head` a container that merely listens is not ready.
+func TestD05HTTPHead(t *testing.T) {
+	w := newWorld(t)
+	b := w.start(t)
+	mute, web := app("mute", 8080, "--tcp", ":$PORT"), app("web", 8080, "--http", ":$PORT")
+	mute.Workload.Ready, web.Workload.Ready = "http-head", "http-head"
+	b.Want(mute, web)
+	b.Await("ready web, and mute told why it is not", func(all []activator.Replica) bool {
+		return slices.ContainsFunc(all, func(rep activator.Replica) bool { return rep.Service.User == "web" && runnertest.IsReady(rep) }) &&
+			slices.ContainsFunc(all, func(rep activator.Replica) bool {
+				return rep.Service.User == "mute" && rep.Phase == activator.Starting && strings.Contains(rep.Reason, "HEAD /")
+			})
+	})
+}

@@ -234,9 +234,10 @@ func (r *Runner) probe(ctx context.Context, rep *replica) {
 	b, sockets := r.look(rep)
 	r.mu.Lock()
 	timeout := rep.timeout
+	head := rep.want != nil && rep.want.spec.Workload.Ready == "http-head"
 	r.mu.Unlock()
 	port, ready := r.ear.Await(ctx, listen.Start{
-		Replica: sockets, Since: b.started, Timeout: timeout, Now: r.cfg.Now, Tell: func(why string) { r.tell(rep, why) },
+		Replica: sockets, Head: head, Since: b.started, Timeout: timeout, Now: r.cfg.Now, Tell: func(why string) { r.tell(rep, why) },
 	})
 	if !ready {
 		return
