@@ -140,7 +140,7 @@ enum {
  * The entry of the key in scratch: to scratch. 1: there is one. With
  * HANDSHAKE_NOTE the state there is added to what the entry has.
  */
-__noinline int handshake_at(__u32 todo)
+__noinline int handshake_at(__u32 then)
 {
 	struct scratch *s = scratch();
 	struct handshake_line *l;
@@ -160,13 +160,13 @@ __noinline int handshake_at(__u32 todo)
 		return 0;
 	}
 	f = &l->entry[at].flow;
-	if (todo & HANDSHAKE_NOTE) {
+	if (then & HANDSHAKE_NOTE) {
 		f->state |= s->handshake.state;
 		if (s->handshake.state & FLOW_SEEN_SYN_ACK)
 			f->isn = s->handshake.isn;
 		f->seen = s->handshake_now;
 	}
-	if (todo & HANDSHAKE_FORGET)
+	if (then & HANDSHAKE_FORGET)
 		l->tag[at] = 0;
 	s->handshake = *f;
 	bpf_spin_unlock(&l->lock);
@@ -174,7 +174,7 @@ __noinline int handshake_at(__u32 todo)
 }
 
 /* The entry of the replies with this key, a copy in scratch; NULL: none. */
-static __always_inline struct flow *handshake_find(const struct flow_key *k, __u32 todo)
+static __always_inline struct flow *handshake_find(const struct flow_key *k, __u32 then)
 {
 	struct scratch *s = scratch();
 
@@ -182,7 +182,7 @@ static __always_inline struct flow *handshake_find(const struct flow_key *k, __u
 		return NULL;
 	s->handshake_key = *k;
 	s->handshake_now = bpf_jiffies64();
-	return handshake_at(todo) ? &s->handshake : NULL;
+	return handshake_at(then) ? &s->handshake : NULL;
 }
 
 /* Adds to the state of a handshake; with FLOW_SEEN_SYN_ACK isn is the backend's. */
