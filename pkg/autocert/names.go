@@ -35,7 +35,7 @@ func wanted(s *model.State) (hosts map[string]bool, refused map[string]string) {
 			}
 		}
 	}
-	if s.TokensTLS() {
+	if s.Settings.Tokens.Own {
 		add(s.Settings.Tokens.Host)
 	}
 	return hosts, refused

@@ -96,7 +96,7 @@ func (c *compiler) platform(s *model.State) {
 	}
 	c.table.keys = name
 	if s.Settings.Tokens.Own && c.table.hosts[name] == nil || c.table.lookup([]byte(name)) == nil {
-		c.table.hosts[name] = &host{name: name, tls: s.TokensTLS(), routes: map[string]*route{}}
+		c.table.hosts[name] = &host{name: name, tls: s.Settings.Tokens.Own, routes: map[string]*route{}}
 	}
 }
 

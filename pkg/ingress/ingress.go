@@ -196,8 +196,6 @@ func asksFor(s *model.State) (plain, tls bool) {
 			plain, tls = true, tls || h.TLS
 		}
 	}
-	if own := s.Settings.Tokens.Own; own {
-		plain, tls = true, true
-	}
-	return plain, tls || plain && s.TokensTLS()
+	own := s.Settings.Tokens.Own
+	return plain || own, tls || own
 }

@@ -93,17 +93,6 @@ func (s *State) Service(name ServiceName) (*Service, bool) {
 	return s.Services[i], true
 }
 
-// TokensTLS tells whether the platform's host is to have a certificate: it was
-// chosen for the keys of tokens, or services have free names below it, with TLS.
-func (s *State) TokensTLS() bool {
-	if s.Settings.Tokens.Host == "" || s.Settings.Tokens.Own {
-		return s.Settings.Tokens.Own
-	}
-	return slices.ContainsFunc(s.Services, func(svc *Service) bool {
-		return slices.ContainsFunc(svc.HTTP, func(h HTTPHost) bool { return h.Free && h.TLS })
-	})
-}
-
 // VIPs lists the service's virtual IPs, IPv4 first; none allocated: empty.
 func (s *Service) VIPs() []netip.Addr {
 	var vips []netip.Addr
