@@ -121,11 +121,16 @@ const lastWait = 2 * time.Second
 // that are under way.
 func (s *Server) Close() error {
 	s.mu.Lock()
-	if s.http != nil {
+	srv := s.http
+	s.mu.Unlock()
+	if srv != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), lastWait)
 		defer cancel()
-		_ = s.http.Shutdown(ctx)
+		_ = srv.Shutdown(ctx)
+		s.wg.Wait() // what was accepted meanwhile is known only now
+		_ = srv.Shutdown(ctx)
 	}
+	s.mu.Lock()
 	s.closeLocked()
 	s.mu.Unlock()
 	s.wg.Wait()
