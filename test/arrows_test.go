@@ -57,9 +57,10 @@ var arrows = map[string][]string{
 	"runner/process": {"activator", "model", "ipam", "environment", "runner/listen", "runner/rollout"},
 	"runner/docker":  {"activator", "model", "environment", "dockerd", "runner/listen", "runner/rollout"},
 	"runner/kube":    {"activator", "model", "environment"},
-	"admin":          {"model", "reconcile", "source", "activator", "dataplane"}, // read-only views of what these report
-	"metrics":        {"model", "reconcile", "source", "activator", "dataplane"},
-	"dashboard":      {"model", "reconcile", "source", "activator", "dataplane"},
+	"admin":          {"model", "reconcile", "source", "activator", "dataplane", "webserver"}, // read-only views of what these report
+	"metrics":        {"model", "reconcile", "source", "activator", "dataplane", "webserver"},
+	"dashboard":      {"model", "reconcile", "source", "activator", "dataplane", "webserver"},
+	"webserver":      {},
 	"handover":       {},
 	"agent":          {all},
 }

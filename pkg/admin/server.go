@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/webserver"
 )
 
 const (
@@ -45,7 +46,7 @@ type Server struct {
 	l   net.Listener
 	// stop ends listings of flows and traces that are under way.
 	stop context.CancelFunc
-	http http.Server
+	http *webserver.Graceful
 }
 
 // Listen opens <run>/fairlead.sock with mode 0600. A socket that nobody
@@ -80,14 +81,14 @@ func Listen(cfg ServerConfig) (*Server, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{cfg: cfg, l: l, stop: stop}
-	s.http = http.Server{
+	s.http = webserver.NewGraceful(&http.Server{
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: readTimeout,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
-	}
+	}, l)
 	return s, nil
 }
 
@@ -112,11 +113,11 @@ func removeStale(path string) error {
 	return nil
 }
 
-// Run answers until ctx ends, then closes the socket and waits a second for
-// requests that are under way.
+// Run answers until ctx ends, then closes the socket and gives requests that
+// are under way, and clients that have connected, a second.
 func (s *Server) Run(ctx context.Context) error {
 	done := make(chan error, 1)
-	go func() { done <- s.http.Serve(s.l) }()
+	go func() { done <- s.http.Serve() }()
 	select {
 	case err := <-done:
 		s.stop()
@@ -124,11 +125,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.stop()
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	if err := s.http.Shutdown(last); err != nil {
-		_ = s.http.Close()
-	}
+	s.http.End(time.Second)
 	<-done
 	return nil
 }

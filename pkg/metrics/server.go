@@ -4,18 +4,14 @@ package metrics
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"strings"
-	"sync"
-	"syscall"
-	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
+	"github.com/fairlead-lb/fairlead/pkg/webserver"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
@@ -32,14 +28,8 @@ type Config struct {
 // Server is the listener as a reconcile.Target: Apply makes it listen on the
 // state's listen.metrics. Close it.
 type Server struct {
-	cfg     Config
-	handler http.Handler
-
-	mu      sync.Mutex
-	address string // that is open; "" for none
-	l       net.Listener
-	http    *http.Server
-	wg      sync.WaitGroup
+	log *slog.Logger
+	web *webserver.Server
 }
 
 // New makes a server that listens nowhere yet.
@@ -47,10 +37,10 @@ func New(cfg Config) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	if cfg.Listen == nil {
-		cfg.Listen = net.Listen
-	}
-	return &Server{cfg: cfg, handler: Handler(cfg.Reader, cfg.Build, cfg.Keys)}
+	h := Handler(cfg.Reader, cfg.Build, cfg.Keys)
+	return &Server{log: cfg.Log, web: webserver.New(webserver.Config{
+		Name: "metrics", Handler: func(string) http.Handler { return h }, Log: cfg.Log, Listen: cfg.Listen,
+	})}
 }
 
 // Handler answers /metrics, /healthz and /readyz, and keys, where there are any,
@@ -90,86 +80,16 @@ func (s *Server) Serves() []model.Feature { return nil }
 // Apply listens on the state's address. While the new address cannot be had,
 // the old one stays open.
 func (s *Server) Apply(_ context.Context, state *model.State) error {
-	want := state.Settings.Listen.Metrics
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if want == s.address {
-		return nil
+	opened, err := s.web.Serve(state.Settings.Listen.Metrics)
+	if opened != nil {
+		s.log.Info("metrics served", "url", "http://"+opened.String()+"/metrics")
 	}
-	if want == "" {
-		s.closeLocked()
-		return nil
-	}
-	l, err := s.cfg.Listen("tcp", want)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("listen.metrics %s: the address is in use by another program: stop it, or choose another address", want)
-	case err != nil:
-		return fmt.Errorf("listen.metrics %s: %w", want, err)
-	}
-	s.closeLocked()
-	srv := &http.Server{
-		Handler: s.handler, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
-	}
-	s.address, s.l, s.http = want, l, srv
-	s.wg.Go(func() { s.serve(want, l, srv) })
-	s.cfg.Log.Info("metrics served", "url", "http://"+l.Addr().String()+"/metrics")
-	return nil
-}
-
-// serve forgets the listener when it ends by itself: the next Apply opens it
-// again.
-func (s *Server) serve(address string, l net.Listener, srv *http.Server) {
-	err := srv.Serve(l)
-	if errors.Is(err, http.ErrServerClosed) {
-		return
-	}
-	s.cfg.Log.Error("serve metrics", "address", address, "error", err)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.http == srv {
-		s.address, s.l, s.http = "", nil, nil
-	}
+	return err
 }
 
 // Addr is the address that is listened on; nil for none.
-func (s *Server) Addr() net.Addr {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.l == nil {
-		return nil
-	}
-	return s.l.Addr()
-}
+func (s *Server) Addr() net.Addr { return s.web.Addr() }
 
-// lastWait bounds how long Close waits for scrapes under way.
-const lastWait = 2 * time.Second
-
-// Close stops listening and waits for its goroutine, and a moment for scrapes
-// that are under way.
-func (s *Server) Close() error {
-	s.mu.Lock()
-	srv := s.http
-	s.mu.Unlock()
-	if srv != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), lastWait)
-		defer cancel()
-		_ = srv.Shutdown(ctx)
-		s.wg.Wait() // what was accepted meanwhile is known only now
-		_ = srv.Shutdown(ctx)
-	}
-	s.mu.Lock()
-	s.closeLocked()
-	s.mu.Unlock()
-	s.wg.Wait()
-	return nil
-}
-
-func (s *Server) closeLocked() {
-	if s.http != nil {
-		_ = s.http.Close()
-		_ = s.l.Close() // Serve may not have begun
-	}
-	s.address, s.l, s.http = "", nil, nil
-}
+// Close stops listening, answers the connections that were accepted by then, and
+// waits for its goroutines.
+func (s *Server) Close() error { return s.web.Close() }
