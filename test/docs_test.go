@@ -60,7 +60,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 			return metrics.Wakes{Asleep: map[string]bool{"": true}, Counts: []metrics.WakeCount{{}}, Times: []metrics.WakeTime{{}}, Replicas: map[string]int{"": 1}}
 		},
 		Held: func() metrics.Held {
-			return metrics.Held{Results: map[string]uint64{"": 0}, By: map[string]uint64{"": 0}}
+			return metrics.Held{Results: map[string]uint64{"": 0}, DatagramResults: map[string]uint64{"": 0}, By: map[string]uint64{"": 0}}
 		},
 		Questions:    func() map[string]uint64 { return map[string]uint64{"": 0} },
 		Certificates: func() []metrics.Certificate { return []metrics.Certificate{{}} },

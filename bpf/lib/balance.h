@@ -171,7 +171,12 @@ static __always_inline int balance(struct pkt *p)
 	case REASON_NOT_OURS:
 		return pass(p, why);
 	case REASON_NO_BACKEND:
-		/* What belongs to no flow is the kernel's: it may be the end of a handshake by SYN cookie. */
+		/*
+		 * What belongs to no flow is the kernel's: it may be the end of a handshake by SYN cookie, or a
+		 * datagram that wakes the service.
+		 */
+		if (!svc)
+			svc = service_find(&p->key->dst, p->key->dport, p->key->proto);
 		if (svc && svc->flags & SVC_SLEEP)
 			return pass(p, REASON_HELD);
 		return out_of_line(p, SLOW_REFUSE, why);

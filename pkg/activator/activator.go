@@ -29,7 +29,8 @@ type Spec struct {
 	// AnyPort: nobody wrote the only container port. If a replica does not
 	// listen on it, the first that it listens on for others is its port (row D04).
 	AnyPort  bool
-	Replicas int // how many should run
+	Replicas int  // how many should run
+	Idle     bool // none, as nobody uses them: UDP has nothing to finish
 	// Drain is how long connections to a replica that is to go may live on.
 	Drain time.Duration
 }
@@ -235,8 +236,8 @@ func wantedOf(svc *model.Service) int {
 
 // specOf is the workload of a service, with the replicas it shall have now.
 func (a *Activator) specOf(svc *model.Service, t model.Tokens) Spec {
-	n := a.sleep.replicas(svc.Name, wantedOf(svc))
-	s := Spec{Service: svc.Name, Workload: *svc.Workload, Ports: svc.Ports, Tokens: t, Replicas: n, Drain: svc.Drain}
+	n, idle := a.sleep.replicas(svc.Name, wantedOf(svc))
+	s := Spec{Service: svc.Name, Workload: *svc.Workload, Ports: svc.Ports, Tokens: t, Replicas: n, Idle: idle, Drain: svc.Drain}
 	if svc.Assumed != 0 && len(s.Ports) == 1 {
 		s.AnyPort, s.Ports = true, slices.Clone(s.Ports) // what a replica is told does not depend on what it did
 		s.Ports[0].Container = svc.Assumed

@@ -3,7 +3,6 @@
 package activator
 
 import (
-	"slices"
 	"sync"
 	"time"
 
@@ -47,8 +46,9 @@ type Meter interface {
 
 // Scaler is a Runner that can be told of one service alone.
 type Scaler interface {
-	// Scale sets how many replicas run; false: Apply has not told of it.
-	Scale(name model.ServiceName, replicas int) bool
+	// Scale sets how many replicas run; false: Apply has not told of it. idle is
+	// Spec.Idle.
+	Scale(name model.ServiceName, replicas int, idle bool) bool
 }
 
 // sleeper is a service that may sleep.
@@ -99,12 +99,10 @@ type sleepers struct {
 	sizes   map[model.ServiceName]*size // of services that may have more replicas or fewer
 }
 
-// maySleep tells whether connections can wake a service: what it serves must
-// be TCP, which waits for an answer.
+// maySleep tells whether connections and datagrams can wake a service.
 func maySleep(svc *model.Service) bool {
 	w := svc.Workload
-	return w != nil && w.Scale.Min == 0 && w.Scale.Max > 0 && !w.Scale.Paused &&
-		!slices.ContainsFunc(svc.Ports, func(p model.Port) bool { return p.Protocol != model.TCP })
+	return w != nil && w.Scale.Min == 0 && w.Scale.Max > 0 && !w.Scale.Paused
 }
 
 // learn takes over the services of a state.
@@ -139,20 +137,21 @@ func (s *sleepers) learn(st *model.State, drivers map[string]bool, now time.Time
 	}
 }
 
-// replicas is how many shall run of a service that asks for n.
-func (s *sleepers) replicas(name model.ServiceName, n int) int {
+// replicas is how many shall run of a service that asks for n; idle: none, as
+// nobody uses it.
+func (s *sleepers) replicas(name model.ServiceName, n int) (want int, idle bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.stopped[name]; ok {
-		return 0
+		return 0, false
 	}
 	if x := s.by[name]; x != nil && x.stage == asleep {
-		return 0
+		return 0, true
 	}
 	if z := s.sizes[name]; z != nil && n > 0 {
-		return z.want
+		return z.want, false
 	}
-	return n
+	return n, false
 }
 
 // signal has those that wait look.

@@ -38,7 +38,7 @@ func (d *dozer) use(n int) {
 	d.open = n
 }
 
-func (d *dozer) Scale(name model.ServiceName, n int) bool {
+func (d *dozer) Scale(name model.ServiceName, n int, _ bool) bool {
 	d.mu.Lock()
 	d.scaled = append(d.scaled, n)
 	start := d.start
@@ -308,7 +308,7 @@ type reluctant struct {
 	hear chan struct{} // nil: it hears at once
 }
 
-func (r *reluctant) Scale(_ model.ServiceName, n int) bool {
+func (r *reluctant) Scale(_ model.ServiceName, n int, _ bool) bool {
 	r.mu.Lock()
 	hear := r.hear
 	r.mu.Unlock()

@@ -142,12 +142,12 @@ func (a *Activator) observeLocked(replicas []Replica) {
 func (a *Activator) rescale(ctx context.Context, driver string, name model.ServiceName, want int) {
 	a.applying.Lock()
 	defer a.applying.Unlock()
-	n := a.sleep.replicas(name, want)
+	n, idle := a.sleep.replicas(name, want)
 	for _, r := range a.cfg.Runners {
 		if r.Driver() != driver {
 			continue
 		}
-		if sc, ok := r.(Scaler); ok && sc.Scale(name, n) {
+		if sc, ok := r.(Scaler); ok && sc.Scale(name, n, idle) {
 			return
 		}
 	}

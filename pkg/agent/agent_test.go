@@ -172,6 +172,7 @@ func (h *harness) parts(t *testing.T, a *Agent) parts {
 		naps:          activator.New(activator.Config{}),
 		held:          func() []standby.Connection { return nil },
 		heldCounts:    func() standby.Counts { return standby.Counts{} },
+		locals:        func() map[model.ServiceName]uint64 { return nil },
 		using:         func(model.ServiceName) []ingress.Use { return nil },
 		pooled:        func(netip.Addr) int { return 0 },
 		questions:     func() []dnsserver.Count { return nil },

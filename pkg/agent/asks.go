@@ -8,10 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/admin"
@@ -31,7 +31,8 @@ type answers struct {
 	keys         func() (set []byte, maxAge time.Duration)
 	certificates *autocert.Target
 	instead      func(netip.AddrPort) string
-	listen       func(v4, v6 *net.TCPListener) (io.Closer, error)
+	listen       func(tcp, udp [2]syscall.Conn) (io.Closer, error)
+	replay       func(frame []byte, ifindex uint32) (out []byte, held bool, err error)
 	own          func(nexthop.Purpose, []netip.Addr) error
 }
 
@@ -217,12 +218,22 @@ func wakeAway(ctx context.Context, runDir string, name model.ServiceName) ([]mod
 var errNoTerm = errors.New("no agent owns this host at the moment")
 
 // listen is for the front of services that sleep.
-func (a *asks) listen(v4, v6 *net.TCPListener) (io.Closer, error) {
+func (a *asks) listen(tcp, udp [2]syscall.Conn) (io.Closer, error) {
 	now, owner, _, _ := a.read()
 	if !owner {
 		return nil, errNoTerm
 	}
-	return now.listen(v4, v6)
+	return now.listen(tcp, udp)
+}
+
+// replay has a datagram go through the data plane. Only the owner may: it writes
+// entries of flows. While nobody is, the datagram waits.
+func (a *asks) replay(frame []byte, ifindex uint32) (out []byte, held bool, err error) {
+	now, owner, _, _ := a.read()
+	if !owner {
+		return nil, true, nil
+	}
+	return now.replay(frame, ifindex)
 }
 
 // own makes addresses local to this host for a purpose.

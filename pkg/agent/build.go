@@ -99,7 +99,7 @@ func build(a *Agent) (p parts, err error) {
 		enter: func(name model.ServiceName, cause, who string) (standby.Place, error) {
 			return entered(workloads.Enter(name, cause, who))
 		},
-		certificates: certificates, instead: p.instead, listen: k.objects.Listen,
+		certificates: certificates, instead: p.instead, listen: k.objects.Listen, replay: k.objects.Replay,
 		own: func(why nexthop.Purpose, addrs []netip.Addr) error { _, err := links.Own(why, addrs); return err },
 	})
 	p.withdrawal = &withdrawal{}
@@ -109,7 +109,7 @@ func build(a *Agent) (p parts, err error) {
 
 	p.sources = []source.Source{required{settings, fatal}, labels, p.domains, drains, workloads.Source(), p.health, local, p.withdrawal}
 	// No packet may be sent to a replica whose replies nobody translates yet.
-	plane := &telling{Target: k.plane, tell: workloads.Applied}
+	plane := &telling{Target: k.plane, tell: func(st *model.State) { workloads.Applied(st); held.Applied() }}
 	p.targets = [][]reconcile.Target{{k.links, held}, {plane, workloads, p.health, router, scrape, page, front, certificates, names}}
 	p.forward = []reconcile.Target{plane}
 	p.frontAddrs = front.Addrs
@@ -128,6 +128,7 @@ func build(a *Agent) (p parts, err error) {
 	}
 	p.naps, p.pooled, p.inFlight = workloads, front.Pooled, func() map[model.ServiceName]int { return inFlight(front.Counts()) }
 	p.using, p.held, p.heldCounts = front.Uses, held.Connections, held.Counts
+	p.locals = held.Used
 	p.labelProblems = labels.Problems
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors

@@ -39,9 +39,7 @@ func newFronts(a *Agent) (*fronts, error) {
 	var err error
 	f.held, err = standby.New(standby.Config{
 		Log: log, Listen: ask.listen, Own: ask.own(nexthop.ForHolding), Joined: ask.joined, Sockets: a.sockets, Begin: a.begin,
-		Enter: func(name model.ServiceName, who string) (standby.Place, error) {
-			return ask.enter(name, "connection", who)
-		},
+		Enter: ask.enter, Replay: ask.replay,
 	})
 	if err != nil {
 		return nil, err

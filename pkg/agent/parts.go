@@ -65,6 +65,7 @@ type parts struct {
 	naps         *activator.Activator
 	held         func() []standby.Connection // connections to services that sleep, or slept then
 	heldCounts   func() standby.Counts
+	locals       func() map[model.ServiceName]uint64 // datagrams of programs on this host that the data plane does not see
 	using        func(model.ServiceName) []ingress.Use
 	pooled       func(netip.Addr) int             // connections that the HTTP front keeps for later
 	inFlight     func() map[model.ServiceName]int // requests at the HTTP front

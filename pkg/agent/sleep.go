@@ -33,14 +33,19 @@ func (t *telling) Apply(ctx context.Context, s *model.State) error {
 }
 
 // opened counts what has been led to services so far: connections by the data
-// plane, connections by name, and requests. Counters of the data plane that
-// cannot be read are left out; open connections tell of use, too.
+// plane, of UDP datagrams, connections by name, and requests. Counters of the data
+// plane that cannot be read are left out; open connections tell of use, too.
 func (a *Agent) opened() map[model.ServiceName]uint64 {
 	out := map[model.ServiceName]uint64{}
 	if st, err := a.parts.stats(); err == nil {
 		for _, c := range st.Services {
-			out[c.Service] += c.Connections
+			if out[c.Service] += c.Connections; c.Port.Protocol == model.UDP {
+				out[c.Service] += c.PacketsIn + c.PacketsOut
+			}
 		}
+	}
+	for name, n := range a.parts.locals() {
+		out[name] += n
 	}
 	for _, n := range a.parts.tcp.Names() {
 		out[n.Service] += n.Connections
@@ -93,7 +98,7 @@ func (a *Agent) sleepVerb(ctx context.Context, r admin.SleepRequest) (admin.Slee
 	}
 	switch {
 	case errors.Is(err, activator.ErrNoSleeper):
-		err = fmt.Errorf("service %s does not sleep: give its workload \"scale: {min: 0}\", and TCP ports only", name)
+		err = fmt.Errorf("service %s does not sleep: give its workload \"scale: {min: 0}\"", name)
 		return admin.SleepResult{}, &admin.Refusal{Code: http.StatusConflict, Err: err}
 	case err != nil:
 		return admin.SleepResult{}, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("%s service %s: %w", r.Verb, name, err)}
@@ -119,7 +124,7 @@ func (a *Agent) wouldSleep(ctx context.Context, name model.ServiceName, verb str
 	open := len(res.Uses) + res.More
 	switch {
 	case verb == "sleep" && !sleeps:
-		return res, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("service %s does not sleep: give its workload \"scale: {min: 0}\", and TCP ports only", name)}
+		return res, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("service %s does not sleep: give its workload \"scale: {min: 0}\"", name)}
 	case verb != "sleep" && verb != "stop":
 		return res, &admin.Refusal{Code: http.StatusConflict, Err: fmt.Errorf("%s cuts nothing: --dry-run is for sleep and stop", verb)}
 	case n.Stage == "stopped", verb == "sleep" && n.Stage == "asleep":

@@ -80,6 +80,7 @@ func (a *Agent) heldCounts() metrics.Held {
 	h := metrics.Held{
 		Waiting: uint64(max(c.Waiting, 0)), Joined: uint64(c.Joined), Pending: uint64(max(c.Pending, 0)), In: c.BytesIn, Out: c.BytesOut,
 		Results: map[string]uint64{"joined": c.Passed, "failed": c.Failed, "refused": c.Refused, "gone": c.Gone}, By: map[string]uint64{},
+		Datagrams: uint64(max(c.Datagrams, 0)), DatagramResults: map[string]uint64{"passed": c.DatagramsPassed, "dropped": c.DatagramsDropped},
 	}
 	for name, n := range a.parts.naps.Naps() {
 		h.By[name.String()] = uint64(max(n.Waiting, 0))

@@ -54,6 +54,8 @@ type IfaceMap interface {
 // Hops tells which interface leads to an address (nexthop.Table).
 type Hops interface {
 	Lookup(addr netip.Addr) nexthop.Hop
+	// Follow has new addresses tracked, and looked up anew if they are already.
+	Follow(add, drop []netip.Addr)
 	// Tracked are the interfaces that the data plane's replicas are behind:
 	// those of the state it has applied, and those that drain. told is false
 	// as long as it has not said.

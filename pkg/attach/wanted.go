@@ -97,9 +97,14 @@ func (t *Target) covered(last, s *model.State) bool {
 
 // workloads lists the interfaces that lead to a backend of a service that
 // differs from the last state (nil: of any). The data plane tracks most of
-// them already; but attach is told of a state first.
+// them already; but attach is told of a state first. New replicas are looked up
+// anew: one may have the address of another that went a moment ago, and another
+// interface.
 func (t *Target) workloads(last, s *model.State) map[uint32]bool {
 	found := map[uint32]bool{}
+	if last != nil {
+		t.cfg.Hops.Follow(model.NewAddrs(last, s), nil)
+	}
 	for _, svc := range model.Changes(last, s) {
 		if svc == nil {
 			continue

@@ -95,9 +95,6 @@ func (t *Target) compile(svc *model.Service, lookup func(netip.Addr) nexthop.Hop
 	rules := rulesOf(svc)
 	for _, p := range svc.Ports {
 		out := port{owner: portName{service: svc.Name, port: p.Service, proto: p.Protocol}, rules: rules}
-		if p.Protocol != model.TCP {
-			out.rules.sleep = model.NeverSleeps
-		}
 		for _, v6 := range []bool{false, true} {
 			if keys := keysOf(svc, p, t.plan.node, v6); len(keys) > 0 {
 				tb := tableOf(svc, p, v6, lookup)
@@ -168,20 +165,20 @@ func tableOf(svc *model.Service, p model.Port, v6 bool, lookup func(netip.Addr) 
 				Key: netip.AddrPortFrom(addr, p.Container).String(), Weight: max(b.Weight, 1), Share: b.Share,
 			})
 		}
-		tb.backends = append(tb.backends, backendEntry(addr, p, b, open, lookup(addr)))
+		tb.backends = append(tb.backends, backendEntry(addr, p, b, open, svc.Sleep == model.Asleep, lookup(addr)))
 	}
 	return tb
 }
 
-func backendEntry(addr netip.Addr, p model.Port, b model.Backend, open bool, hop nexthop.Hop) bpf.Backend {
+func backendEntry(addr netip.Addr, p model.Port, b model.Backend, open, asleep bool, hop nexthop.Hop) bpf.Backend {
 	out := bpf.Backend{
 		Addr: addr, Port: p.Container, Proto: uint8(p.Protocol), Flags: bpf.BackendUsed, Weight: uint32(max(b.Weight, 1)),
 	}
 	if open {
 		out.Flags |= bpf.BackendOpen
 	}
-	if b.Condition == model.Down {
-		out.Flags |= bpf.BackendDown
+	if b.Condition == model.Down || asleep && p.Protocol == model.UDP {
+		out.Flags |= bpf.BackendDown // of a service that falls asleep every datagram is held: nothing else says that a flow goes on
 	}
 	return withHop(out, hop)
 }

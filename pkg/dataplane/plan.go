@@ -65,7 +65,7 @@ func (t *Target) plot(s *model.State) (*delta, error) {
 		last = nil
 		t.cfg.Hops.Track(t.tracked(s))
 	} else {
-		t.cfg.Hops.Follow(newAddrs(last, s), nil)
+		t.cfg.Hops.Follow(model.NewAddrs(last, s), nil)
 	}
 	t.plan.node, t.plan.uses = node, u
 	for was, is := range model.Changes(last, s) {
@@ -150,22 +150,10 @@ func (u *uses) count(old, now *model.State) {
 	}
 }
 
-// newAddrs lists the replicas' addresses in changed services.
-func newAddrs(old, now *model.State) (addrs []netip.Addr) {
-	for _, is := range model.Changes(old, now) {
-		if is != nil {
-			for _, b := range is.Backends {
-				addrs = append(addrs, b.Addrs()...)
-			}
-		}
-	}
-	return addrs
-}
-
 // tracked lists every address whose next hop is needed: the backends', also of
 // those that are draining.
 func (t *Target) tracked(s *model.State) []netip.Addr {
-	addrs := newAddrs(nil, s)
+	addrs := model.NewAddrs(nil, s)
 	for a := range t.kernel.addrs {
 		addrs = append(addrs, a)
 	}

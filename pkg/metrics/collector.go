@@ -60,6 +60,8 @@ var (
 	heldDesc         = desc("held_connections", "Connections opened while their service slept: they wait, or are joined with a replica.", "state")
 	heldPendingDesc  = desc("held_pending_bytes", "Bytes that waiting connections have sent; the kernel keeps them.")
 	heldTotalDesc    = desc("held_connections_total", "Connections opened while their service slept, by what became of them.", "result")
+	datagramsDesc    = desc("held_datagrams", "Datagrams that wait for their service to wake.")
+	datagramsAllDesc = desc("held_datagrams_total", "Datagrams that came while their service slept, by what became of them.", "result")
 	heldBytesDesc    = desc("held_bytes_total", "Bytes of such connections that have ended, in from clients and out to them.", "direction")
 	replicasDesc     = desc("replicas_wanted", "Replicas that a service shall have which may have more or fewer.", "service")
 	readErrorDesc    = desc("dataplane_read_error", "1 when the data plane's counters cannot be read.")
@@ -73,7 +75,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		packetsDesc, connectionsDesc, bytesDesc, activeDesc, healthyDesc, flowsDesc, flowLimitDesc, sourcePortsDesc, sourcesUsedDesc,
 		evictionsDesc, generationDesc, configErrorsDesc, routerDesc, routerActiveDesc, readyDesc, readErrorDesc, expiryDesc, questionsDesc, requestsDesc, durationDesc,
-		wakeDesc, wakeTimeDesc, sleepingDesc, waitingDesc, heldDesc, heldPendingDesc, heldTotalDesc, heldBytesDesc, replicasDesc,
+		wakeDesc, wakeTimeDesc, sleepingDesc, waitingDesc, heldDesc, heldPendingDesc, heldTotalDesc, heldBytesDesc, datagramsDesc, datagramsAllDesc, replicasDesc,
 	} {
 		ch <- d
 	}
@@ -128,6 +130,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(heldPendingDesc, held.Pending)
 	for result, n := range held.Results {
 		counter(heldTotalDesc, n, result)
+	}
+	gauge(datagramsDesc, held.Datagrams)
+	for result, n := range held.DatagramResults {
+		counter(datagramsAllDesc, n, result)
 	}
 	counter(heldBytesDesc, held.In, "in")
 	counter(heldBytesDesc, held.Out, "out")

@@ -33,6 +33,10 @@ type Held struct {
 	Pending         uint64            // bytes that those that wait have sent
 	In, Out         uint64            // bytes of those that have ended, from clients and to them
 	Results         map[string]uint64 // "joined" | "failed" | "refused"
+	// Datagrams that wait; and, since the start, by what became of them: "passed" |
+	// "dropped".
+	Datagrams       uint64
+	DatagramResults map[string]uint64
 	// By counts, by service, what waits: requests and connections by name as well.
 	By map[string]uint64
 }
@@ -57,7 +61,7 @@ type WakeTime struct {
 // WakeCount is one cell of wake_total.
 type WakeCount struct {
 	Service string
-	Cause   string // "connection" | "request" | "operator"
+	Cause   string // "connection" | "datagram" | "request" | "operator"
 	Result  string // "ready" | "failed" | "timeout" | "queue_full" | "refused"
 	Count   uint64
 }

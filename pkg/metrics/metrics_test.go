@@ -61,7 +61,7 @@ func testReader() Reader {
 			}
 		},
 		Held: func() Held {
-			return Held{Waiting: 1, Joined: 2, Pending: 14, In: 20, Out: 30, Results: map[string]uint64{"joined": 4}, By: map[string]uint64{"p/a": 3}}
+			return Held{Waiting: 1, Joined: 2, Pending: 14, In: 20, Out: 30, Results: map[string]uint64{"joined": 4}, Datagrams: 6, DatagramResults: map[string]uint64{"passed": 7}, By: map[string]uint64{"p/a": 3}}
 		},
 		Questions: func() map[string]uint64 { return map[string]uint64{"internal": 3} },
 	}
@@ -129,6 +129,12 @@ fairlead_held_connections{state="waiting"} 1
 # HELP fairlead_held_connections_total Connections opened while their service slept, by what became of them.
 # TYPE fairlead_held_connections_total counter
 fairlead_held_connections_total{result="joined"} 4
+# HELP fairlead_held_datagrams Datagrams that wait for their service to wake.
+# TYPE fairlead_held_datagrams gauge
+fairlead_held_datagrams 6
+# HELP fairlead_held_datagrams_total Datagrams that came while their service slept, by what became of them.
+# TYPE fairlead_held_datagrams_total counter
+fairlead_held_datagrams_total{result="passed"} 7
 # HELP fairlead_held_pending_bytes Bytes that waiting connections have sent; the kernel keeps them.
 # TYPE fairlead_held_pending_bytes gauge
 fairlead_held_pending_bytes 14

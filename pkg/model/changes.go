@@ -2,7 +2,11 @@
 
 package model
 
-import "iter"
+import (
+	"iter"
+	"net/netip"
+	"slices"
+)
 
 // Changes walks what differs between two states' services, in the order of
 // their names: as one was (nil: it is new) and as it is (nil: it is gone).
@@ -45,4 +49,26 @@ func services(s *State) []*Service {
 		return nil
 	}
 	return s.Services
+}
+
+// NewAddrs lists the addresses of replicas that a service has now and did not
+// have in the old state, which may be nil.
+func NewAddrs(old, now *State) (addrs []netip.Addr) {
+	for was, is := range Changes(old, now) {
+		if is == nil {
+			continue
+		}
+		known := map[netip.Addr]bool{}
+		if was != nil {
+			for _, b := range was.Backends {
+				for _, a := range b.Addrs() {
+					known[a] = true
+				}
+			}
+		}
+		for _, b := range is.Backends {
+			addrs = append(addrs, slices.DeleteFunc(b.Addrs(), func(a netip.Addr) bool { return known[a] })...)
+		}
+	}
+	return addrs
 }

@@ -2,8 +2,6 @@
 
 package model
 
-import "slices"
-
 // Feature is a part of the config that some target must serve. What a state
 // uses and no running target serves is reported as "not served yet".
 type Feature string
@@ -25,7 +23,6 @@ const (
 	FeatureDocker      Feature = "workload.driver: docker"
 	FeatureKubernetes  Feature = "workload.driver: kubernetes"
 	FeatureSleep       Feature = "workload.scale.min: 0"
-	FeatureSleepUDP    Feature = "workload.scale.min: 0 with a UDP port"
 	FeatureAutoscale   Feature = "workload.scale.max"
 	FeatureIdentity    Feature = "workload.identity"
 	FeatureHTTPHead    Feature = "workload.ready: http-head"
@@ -78,9 +75,7 @@ func (s *Service) features() []Feature {
 		add(w.Driver == "process", FeatureProcess)
 		add(w.Driver == "docker", FeatureDocker)
 		add(w.Driver == "kubernetes", FeatureKubernetes)
-		udp := slices.ContainsFunc(s.Ports, func(p Port) bool { return p.Protocol == UDP })
-		add(w.Scale.Min == 0 && !udp, FeatureSleep)
-		add(w.Scale.Min == 0 && udp, FeatureSleepUDP)
+		add(w.Scale.Min == 0, FeatureSleep)
 		add(w.Scale.Max > max(w.Scale.Min, 1), FeatureAutoscale)
 		add(w.Identity != "", FeatureIdentity)
 		add(w.Ready == "http-head", FeatureHTTPHead)

@@ -82,13 +82,16 @@ func (t *Table) Track(addrs []netip.Addr) {
 		if !want[a] {
 			gone = append(gone, a)
 		}
+		delete(want, a)
 	}
 	t.mu.Unlock()
-	t.Follow(addrs, gone)
+	t.Follow(slices.Collect(maps.Keys(want)), gone)
 }
 
-// Follow adds to the tracked addresses and takes from them. New ones are
-// resolved before it returns.
+// Follow adds to the tracked addresses and takes from them. What is added is
+// resolved before it returns, also if it is tracked: a replica may have got the
+// address, and an interface, of one that went a moment ago, of which the kernel's
+// messages are still to be read.
 func (t *Table) Follow(add, drop []netip.Addr) {
 	t.passing.Lock()
 	defer t.passing.Unlock()
@@ -101,7 +104,7 @@ func (t *Table) Follow(add, drop []netip.Addr) {
 	seen := make(map[netip.Addr]bool, len(add))
 	for _, a := range add {
 		a = a.Unmap()
-		if _, ok := t.hops[a]; !ok && !seen[a] {
+		if !seen[a] {
 			fresh = append(fresh, a)
 			seen[a] = true
 		}

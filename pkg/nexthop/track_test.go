@@ -91,6 +91,29 @@ func TestTracked(t *testing.T) {
 	}
 }
 
+// What is followed again is looked up again: nobody reads the kernel's messages
+// here, as in the moment before they are read.
+func TestFollowedAgain(t *testing.T) {
+	left, right := nstest.New(t), nstest.New(t)
+	l := left.Veth(t, "left0", []string{"10.1.0.1/24"}, "eth0", []string{"10.1.0.2/24"})
+	r := right.Veth(t, "right0", []string{"10.2.0.1/24"}, "eth0", []string{"10.2.0.2/24"})
+	table := open(t)
+	replica := []netip.Addr{a("10.77.0.9")}
+	for _, link := range []netlink.Link{nil, l, r} {
+		if link != nil {
+			route(t, netlink.RouteReplace, "10.77.0.9/32", netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK})
+		}
+		table.Follow(replica, nil)
+		h, known := table.Known(replica[0])
+		if want := link; !known || want == nil && h.IfIndex != 0 || want != nil && h.IfIndex != uint32(want.Attrs().Index) {
+			t.Errorf("Known = %+v, %v; want %v", h, known, link)
+		}
+	}
+	if got, _ := table.Tracked(); len(got) != 1 || !got[uint32(r.Attrs().Index)] {
+		t.Errorf("Tracked = %v", got)
+	}
+}
+
 func TestAddressesAreTold(t *testing.T) {
 	ns := nstest.New(t)
 	near := ns.Veth(t, "veth0", []string{"10.1.0.1/24"}, "eth0", []string{"10.1.0.2/24"})

@@ -36,7 +36,7 @@ func (t *Target) handle(_ context.Context, c *conn.Conn) {
 		_ = c.Close()
 		return
 	}
-	place, err := t.cfg.Enter(to.service, fmt.Sprintf("a connection from %s to port %d", c.Peer.Addr(), c.Local.Port()))
+	place, err := t.cfg.Enter(to.service, "connection", fmt.Sprintf("a connection from %s to port %d", c.Peer.Addr(), c.Local.Port()))
 	if err != nil {
 		t.fail(to.service, held{Conn: c}, err)
 		return

@@ -2,7 +2,8 @@
 
 // Package standby takes the TCP connections to services that sleep: it accepts
 // them, holds them without reading a byte, has the service woken, and then
-// moves bytes between them and a replica to their natural end. It is a Target:
+// moves bytes between them and a replica to their natural end. Datagrams it holds,
+// too, and has them go the way of all others once there is one. It is a Target:
 // it sees that the addresses of such services are this host's own. It starts
 // nothing, and connections to services that are awake do not come here but in
 // the moment of falling asleep or waking up.
@@ -18,17 +19,22 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/conn"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
-// Config is what a Target needs. Listen, Own and Wake are required.
+// Config is what a Target needs. Listen, Own, Enter and Replay are required.
 type Config struct {
-	// Listen leads connections to services that may sleep to two listeners, one
-	// of each family (v6 may be nil), until it is closed.
-	Listen func(v4, v6 *net.TCPListener) (io.Closer, error)
+	// Listen leads connections and datagrams to services that may sleep to
+	// sockets, of IPv4 and of IPv6 (nil: none), until it is closed.
+	Listen func(tcp, udp [2]syscall.Conn) (io.Closer, error)
+	// Replay has the data plane handle a frame as if it had come in by the
+	// interface, and returns it as it is to be sent on; held: it would only come here
+	// again.
+	Replay func(frame []byte, ifindex uint32) (out []byte, held bool, err error)
 	// Own makes exactly these addresses local to this host.
 	Own func([]netip.Addr) error
 	// Sockets keeps the listening sockets; nil: they end with the process.
@@ -37,8 +43,9 @@ type Config struct {
 	// kernel. nil: it begins at once.
 	Begin <-chan struct{}
 	// Enter takes a place among those that wait for a service, and has it
-	// started; who is why, in words. It bounds the places of each service.
-	Enter func(name model.ServiceName, who string) (Place, error)
+	// started by a "connection" or a "datagram"; who is why, in words. It bounds the
+	// places of each service.
+	Enter func(name model.ServiceName, cause, who string) (Place, error)
 	// Joined is told of each connection that was held once it has reached a
 	// replica. Optional.
 	Joined func(model.ServiceName)
@@ -57,7 +64,11 @@ type Counts struct {
 	Gone    uint64 // reset by the client as they waited
 	Waiting int    // held now
 	Pending int64  // bytes that those have sent already, and nobody read
-	Joined  int    // led to a replica and open
+	// Datagrams that wait, went to a replica, and were lost: too many, the service
+	// did not wake, or the data plane would not have them.
+	Datagrams                         int
+	DatagramsPassed, DatagramsDropped uint64
+	Joined                            int // led to a replica and open
 	// Bytes of connections that have ended, from clients and to them.
 	BytesIn, BytesOut uint64
 }
@@ -67,7 +78,9 @@ type Target struct {
 	cfg      Config
 	acceptor *conn.Acceptor
 	pump     *conn.Pump
-	ports    atomic.Pointer[ports]
+	ports    atomic.Pointer[ports] // of TCP
+	udp      atomic.Pointer[ports]
+	held     *datagrams
 
 	mu    sync.Mutex // guards what follows
 	open  *opened    // nil: nothing may sleep
@@ -97,8 +110,22 @@ type target struct {
 type opened struct {
 	lead      io.Closer
 	listeners []*net.TCPListener
+	udp       []*net.UDPConn
 	cancel    context.CancelFunc
 	wg        sync.WaitGroup
+}
+
+// close takes nothing more.
+func (o *opened) close() {
+	if o.lead != nil {
+		_ = o.lead.Close()
+	}
+	for _, l := range o.listeners {
+		_ = l.Close()
+	}
+	for _, c := range o.udp {
+		_ = c.Close()
+	}
 }
 
 // New makes a Target. It listens once a state has a service that may sleep.
@@ -113,6 +140,8 @@ func New(cfg Config) (*Target, error) {
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	t.lines = lines{most: cfg.Held, by: map[model.ServiceName][]held{}, serve: t.serve}
 	t.ports.Store(&ports{})
+	t.udp.Store(&ports{})
+	t.held = newDatagrams(t.ctx, cfg, func(to netip.AddrPort) (target, bool) { return t.udp.Load().find(to) })
 	var err error
 	if t.pump, err = conn.NewPump(conn.PumpConfig{}); err != nil {
 		return nil, fmt.Errorf("hold connections: %w", err)
@@ -133,7 +162,11 @@ func (t *Target) Serves() []model.Feature { return nil }
 // Apply takes connections of the state's services that may sleep. Those that
 // are held or led on stay, whatever the state says.
 func (t *Target) Apply(_ context.Context, s *model.State) error {
-	next := &ports{vips: map[netip.AddrPort]target{}, node: map[uint16]target{}}
+	next := map[model.Protocol]*ports{}
+	for _, proto := range []model.Protocol{model.TCP, model.UDP} {
+		next[proto] = &ports{vips: map[netip.AddrPort]target{}, node: map[uint16]target{}}
+	}
+	some := false
 	var own []netip.Addr
 	for _, svc := range s.Services {
 		if svc.Sleep == model.NeverSleeps {
@@ -142,23 +175,27 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 		vips := svc.VIPs()
 		own = append(own, vips...)
 		for _, p := range svc.Ports {
-			if p.Protocol != model.TCP {
-				continue
-			}
+			to := next[p.Protocol]
+			some = true
 			for _, vip := range vips {
-				next.vips[netip.AddrPortFrom(vip, p.Service)] = target{svc.Name, p.Container}
+				to.vips[netip.AddrPortFrom(vip, p.Service)] = target{svc.Name, p.Container}
 			}
 			for _, np := range svc.NodePorts {
 				if np.ServicePort == p.Service {
-					next.node[np.Port] = target{svc.Name, p.Container}
+					to.node[np.Port] = target{svc.Name, p.Container}
 				}
 			}
 		}
 	}
-	t.ports.Store(next)
+	t.ports.Store(next[model.TCP])
+	t.udp.Store(next[model.UDP])
+	t.held.local.end(func(name model.ServiceName) bool {
+		svc, ok := s.Service(name)
+		return !ok || svc.Sleep == model.Asleep
+	})
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(next.vips)+len(next.node) > 0 && t.open == nil {
+	if some && t.open == nil {
 		if err := t.listen(); err != nil {
 			return fmt.Errorf("take connections to sleeping services: %w", err)
 		}
@@ -174,35 +211,53 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 	return nil
 }
 
-// listen opens both listeners. They are on loopback: what comes to them by
-// their own address is nobody's.
-func (t *Target) listen() error {
-	v4, err := t.listenOn("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	listeners := []*net.TCPListener{v4}
-	v6, err := t.listenOn("tcp6", "[::1]:0")
-	if err == nil {
-		listeners = append(listeners, v6)
-	} else {
-		t.cfg.Log.Debug("no IPv6 for sleeping services", "error", err)
-	}
-	lead, err := t.cfg.Listen(v4, v6)
-	if err != nil {
-		for _, l := range listeners {
-			_ = l.Close()
+// listen opens the sockets. They are on loopback: what comes to them by their own
+// address is nobody's. A host without IPv6 has none of it.
+func (t *Target) listen() (err error) {
+	o := &opened{}
+	defer func() {
+		if err != nil {
+			o.close()
 		}
+	}()
+	var tcp, udp [2]syscall.Conn
+	for i, at := range []string{"127.0.0.1:0", "[::1]:0"} {
+		family := []string{"4", "6"}[i]
+		l, err := t.listenOn("tcp"+family, at)
+		if err != nil && i == 1 {
+			t.cfg.Log.Debug("no IPv6 for sleeping services", "error", err)
+			break
+		}
+		if err != nil {
+			return err
+		}
+		o.listeners, tcp[i] = append(o.listeners, l), l
+		c, err := listenUDP("udp"+family, at)
+		if err != nil {
+			return err
+		}
+		o.udp, udp[i] = append(o.udp, c), c
+	}
+	if t.held.send == nil {
+		if t.held.send, err = newSender(); err != nil {
+			return err
+		}
+	}
+	if o.lead, err = t.cfg.Listen(tcp, udp); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	t.open = &opened{lead: lead, listeners: listeners, cancel: cancel}
-	for _, l := range listeners {
-		t.open.wg.Go(func() {
+	o.cancel = cancel
+	t.open = o
+	for _, l := range o.listeners {
+		o.wg.Go(func() {
 			if err := t.acceptor.Serve(ctx, l); err != nil {
 				t.cfg.Log.Error("take connections to sleeping services", "error", err)
 			}
 		})
+	}
+	for _, c := range o.udp {
+		o.wg.Go(func() { t.held.readOn(ctx, c) })
 	}
 	return nil
 }
@@ -237,10 +292,7 @@ func (t *Target) Drain(ctx context.Context) error {
 	o := t.open
 	t.mu.Unlock()
 	if o != nil {
-		_ = o.lead.Close()
-		for _, l := range o.listeners {
-			_ = l.Close()
-		}
+		o.close()
 	}
 	for begun := time.Now(); t.Open() > 0; {
 		select {
@@ -266,20 +318,32 @@ func (t *Target) Close() {
 	t.open = nil
 	t.mu.Unlock()
 	if o != nil {
-		_ = o.lead.Close()
 		o.cancel()
+		o.close()
 		o.wg.Wait()
 	}
 	t.stop()
 	t.lines.wg.Wait()
+	t.held.close()
 	t.pump.Close()
 }
+
+// Applied is told whenever the data plane has applied a state whole: datagrams
+// that it held may go on.
+func (t *Target) Applied() { t.held.applied() }
+
+// Used counts the datagrams that programs on this host have sent to services in
+// sessions of their own, which no counter of the data plane knows.
+func (t *Target) Used() map[model.ServiceName]uint64 { return t.held.local.uses() }
 
 // Counts reads the counters, and asks the kernel what held connections have
 // sent.
 func (t *Target) Counts() Counts {
 	n := Counts{Passed: t.passed.Load(), Failed: t.failed.Load(), Refused: t.refused.Load(), Gone: t.gone.Load(), Waiting: t.lines.waiting()}
 	t.lines.each(func(_ model.ServiceName, h held) { n.Pending += unread(h.TCPConn) })
+	clients, waiting, bytes := t.held.counts()
+	n.Waiting, n.Datagrams, n.Pending = n.Waiting+clients, waiting, n.Pending+bytes
+	n.DatagramsPassed, n.DatagramsDropped = t.held.passed.Load(), t.held.dropped.Load()
 	t.joined.mu.Lock()
 	defer t.joined.mu.Unlock()
 	n.Joined, n.BytesIn, n.BytesOut = len(t.joined.open), t.joined.in, t.joined.out

@@ -36,26 +36,36 @@ type world struct {
 	*Target
 	at    netip.AddrPort // of the listener
 	owned []netip.Addr
-	wake  atomic.Value // of waker
+	udp   netip.AddrPort // of the socket for datagrams
+	wake  atomic.Value   // of waker
+
+	replay atomic.Value // of replayer
+	places atomic.Int64 // that are taken
 }
+
+type replayer func(frame []byte, ifindex uint32) (out []byte, held bool, err error)
 
 type waker func(context.Context) ([]model.Backend, error)
 
 type place struct{ *world }
 
 func (p place) Wait(ctx context.Context) ([]model.Backend, error) { return p.wake.Load().(waker)(ctx) }
-func (p place) Leave()                                            {}
+func (p place) Leave()                                            { p.places.Add(-1) }
 
 func newWorld(t *testing.T, replica uint16) *world {
 	t.Helper()
 	w := &world{}
 	target, err := New(Config{
-		Listen: func(v4, _ *net.TCPListener) (io.Closer, error) {
-			w.at = v4.Addr().(*net.TCPAddr).AddrPort()
+		Listen: func(tcp, udp [2]syscall.Conn) (io.Closer, error) {
+			w.at = tcp[0].(*net.TCPListener).Addr().(*net.TCPAddr).AddrPort()
+			w.udp = udp[0].(*net.UDPConn).LocalAddr().(*net.UDPAddr).AddrPort()
 			return nothing{}, nil
 		},
+		Replay: func(frame []byte, ifindex uint32) ([]byte, bool, error) {
+			return w.replay.Load().(replayer)(frame, ifindex)
+		},
 		Own:   func(addrs []netip.Addr) error { w.owned = slices.Clone(addrs); return nil },
-		Enter: func(model.ServiceName, string) (Place, error) { return place{w}, nil },
+		Enter: func(model.ServiceName, string, string) (Place, error) { w.places.Add(1); return place{w}, nil },
 	})
 	if err != nil {
 		t.Fatal(err)

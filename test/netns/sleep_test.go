@@ -216,58 +216,6 @@ func TestW06RestartWakesNobody(t *testing.T) {
 	})
 }
 
-// TestW01TheEdgeOfSleep: connections at random moments around the one at which
-// the service falls asleep. None is refused or reset. FAIRLEAD_SLEEP_ROUNDS
-// sets how many.
-func TestW01TheEdgeOfSleep(t *testing.T) {
-	rounds := 100
-	if n, err := strconv.Atoi(os.Getenv("FAIRLEAD_SLEEP_ROUNDS")); err == nil {
-		rounds = n
-	}
-	lab.Some(t, []string{"tcx"}, func(t *testing.T, l *lab.Lab) {
-		services := max(1, min(40, rounds/10))
-		var config lab.Config
-		for i := range services {
-			config.Services = append(config.Services, sleepy(t, l, 40+i, fmt.Sprintf("shop/edge%d", i), "25", 0, "{min: 0, idle: 1s}"))
-		}
-		a := l.Start(t, config)
-		var wg sync.WaitGroup
-		errs := make([]error, services)
-		for i := range services {
-			wg.Go(func() {
-				for round := range rounds / services {
-					// From 100 ms before the service may fall asleep to 1.2 s after, spread evenly.
-					time.Sleep(900*time.Millisecond + time.Duration((round*services+i)*7919%1300)*time.Millisecond)
-					f := []lab.Family{lab.V4, lab.V6}[round%2]
-					if err := converse(l.Client, vip(f, 40+i, 25)); err != nil {
-						errs[i] = fmt.Errorf("service %d, round %d: %w", i, round, err)
-						return
-					}
-				}
-			})
-		}
-		wg.Wait()
-		if err := errors.Join(errs...); err != nil {
-			log, _ := os.ReadFile(a.Path("log"))
-			for line := range strings.Lines(string(log)) {
-				if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") {
-					t.Log(line)
-				}
-			}
-			t.Error(err)
-			t.Log(a.CLI(t, "status"))
-		}
-		woken := 0
-		for i := range services {
-			woken += starts(t, a, fmt.Sprintf("shop/edge%d", i))
-		}
-		t.Logf("%d rounds, %d starts", rounds, woken)
-		if woken <= services {
-			t.Errorf("nothing fell asleep in %d rounds", rounds)
-		}
-	})
-}
-
 // TestD03HTTP: a request wakes its service and is answered by it; requests that
 // are refused, redirected or nobody's wake nothing (row D13); a stopped service
 // is not woken (row A30); one that does not start is told of with 503 (row W03).

@@ -3,6 +3,7 @@
 package packet_test
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
@@ -107,6 +109,75 @@ func TestW04HeldStaysTheKernels(t *testing.T) {
 			}
 			svc.Sleep = model.Awake
 			p.apply(svc)
+		}
+	})
+}
+
+// Rows D03, D13: every datagram to a service that falls asleep is the kernel's,
+// those of known flows too; a client that is not allowed wakes nobody; and what was
+// held takes the way of a packet when it is replayed, so that the replies and the
+// next datagrams of the client find its flow.
+func TestD03DatagramsAreTheKernels(t *testing.T) {
+	eachHook(t, func(p *plane, h hook) {
+		svc := web()
+		svc.Ports = webPorts[1:]
+		svc.Sleep = model.Awake
+		p.apply(svc)
+		all := []struct {
+			frame
+			back, client, vip string
+		}{{datagram4(), back4, client4, vip4}, {datagram6(), back6, client6, vip6}}
+		for _, f := range all {
+			p.expect(h, "awake", f.bytes(t), h.out, f.toBackend(f.client, f.back, clientPort, 5353).bytes(t), "1/forwarded")
+		}
+		nap := func(asleep bool) {
+			svc.Sleep = model.Awake
+			condition := model.Ready
+			if asleep {
+				svc.Sleep, condition = model.Asleep, model.Draining
+			}
+			for i := range svc.Backends {
+				svc.Backends[i].Condition = condition
+			}
+			p.apply(svc)
+		}
+		nap(true)
+		for _, f := range all {
+			p.expect(h, "of a known flow", f.bytes(t), h.pass, nil, "1/held")
+			f.sport++
+			p.expect(h, "of a new flow", f.bytes(t), h.pass, nil, "1/held")
+			if out, held, err := p.objects.Replay(f.bytes(t), wireIndex); out != nil || !held || err != nil {
+				t.Errorf("replayed while it sleeps: %x, %v, %v", out, held, err)
+			}
+			p.moved()
+		}
+		svc.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.77/32")}
+		p.apply(svc)
+		for _, f := range all {
+			f.sport += 9
+			p.expect(h, "a client that is not allowed", f.bytes(t), h.drop, nil, "1/not_allowed")
+			if out, held, err := p.objects.Replay(f.bytes(t), wireIndex); out != nil || held || err != bpf.ErrDropped {
+				t.Errorf("replayed of one that is not allowed: %x, %v, %v", out, held, err)
+			}
+			p.moved()
+		}
+		svc.Allow = nil
+		nap(false)
+		for _, f := range all {
+			f.sport++
+			out, held, err := p.objects.Replay(f.bytes(t), wireIndex)
+			if held || err != nil {
+				t.Fatalf("replayed: %v, %v", held, err)
+			}
+			if want := f.toBackend(f.client, f.back, f.sport, 5353).bytes(t); !bytes.Equal(out, want) {
+				t.Errorf("replayed:\n%x, want\n%x", out, want)
+			}
+			p.moved()
+			reply := frame{
+				srcMAC: backMAC, dstMAC: nodeMAC, src: f.back, dst: f.client, sport: 5353, dport: f.sport, udp: true, payload: []byte("answer"),
+			}
+			p.expect(h, "reply", reply.bytes(t), h.out, reply.toClient(f.vip, f.client, 53, f.sport).bytes(t), "1/replied")
+			p.expect(h, "the next one", f.bytes(t), h.out, f.toBackend(f.client, f.back, f.sport, 5353).bytes(t), "1/forwarded")
 		}
 	})
 }

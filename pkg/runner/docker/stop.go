@@ -26,9 +26,9 @@ func (r *Runner) retire(ctx context.Context, rep *replica) {
 	b, sockets := r.look(rep)
 	if b.id != "" && b.ready {
 		r.mu.Lock()
-		limit := rep.drain
+		limit, idle := rep.drain, r.wanted[rep.service].spec.Idle
 		r.mu.Unlock()
-		sockets.Drain(ctx, limit, func() bool { return b.pid != 0 && !visible(b.pid, b.id) })
+		sockets.Drain(ctx, limit, idle, func() bool { return b.pid != 0 && !visible(b.pid, b.id) })
 	}
 	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, r.cfg.Backoff.Max) {
 		r.mu.Lock()

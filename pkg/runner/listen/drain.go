@@ -13,8 +13,9 @@ const settleTime = 500 * time.Millisecond
 
 // Drain waits until the replica has no connections any more or has ended, at
 // most for limit. Whether UDP flows live on cannot be seen, nor those of a
-// process that cannot be: they get all of it.
-func (r Replica) Drain(ctx context.Context, limit time.Duration, ended func() bool) {
+// process that cannot be: they get all of it, but for UDP of which nobody makes use
+// (idle).
+func (r Replica) Drain(ctx context.Context, limit time.Duration, idle bool, ended func() bool) {
 	if limit <= 0 {
 		return
 	}
@@ -27,7 +28,7 @@ func (r Replica) Drain(ctx context.Context, limit time.Duration, ended func() bo
 			return
 		case <-time.After(wait):
 		}
-		if ended() || len(udp) == 0 && r.PID != 0 && !r.busy() {
+		if ended() || (len(udp) == 0 || idle) && r.PID != 0 && !r.busy() {
 			return
 		}
 	}

@@ -53,7 +53,10 @@ func (r *Runner) drain(ctx context.Context, rep *replica) {
 	if rep.proc == nil || !rec.Ready {
 		return
 	}
-	rec.sockets().Drain(ctx, rec.Drain, rep.proc.ended)
+	r.mu.Lock()
+	idle := r.wanted[rec.Service].spec.Idle
+	r.mu.Unlock()
+	rec.sockets().Drain(ctx, rec.Drain, idle, rep.proc.ended)
 }
 
 // terminate asks every process of the replica to end, and waits for it.

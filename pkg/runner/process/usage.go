@@ -43,14 +43,14 @@ func (r *Runner) sum(name model.ServiceName, count func(listen.Replica) (int, er
 
 // Scale sets how many replicas of one service run; false: no Apply has named
 // it. It implements activator.Scaler.
-func (r *Runner) Scale(name model.ServiceName, replicas int) bool {
+func (r *Runner) Scale(name model.ServiceName, replicas int, idle bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w, ok := r.wanted[name]
 	if !ok {
 		return false
 	}
-	w.spec.Replicas = replicas
+	w.spec.Replicas, w.spec.Idle = replicas, idle
 	r.wanted[name] = w
 	r.poke()
 	return true

@@ -31,6 +31,13 @@ func Warming(t testing.TB, delay time.Duration, scale string) string {
 	return helperWorkload(t, "warm", delay, scale)
 }
 
+// Mirror is the lines of a workload that answers every datagram with its sender's
+// address, a space and what it said. It binds $PORT after the delay.
+func Mirror(t testing.TB, delay time.Duration, scale string) string {
+	t.Helper()
+	return helperWorkload(t, "mirror", delay, scale)
+}
+
 func helperWorkload(t testing.TB, job string, delay time.Duration, scale string) string {
 	t.Helper()
 	self, err := os.Executable()
@@ -88,4 +95,22 @@ func greet() int {
 			}
 		}()
 	}
+}
+
+func mirror() int {
+	delay, err := time.ParseDuration(os.Getenv("DELAY"))
+	if err == nil {
+		time.Sleep(delay) // a program that takes long to start
+	}
+	c, err := net.ListenPacket("udp", ":"+os.Getenv("PORT"))
+	b := make([]byte, 64<<10)
+	for err == nil {
+		var n int
+		var from net.Addr
+		if n, from, err = c.ReadFrom(b); err == nil {
+			_, err = c.WriteTo(fmt.Appendf(nil, "%s %s", from, b[:n]), from)
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
 }

@@ -31,6 +31,8 @@ func help(job string) int {
 		return greet()
 	case "warm":
 		return warm()
+	case "mirror":
+		return mirror()
 	}
 	fmt.Fprintln(os.Stderr, "unknown helper", job)
 	return 2
