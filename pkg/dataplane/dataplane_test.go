@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -288,7 +289,7 @@ func TestIDsAreKeptOverRestarts(t *testing.T) {
 	apply(t, newTarget(t, m, c), stateOfOne(1, "10.1.0.2", "10.1.0.3"))
 	key := bpf.ServiceKey{VIP: netip.MustParseAddr("198.18.0.10"), Port: 90, Proto: 6}
 	id := m.services[key].ID
-	backends, _ := m.Backends()
+	backends := maps.Clone(m.backends)
 	m.stats[id] = bpf.ServiceStats{Connections: 42}
 
 	restarted := newTarget(t, m, c)

@@ -61,13 +61,16 @@ func (t *Target) plot(s *model.State) (*delta, error) {
 	node, err := t.nodeAddrs(s, u.nodePorts)
 	d.full = d.full || !slices.Equal(node, t.plan.node)
 	if d.full {
-		t.plan = plan{keys: map[bpf.ServiceKey]claimed{}}
+		t.plan = plan{keys: make(map[bpf.ServiceKey]claimed, 2*len(s.Services))}
 		last = nil
 		t.cfg.Hops.Track(t.tracked(s))
 	} else {
 		t.cfg.Hops.Follow(newAddrs(last, s), nil)
 	}
 	t.plan.node, t.plan.uses = node, u
+	if d.full {
+		d.fresh = make([]unit, 0, len(s.Services))
+	}
 	for was, is := range model.Changes(last, s) {
 		if was != nil {
 			d.was = append(d.was, t.compile(was, noHop))
@@ -154,8 +157,17 @@ func (u *uses) count(old, now *model.State) {
 func newAddrs(old, now *model.State) (addrs []netip.Addr) {
 	for _, is := range model.Changes(old, now) {
 		if is != nil {
-			for _, b := range is.Backends {
-				addrs = append(addrs, b.Addrs()...)
+			addrs = appendAddrs(addrs, is)
+		}
+	}
+	return addrs
+}
+
+func appendAddrs(addrs []netip.Addr, svc *model.Service) []netip.Addr {
+	for i := range svc.Backends {
+		for _, a := range [...]netip.Addr{svc.Backends[i].Addr4, svc.Backends[i].Addr6} {
+			if a.IsValid() {
+				addrs = append(addrs, a)
 			}
 		}
 	}
@@ -165,9 +177,16 @@ func newAddrs(old, now *model.State) (addrs []netip.Addr) {
 // tracked lists every address whose next hop is needed: the backends', also of
 // those that are draining.
 func (t *Target) tracked(s *model.State) []netip.Addr {
-	addrs := newAddrs(nil, s)
-	for a := range t.kernel.addrs {
-		addrs = append(addrs, a)
+	n := len(t.kernel.backends.all)
+	for _, svc := range s.Services {
+		n += len(svc.Backends)
+	}
+	addrs := make([]netip.Addr, 0, n)
+	for _, svc := range s.Services {
+		addrs = appendAddrs(addrs, svc)
+	}
+	for _, e := range t.kernel.backends.each {
+		addrs = append(addrs, e.Addr)
 	}
 	return addrs
 }

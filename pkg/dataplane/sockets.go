@@ -3,15 +3,21 @@
 package dataplane
 
 import (
-	"net/netip"
 	"slices"
+
+	"github.com/fairlead-lb/fairlead/pkg/bpf"
 )
 
-// socket is what a replica answers on.
+// socket is what a replica answers on. It holds no pointer: there may be a million.
 type socket struct {
-	addr  netip.Addr
+	addr  [16]byte
 	port  uint16
 	proto uint8
+	v6    bool
+}
+
+func socketOf(b *bpf.Backend) socket {
+	return socket{addr: b.Addr.As16(), port: b.Port, proto: b.Proto, v6: b.Addr.Is6()}
 }
 
 // tableID names a table as flow entries do.
@@ -33,9 +39,16 @@ func newSockets() sockets {
 	return sockets{only: map[socket]uint32{}, shared: map[socket][]uint32{}, by: map[tableID]int{}, begun: map[tableID]bool{}}
 }
 
+// expect makes room for n sockets more, if there are none yet.
+func (x *sockets) expect(n int) {
+	if len(x.only) == 0 {
+		x.only = make(map[socket]uint32, n)
+	}
+}
+
 func (x *sockets) add(s socket, id uint32) {
 	begin := func(id uint32) {
-		table := tableID{id, s.addr.Is6()}
+		table := tableID{id, s.v6}
 		if x.by[table]++; x.by[table] == 1 {
 			x.begun[table] = true
 		}
@@ -57,7 +70,7 @@ func (x *sockets) add(s socket, id uint32) {
 
 func (x *sockets) remove(s socket, id uint32) {
 	end := func(id uint32) {
-		table := tableID{id, s.addr.Is6()}
+		table := tableID{id, s.v6}
 		if x.by[table]--; x.by[table] == 0 {
 			delete(x.by, table)
 		}
