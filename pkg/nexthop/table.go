@@ -183,13 +183,11 @@ func (t *Table) Lookup(addr netip.Addr) Hop {
 // has not heard of lately: packets that BPF redirects do not do that.
 func (t *Table) resolve(addrs []netip.Addr, confirm bool) []Hop {
 	p := pass{links: t.links, seen: map[uint32]seenLink{}}
-	hops := make([]Hop, 0, len(addrs))
-	for _, a := range addrs {
-		hop, state := p.resolve(a)
-		if hop.IfIndex != 0 && !hop.Local && (state&nudKnown == 0 || confirm && state&unix.NUD_STALE != 0) {
-			t.ask(hop.neighbour())
+	hops, states := p.resolve(addrs)
+	for i := range hops {
+		if state := states[i]; hops[i].led() && (state&nudKnown == 0 || confirm && state&unix.NUD_STALE != 0) {
+			t.ask(hops[i].neighbour())
 		}
-		hops = append(hops, hop)
 	}
 	return hops
 }
