@@ -122,14 +122,13 @@ func (t *Target) claim(units []unit) {
 	k := &t.kernel
 	x := &k.backends
 	for p := range eachPort(units) {
-		if _, known := k.ids[p.owner]; !known {
+		if p.id = k.ids[p.owner]; p.id == 0 {
 			t.claimID(p)
 		}
-		id, ok := k.ids[p.owner]
-		if !ok || x.unclaimed == 0 {
+		if p.id == 0 || x.unclaimed == 0 {
 			continue
 		}
-		g := x.group(id)
+		g := x.group(p.id)
 		for _, tb := range p.tables {
 			for i := range tb.backends {
 				x.claim(&g, tb.backends[i].Addr, tb.backends[i].Port)
@@ -144,11 +143,11 @@ func (t *Target) claimID(p *port) {
 	for _, tb := range p.tables {
 		for _, key := range tb.keys {
 			have, ok := k.services[key]
-			if !ok {
+			if !ok || have.ID == 0 {
 				continue
 			}
 			if _, taken := k.names[have.ID]; !taken {
-				k.ids[p.owner], k.names[have.ID] = have.ID, p.owner
+				k.ids[p.owner], k.names[have.ID], p.id = have.ID, p.owner, have.ID
 				return
 			}
 		}
@@ -156,10 +155,10 @@ func (t *Target) claimID(p *port) {
 }
 
 // serviceID is the id of a service port, a new one if it has none.
-func (t *Target) serviceID(name portName) (uint32, error) {
-	k := &t.kernel
-	if id, ok := k.ids[name]; ok {
-		return id, nil
+func (t *Target) serviceID(p *port) (uint32, error) {
+	k, name := &t.kernel, p.owner
+	if p.id != 0 {
+		return p.id, nil
 	}
 	size := t.cfg.Maps.Sizes().Services
 	// 0 stays free: it is what VIP markers have.
@@ -172,7 +171,7 @@ func (t *Target) serviceID(name portName) (uint32, error) {
 		if err := t.cfg.Maps.ResetServiceStats(id); err != nil {
 			return 0, err
 		}
-		k.ids[name], k.names[id] = id, name
+		k.ids[name], k.names[id], p.id = id, name, id
 		return id, nil
 	}
 	return 0, fmt.Errorf("service %s port %d: the maps hold %d service ports and all are taken",

@@ -14,15 +14,20 @@ import (
 // backends is what the map of backends holds. There may be a million: what an
 // entry is found by is kept small, and without pointers where it can be.
 type backends struct {
-	all []entry // by index
-	// of lists the indices of a service id's entries, in the order of their
-	// addresses and ports.
-	of       map[uint32][]uint32
+	all      []entry              // by index
+	of       map[uint32]*owned    // by service id
 	retiring map[uint32]time.Time // those on their way out: when their flows are released
 	sockets  sockets
 
 	unclaimed int    // entries whose owner is not known
 	next      uint32 // where the search for a free index begins
+	last      *owned // what is written next is mostly of the same service
+}
+
+// owned are the entries of a service id.
+type owned struct {
+	service uint32
+	ids     []uint32 // in the order of addresses and ports
 }
 
 // entry is a backend in the map. Entries nobody wants drain until their flows
@@ -36,7 +41,7 @@ type entry struct {
 }
 
 func newBackends() backends {
-	return backends{of: map[uint32][]uint32{}, retiring: map[uint32]time.Time{}, sockets: newSockets()}
+	return backends{of: map[uint32]*owned{}, retiring: map[uint32]time.Time{}, sockets: newSockets()}
 }
 
 // at is the entry of an index; nil if there is none.
@@ -64,7 +69,13 @@ type group struct {
 	at   int // what is asked for next is mostly here
 }
 
-func (x *backends) group(service uint32) group { return group{all: x.all, list: x.of[service]} }
+func (x *backends) group(service uint32) group {
+	g := group{all: x.all}
+	if o := x.of[service]; o != nil {
+		g.list = o.ids
+	}
+	return g
+}
 
 // place is the entry that the service has for an address.
 func (g *group) place(addr netip.Addr) (uint32, bool) {
@@ -123,17 +134,31 @@ func (x *backends) put(id uint32, b bpf.Backend, claimed bool) {
 		x.all = x.all[:n]
 	}
 	x.all[id] = entry{Backend: b, held: true, claimed: claimed}
-	list := x.of[b.Service]
-	at := len(list)
-	if at > 0 && x.order(list[at-1], id) > 0 {
-		at, _ = slices.BinarySearchFunc(list, id, x.order)
+	o := x.owned(b.Service)
+	at := len(o.ids)
+	if at > 0 && x.order(o.ids[at-1], id) > 0 {
+		at, _ = slices.BinarySearchFunc(o.ids, id, x.order)
 	}
-	x.of[b.Service] = slices.Insert(list, at, id)
+	o.ids = slices.Insert(o.ids, at, id)
 	if !claimed {
 		x.unclaimed++
 		return
 	}
 	x.sockets.add(socketOf(&b), b.Service)
+}
+
+// owned is the list that a service id's entries are put into.
+func (x *backends) owned(service uint32) *owned {
+	if x.last != nil && x.last.service == service {
+		return x.last
+	}
+	o := x.of[service]
+	if o == nil {
+		o = &owned{service: service}
+		x.of[service] = o
+	}
+	x.last = o
+	return o
 }
 
 func (x *backends) order(a, b uint32) int {
@@ -147,12 +172,13 @@ func (x *backends) drop(id uint32) {
 	if e == nil {
 		return
 	}
-	list := x.of[e.Service]
-	if at, ok := slices.BinarySearchFunc(list, id, x.order); ok {
-		list = slices.Delete(list, at, at+1)
+	o := x.owned(e.Service)
+	if at, ok := slices.BinarySearchFunc(o.ids, id, x.order); ok {
+		o.ids = slices.Delete(o.ids, at, at+1)
 	}
-	if x.of[e.Service] = list; len(list) == 0 {
+	if len(o.ids) == 0 {
 		delete(x.of, e.Service)
+		x.last = nil
 	}
 	delete(x.retiring, id)
 	if e.claimed {

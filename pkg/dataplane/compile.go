@@ -35,6 +35,7 @@ type unit struct {
 // port is one service port.
 type port struct {
 	owner  portName
+	id     uint32 // of owner, from claim or putBackends on; 0: none yet
 	rules  rules
 	tables []table // of the families in which clients reach it
 }

@@ -25,7 +25,6 @@ const (
 type job struct {
 	port  *port
 	table *table
-	id    uint32 // of the service port
 }
 
 // draft is what a table shall be.
@@ -83,7 +82,7 @@ func (t *Target) draft(d *desk, j *job) draft {
 // members are the backends of a table that have slots in it. They are valid
 // until the desk's next table.
 func (t *Target) members(d *desk, j *job) []member {
-	g, tb := t.kernel.backends.group(j.id), j.table
+	g, tb := t.kernel.backends.group(j.port.id), j.table
 	d.members = d.members[:0]
 	for i := range tb.backends {
 		b := &tb.backends[i]

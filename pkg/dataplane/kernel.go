@@ -80,7 +80,7 @@ func (k *kernel) unref(id uint32) {
 }
 
 // refers tells whether any entry refers to a service id.
-func (k *kernel) refers(id uint32) bool { return k.keys[id] > 0 || len(k.backends.of[id]) > 0 }
+func (k *kernel) refers(id uint32) bool { return k.keys[id] > 0 || k.backends.of[id] != nil }
 
 // needFlows tells whether the flows of a table need entries.
 func (k *kernel) needFlows(sp *span, id tableID) bool {

@@ -40,8 +40,11 @@ func (t *Target) putTables(d *delta) (stale []bpf.Table, err error) {
 // jobs lists the tables of some units.
 func (t *Target) jobs(units []unit) (jobs []job) {
 	for p := range eachPort(units) {
+		if p.id == 0 {
+			p.id = t.kernel.ids[p.owner] // of an unchanged service
+		}
 		for i := range p.tables {
-			jobs = append(jobs, job{port: p, table: &p.tables[i], id: t.kernel.ids[p.owner]}) // putBackends made it
+			jobs = append(jobs, job{p, &p.tables[i]})
 		}
 	}
 	return jobs
@@ -66,7 +69,7 @@ func (t *Target) sharers(d *delta) (units []unit) {
 }
 
 func (t *Target) putTable(j *job, now draft) (stale []bpf.Table, err error) {
-	k, tb, id := &t.kernel, j.table, j.id
+	k, tb, id := &t.kernel, j.table, j.port.id
 	sp, err := t.putSlots(now)
 	if err != nil {
 		return nil, err

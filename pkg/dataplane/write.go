@@ -78,7 +78,7 @@ func (t *Target) putBackends(d *delta) (replaced []uint32, err error) {
 		if len(p.tables) == 0 {
 			continue
 		}
-		svc, err := t.serviceID(p.owner)
+		svc, err := t.serviceID(p)
 		if err != nil {
 			errs = append(errs, err)
 			continue
