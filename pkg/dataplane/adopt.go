@@ -84,7 +84,7 @@ func (t *Target) rereadBackends() error {
 		return err
 	}
 	missing(known)
-	x.sockets.expect(x.unclaimed)
+	x.sockets.expect(x.all, x.sockets.n+x.unclaimed)
 	return nil
 }
 

@@ -114,7 +114,7 @@ func (x *backends) claim(g *group, addr netip.Addr, port uint16) {
 		if e := &x.all[id]; e.Port == port {
 			e.claimed = true
 			x.unclaimed--
-			x.sockets.add(socketOf(&e.Backend), e.Service)
+			x.sockets.add(x.all, id)
 			return
 		}
 	}
@@ -144,7 +144,7 @@ func (x *backends) put(id uint32, b bpf.Backend, claimed bool) {
 		x.unclaimed++
 		return
 	}
-	x.sockets.add(socketOf(&b), b.Service)
+	x.sockets.add(x.all, id)
 }
 
 // owned is the list that a service id's entries are put into.
@@ -182,7 +182,7 @@ func (x *backends) drop(id uint32) {
 	}
 	delete(x.retiring, id)
 	if e.claimed {
-		x.sockets.remove(socketOf(&e.Backend), e.Service)
+		x.sockets.remove(x.all, id)
 	} else {
 		x.unclaimed--
 	}
@@ -194,7 +194,7 @@ func (x *backends) disclaim(id uint32) {
 	e := &x.all[id]
 	e.claimed = false
 	x.unclaimed++
-	x.sockets.remove(socketOf(&e.Backend), e.Service)
+	x.sockets.remove(x.all, id)
 }
 
 // draining tells whether any backend is on its way out, or of an earlier agent
