@@ -50,7 +50,7 @@ func (x *sockets) expect(all []entry, n int) {
 		return
 	}
 	old := x.heads
-	x.heads = make([]uint32, 1<<bits.Len(uint(n)))
+	x.heads = make([]uint32, 1<<bits.Len(2*uint(n))) // most chains have one entry
 	for _, head := range old {
 		for head != 0 {
 			id := head - 1
