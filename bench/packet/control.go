@@ -6,8 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-lb/fairlead/bench/report"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
@@ -42,6 +45,16 @@ func (c *counting) PutSlots(base uint32, ids []uint32) error {
 	return c.Maps.PutSlots(base, ids)
 }
 
+func (c *counting) PutAllow(a bpf.Allow) error {
+	c.other++
+	return c.Maps.PutAllow(a)
+}
+
+func (c *counting) DeleteAllow(a bpf.Allow) error {
+	c.other++
+	return c.Maps.DeleteAllow(a)
+}
+
 func (c *counting) ResetServiceStats(id uint32) error {
 	c.other++
 	return c.Maps.ResetServiceStats(id)
@@ -49,7 +62,7 @@ func (c *counting) ResetServiceStats(id uint32) error {
 
 // String lists the writes since the last reset.
 func (c *counting) String() string {
-	return fmt.Sprintf("%d services, %d backends, %d tables, %d counters", c.services, c.backends, c.slots, c.other)
+	return fmt.Sprintf("%d services, %d backends, %d tables, %d others", c.services, c.backends, c.slots, c.other)
 }
 
 func (c *counting) reset() { c.services, c.backends, c.slots, c.other = 0, 0, 0, 0 }
@@ -74,17 +87,33 @@ type step struct {
 	name   string
 	aim    time.Duration
 	times  []float64 // milliseconds
-	writes string
+	cpu    []float64 // the same, of all threads
+	writes string    // empty: it is not about the maps
 	count  int
 }
 
 func (s *step) time(p *plane, do func() error) error {
 	p.maps.reset()
-	start := time.Now()
-	err := do()
-	s.times = append(s.times, float64(time.Since(start))/float64(time.Millisecond))
+	err := s.clock(do)
 	s.writes, s.count = p.maps.String(), p.maps.total()
 	return err
+}
+
+func (s *step) clock(do func() error) error {
+	start, used := time.Now(), processCPU()
+	err := do()
+	s.times = append(s.times, float64(time.Since(start))/float64(time.Millisecond))
+	s.cpu = append(s.cpu, float64(processCPU()-used)/float64(time.Millisecond))
+	return err
+}
+
+// processCPU is what all threads have used so far.
+func processCPU() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // control measures filling, changing and adopting. No packet is involved.
@@ -93,13 +122,17 @@ func (b *bench) control() error {
 	for _, n := range []int{1000, 10_000, b.cfg.services} {
 		got, err := b.controlOf(n)
 		steps = append(steps, got...)
+		if err == nil {
+			got, err = b.aroundOf(n)
+			steps = append(steps, got...)
+		}
 		if err != nil {
 			return fmt.Errorf("control plane with %d services: %w", n, err)
 		}
 	}
 	t := report.Table{
-		Title: "Control plane (dataplane.Target over the kernel's maps)",
-		Head:  []string{"", "median ms", "aim", "rounds", "writes"},
+		Title: "Control plane (dataplane.Target over the kernel's maps, and what an agent's start needs beside it)",
+		Head:  []string{"", "median ms", "CPU ms", "aim", "rounds", "writes"},
 	}
 	for _, s := range steps {
 		aim := ""
@@ -110,10 +143,13 @@ func (b *bench) control() error {
 			}
 			aim = fmt.Sprintf("≤ %d %s", s.aim.Milliseconds(), mark)
 		}
-		t.Add(s.name, fmt.Sprintf("%.1f", report.Median(s.times)), aim, fmt.Sprint(len(s.times)), s.writes)
+		t.Add(s.name, fmt.Sprintf("%.1f", report.Median(s.times)), fmt.Sprintf("%.1f", report.Median(s.cpu)), aim, fmt.Sprint(len(s.times)), s.writes)
 		b.rows = append(b.rows,
 			report.Row{Case: s.name, Subject: "control plane", Value: report.Median(s.times), Unit: "ms", Rounds: len(s.times)},
-			report.Row{Case: s.name, Subject: "control plane", Value: float64(s.count), Unit: "map writes", Rounds: len(s.times)})
+			report.Row{Case: s.name, Subject: "control plane", Value: report.Median(s.cpu), Unit: "CPU ms", Rounds: len(s.times)})
+		if s.writes != "" {
+			b.rows = append(b.rows, report.Row{Case: s.name, Subject: "control plane", Value: float64(s.count), Unit: "map writes", Rounds: len(s.times)})
+		}
 	}
 	t.Print(b.w)
 	return nil
@@ -126,13 +162,14 @@ func (b *bench) controlOf(n int) ([]*step, error) {
 	change := &step{name: title + "one backend removed"}
 	again := &step{name: title + "the same state again"}
 	adopt := &step{name: title + "restart: New and first Apply"}
+	read := &step{name: title + "· of that, New: the maps read"}
 	if n == 10_000 {
 		fill.aim, adopt.aim = 2*time.Second, 2*time.Second
 	}
 	if n == b.cfg.services {
 		change.aim, adopt.aim = 5*time.Millisecond, 2*time.Second
 	}
-	all := []*step{fill, change, again, adopt}
+	all := []*step{fill, change, again, adopt, read}
 	objects, err := bpf.Open(sizesFor(n))
 	if err != nil {
 		return nil, err
@@ -170,8 +207,10 @@ func (b *bench) controlOf(n int) ([]*step, error) {
 			break
 		}
 		errs := again.time(p, func() error { return p.target.Apply(ctx, state) })
+		p.target = nil
+		runtime.GC() // a new agent has no old one in its memory
 		errs = errors.Join(errs, adopt.time(p, func() error {
-			if err := p.start(); err != nil {
+			if err := read.time(p, p.start); err != nil {
 				return err
 			}
 			return p.target.Apply(ctx, state)

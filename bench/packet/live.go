@@ -11,28 +11,38 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
+// first is a backend and where it is.
+type first struct {
+	id   uint32
+	addr netip.Addr
+}
+
 // live writes the entries that established flows of the traffic's tuples have:
 // the replies' for services that follow their table, both for the others. Real
 // handshakes of half a million clients at once would not fit into the table of
 // unconfirmed flows.
 func (w *world) live(t harness.Traffic) error {
-	services, err := w.objects.Services()
+	services := map[bpf.ServiceKey]bpf.Service{}
+	err := w.objects.EachService(func(k bpf.ServiceKey, s bpf.Service) bool {
+		services[k] = s
+		return true
+	})
 	if err != nil {
 		return err
 	}
-	backends, err := w.objects.Backends()
+	of := map[uint32]first{} // the first backend of each service id
+	err = w.objects.EachBackend(func(id uint32, b bpf.Backend) bool {
+		if _, ok := of[b.Service]; !ok {
+			of[b.Service] = first{id, b.Addr}
+		}
+		return true
+	})
 	if err != nil {
 		return err
 	}
 	jiffies, _, err := w.objects.Clock()
 	if err != nil {
 		return err
-	}
-	of := map[uint32]uint32{} // a backend of each service id
-	for id, b := range backends {
-		if first, ok := of[b.Service]; !ok || id < first {
-			of[b.Service] = id
-		}
 	}
 	for i := range t.Tuples {
 		// The same arithmetic as in harness.c.
@@ -43,8 +53,8 @@ func (w *world) live(t harness.Traffic) error {
 		if !ok {
 			return fmt.Errorf("no service at %s", vip)
 		}
-		id := of[svc.ID]
-		back := netip.AddrPortFrom(backends[id].Addr, containerPort)
+		id := of[svc.ID].id
+		back := netip.AddrPortFrom(of[svc.ID].addr, containerPort)
 		request := bpf.FlowKey{Src: client, Dst: vip, Proto: uint8(model.TCP)}
 		reply := bpf.FlowKey{Src: back, Dst: client, Proto: uint8(model.TCP)}
 		flow := bpf.Flow{Src: vip, Dst: client, Backend: id, Service: svc.ID, Flags: bpf.FlowReply, Seen: uint32(jiffies)}

@@ -25,11 +25,15 @@ func (b *bench) predict(n int) (time.Duration, error) {
 	}
 	if b.fills == nil {
 		for _, k := range []int{few, more} {
-			took, err := fillTime(b.wire, k)
-			if err != nil {
-				return 0, err
+			best := time.Duration(math.MaxInt64)
+			for range 3 { // others on the machine only make it longer
+				took, err := fillTime(b.wire, k)
+				if err != nil {
+					return 0, err
+				}
+				best = min(best, took)
 			}
-			b.fills = append(b.fills, took)
+			b.fills = append(b.fills, best)
 		}
 	}
 	growth := 1.0

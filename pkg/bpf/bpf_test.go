@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"strings"
@@ -77,7 +78,8 @@ func TestMapsRoundTrip(t *testing.T) {
 	if err := o.PutService(key, Service{ID: 3, Base: 5, Len: 7}); err != nil {
 		t.Fatal(err)
 	}
-	services, err := o.Services()
+	services := map[ServiceKey]Service{}
+	err := o.EachService(func(k ServiceKey, s Service) bool { services[k] = s; return true })
 	if err != nil || len(services) != 1 || services[key] != (Service{ID: 3, Base: 5, Len: 7}) {
 		t.Fatalf("services = %v, %v", services, err)
 	}
@@ -95,7 +97,8 @@ func TestMapsRoundTrip(t *testing.T) {
 	if err := o.PutBackend(63, b); err != nil {
 		t.Fatal(err)
 	}
-	backends, err := o.Backends()
+	backends := map[uint32]Backend{}
+	err = o.EachBackend(func(i uint32, b Backend) bool { backends[i] = b; return true })
 	if err != nil || len(backends) != 1 || backends[63] != b {
 		t.Fatalf("backends = %v, %v", backends, err)
 	}
@@ -109,8 +112,50 @@ func TestMapsRoundTrip(t *testing.T) {
 	if err := o.PutSlots(1021, []uint32{1, 2, 3, 4}); err == nil {
 		t.Fatal("slots beyond the map were taken")
 	}
-	if got, err := o.Slots(1020, 4); err != nil || got[3] != 4 {
+	got := make([]uint32, 4)
+	if err := o.Slots(1020, got); err != nil || got[3] != 4 {
 		t.Fatalf("slots = %v, %v", got, err)
+	}
+	if err := o.Slots(1021, got); err == nil {
+		t.Fatal("slots beyond the map were read")
+	}
+}
+
+// More entries than one system call reads are read once each, and the way of
+// kernels that do not read tries in batches finds the same.
+func TestEveryEntryIsRead(t *testing.T) {
+	const n = 2*batch + 3
+	o := open(t, Config{Services: 2 * n, Backends: n, Slots: 1024, Flows: 1024, Embryos: 1024})
+	nth := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}) }
+	for i := range n {
+		err := errors.Join(
+			o.PutService(ServiceKey{VIP: nth(i), Port: 90, Proto: 6}, Service{ID: uint32(i)}),
+			o.PutAllow(Allow{Service: uint32(i), Source: netip.PrefixFrom(nth(i), 32)}),
+			o.PutBackend(uint32(i), Backend{Addr: nth(i), Port: 80, Proto: 6, Flags: BackendUsed}),
+		)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var services, allows, byKey, backends [n]int
+	err := errors.Join(
+		o.EachService(func(_ ServiceKey, s Service) bool { services[s.ID]++; return true }),
+		o.EachAllow(func(a Allow) bool { allows[a.Service]++; return true }),
+		eachByKey(o.maps[lbMapFlAllow], func(k *lbAllowKey, _ *uint32) bool { byKey[k.Service]++; return true }),
+		o.EachBackend(func(i uint32, b Backend) bool {
+			if b.Addr == nth(int(i)) {
+				backends[i]++
+			}
+			return true
+		}),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		if services[i] != 1 || allows[i] != 1 || byKey[i] != 1 || backends[i] != 1 {
+			t.Fatalf("entry %d was read %d, %d, %d and %d times", i, services[i], allows[i], byKey[i], backends[i])
+		}
 	}
 }
 

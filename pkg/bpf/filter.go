@@ -3,8 +3,10 @@
 package bpf
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"net/netip"
 )
 
@@ -20,9 +22,9 @@ func filterBit(a netip.Addr) uint32 {
 
 // AddFilter tells the programs that the addresses may be ours. Until then
 // packets to and from them pass untouched.
-func (o *Objects) AddFilter(addrs []netip.Addr) error {
+func (o *Objects) AddFilter(addrs iter.Seq[netip.Addr]) error {
 	var word [8]byte
-	for _, a := range addrs {
+	for a := range addrs {
 		bit := filterBit(a)
 		at := int64(bit / 64 * 8)
 		if _, err := o.filter.ReadAt(word[:], at); err != nil {
@@ -41,13 +43,20 @@ func (o *Objects) AddFilter(addrs []netip.Addr) error {
 	return nil
 }
 
-// SetFilter makes the addresses the only ones that may be ours.
-func (o *Objects) SetFilter(addrs []netip.Addr) error {
-	bits := make([]byte, filterBits/8)
-	for _, a := range addrs {
+// SetFilter makes the addresses the only ones that may be ours; it writes
+// nothing if they are.
+func (o *Objects) SetFilter(addrs iter.Seq[netip.Addr]) error {
+	bits, have := make([]byte, filterBits/8), make([]byte, filterBits/8)
+	for a := range addrs {
 		bit := filterBit(a)
 		at := bits[bit/64*8:]
 		binary.NativeEndian.PutUint64(at, binary.NativeEndian.Uint64(at)|1<<(bit%64))
+	}
+	if _, err := o.filter.ReadAt(have, 0); err != nil {
+		return fmt.Errorf("read address filter: %w", err)
+	}
+	if bytes.Equal(have, bits) {
+		return nil
 	}
 	if _, err := o.filter.WriteAt(bits, 0); err != nil {
 		return fmt.Errorf("write address filter: %w", err)

@@ -10,9 +10,6 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// flowBatch is how many flows one system call reads.
-const flowBatch = 4096
-
 // EachFlow calls yield for every flow entry, both directions, until it returns
 // false. Flows that come or go meanwhile may be missed or seen twice.
 func (o *Objects) EachFlow(yield func(k FlowKey, f Flow, confirmed bool) bool) error {
@@ -29,22 +26,11 @@ func (o *Objects) EachFlow(yield func(k FlowKey, f Flow, confirmed bool) bool) e
 }
 
 func eachFlow(m *ebpf.Map, yield func(FlowKey, Flow) bool) error {
-	keys, vals := make([]lbFlowKey, flowBatch), make([]lbFlow, flowBatch)
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := m.BatchLookup(&cursor, keys, vals, nil)
-		for i := range n {
-			if !yield(flowKeyOf(&keys[i]), flowOf(&vals[i])) {
-				return nil
-			}
-		}
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			return nil // the end
-		}
-		if err != nil {
-			return fmt.Errorf("read flows: %w", err)
-		}
+	err := each(m, func(k *lbFlowKey, f *lbFlow) bool { return yield(flowKeyOf(k), flowOf(f)) })
+	if err != nil {
+		return fmt.Errorf("read flows: %w", err)
 	}
+	return nil
 }
 
 // PutFlow writes one entry among the confirmed or the unconfirmed ones.

@@ -3,7 +3,6 @@
 package bpf
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"unsafe"
@@ -29,21 +28,15 @@ func (o *Objects) Sizes() Sizes {
 // Sizes are the capacities of the maps, in entries.
 type Sizes struct{ Services, Backends, Slots, Flows uint32 }
 
-// Services reads every service entry.
-func (o *Objects) Services() (map[ServiceKey]Service, error) {
-	var (
-		key lbServiceKey
-		val lbService
-		out = map[ServiceKey]Service{}
-	)
-	it := o.maps[lbMapFlServices].Iterate()
-	for it.Next(&key, &val) {
-		out[serviceKeyOf(key)] = serviceOf(val)
+// EachService calls yield for every service entry, in no order, until it returns false.
+func (o *Objects) EachService(yield func(ServiceKey, Service) bool) error {
+	err := each(o.maps[lbMapFlServices], func(k *lbServiceKey, v *lbService) bool {
+		return yield(serviceKeyOf(*k), serviceOf(*v))
+	})
+	if err != nil {
+		return fmt.Errorf("read services: %w", err)
 	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("read services: %w", err)
-	}
-	return out, nil
+	return nil
 }
 
 // PutService writes a service entry; programs see the old or the new one whole.
@@ -63,21 +56,13 @@ func (o *Objects) DeleteService(k ServiceKey) error {
 	return nil
 }
 
-// Allows reads every entry of every allow list.
-func (o *Objects) Allows() (map[Allow]bool, error) {
-	var (
-		key lbAllowKey
-		val uint32
-		out = map[Allow]bool{}
-	)
-	it := o.maps[lbMapFlAllow].Iterate()
-	for it.Next(&key, &val) {
-		out[allowOf(key)] = true
+// EachAllow calls yield for every entry of every allow list until it returns false.
+func (o *Objects) EachAllow(yield func(Allow) bool) error {
+	err := each(o.maps[lbMapFlAllow], func(k *lbAllowKey, _ *uint32) bool { return yield(allowOf(*k)) })
+	if err != nil {
+		return fmt.Errorf("read allow lists: %w", err)
 	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("read allow lists: %w", err)
-	}
-	return out, nil
+	return nil
 }
 
 // PutAllow adds to a service's allow list.
@@ -97,20 +82,23 @@ func (o *Objects) DeleteAllow(a Allow) error {
 	return nil
 }
 
-// Backends reads every entry in use, by index.
-func (o *Objects) Backends() (map[uint32]Backend, error) {
-	out := map[uint32]Backend{}
-	buf := make([]byte, backendSize)
-	for i := range o.maps[lbMapFlBackends].MaxEntries() {
-		if _, err := o.backends.ReadAt(buf, int64(i)*backendSize); err != nil {
-			return nil, fmt.Errorf("read backend %d: %w", i, err)
+// EachBackend calls yield for every entry in use, by rising index, until it
+// returns false.
+func (o *Objects) EachBackend(yield func(uint32, Backend) bool) error {
+	all := o.maps[lbMapFlBackends].MaxEntries()
+	some := make([]lbBackend, min(all, batch))
+	for first := uint32(0); first < all; first += batch {
+		some = some[:min(all-first, batch)]
+		if _, err := o.backends.ReadAt(bytesOf(some), int64(first)*backendSize); err != nil {
+			return fmt.Errorf("read backends %d+%d: %w", first, len(some), err)
 		}
-		b := (*lbBackend)(unsafe.Pointer(&buf[0]))
-		if b.Flags&BackendUsed != 0 {
-			out[i] = backendOf(*b)
+		for i := range some {
+			if some[i].Flags&BackendUsed != 0 && !yield(first+uint32(i), backendOf(some[i])) {
+				return nil
+			}
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // PutBackend writes an entry. The address and port of an entry in use never
@@ -119,28 +107,24 @@ func (o *Objects) PutBackend(i uint32, b Backend) error {
 	if n := o.Sizes().Backends; i >= n {
 		return fmt.Errorf("write backend %d (%s): the map holds %d", i, b.Addr, n)
 	}
-	k := b.kernel()
-	buf := unsafe.Slice((*byte)(unsafe.Pointer(&k)), backendSize)
-	if _, err := o.backends.WriteAt(buf, int64(i)*backendSize); err != nil {
+	if _, err := o.backends.WriteAt(bytesOf([]lbBackend{b.kernel()}), int64(i)*backendSize); err != nil {
 		return fmt.Errorf("write backend %d (%s): %w", i, b.Addr, err)
 	}
 	return nil
 }
 
-// Slots reads n table slots from base.
-func (o *Objects) Slots(base, n uint32) ([]uint32, error) {
-	buf := make([]byte, 4*n)
-	if n == 0 {
-		return nil, nil
+// Slots reads table slots from base on, as many as fit.
+func (o *Objects) Slots(base uint32, into []uint32) error {
+	if n := o.Sizes().Slots; uint64(base)+uint64(len(into)) > uint64(n) {
+		return fmt.Errorf("read slots %d+%d: the map holds %d", base, len(into), n)
 	}
-	if _, err := o.slots.ReadAt(buf, 4*int64(base)); err != nil {
-		return nil, fmt.Errorf("read slots %d+%d: %w", base, n, err)
+	if len(into) == 0 {
+		return nil
 	}
-	out := make([]uint32, n)
-	for i := range out {
-		out[i] = binary.NativeEndian.Uint32(buf[4*i:])
+	if _, err := o.slots.ReadAt(bytesOf(into), 4*int64(base)); err != nil {
+		return fmt.Errorf("read slots %d+%d: %w", base, len(into), err)
 	}
-	return out, nil
+	return nil
 }
 
 // PutSlots writes table slots from base on. No service may point there yet.
@@ -148,17 +132,19 @@ func (o *Objects) PutSlots(base uint32, ids []uint32) error {
 	if n := o.Sizes().Slots; uint64(base)+uint64(len(ids)) > uint64(n) {
 		return fmt.Errorf("write slots %d+%d: the map holds %d", base, len(ids), n)
 	}
-	buf := make([]byte, 4*len(ids))
-	for i, id := range ids {
-		binary.NativeEndian.PutUint32(buf[4*i:], id)
-	}
-	if len(buf) == 0 {
+	if len(ids) == 0 {
 		return nil
 	}
-	if _, err := o.slots.WriteAt(buf, 4*int64(base)); err != nil {
+	if _, err := o.slots.WriteAt(bytesOf(ids), 4*int64(base)); err != nil {
 		return fmt.Errorf("write slots %d+%d: %w", base, len(ids), err)
 	}
 	return nil
+}
+
+// bytesOf is what the values look like in the kernel: they are in the order of
+// its bytes, without holes.
+func bytesOf[T uint32 | lbBackend](values []T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(values))), len(values)*int(unsafe.Sizeof(*new(T))))
 }
 
 // SetIface tells the programs what they may do with an interface and which

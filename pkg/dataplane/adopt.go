@@ -3,8 +3,9 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
-	"slices"
+	"sync"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 )
@@ -19,61 +20,88 @@ func (t *Target) adopt() error {
 // reread takes services and backends as the maps have them, not as they were
 // written, and forgets tables whose slots are not what they should be.
 func (t *Target) reread() error {
-	services, err := t.cfg.Maps.Services()
-	if err != nil {
-		return fmt.Errorf("read services: %w", err)
-	}
-	backends, err := t.cfg.Maps.Backends()
-	if err != nil {
-		return fmt.Errorf("read backends: %w", err)
-	}
-	allows, err := t.cfg.Maps.Allows()
-	if err != nil {
-		return err
-	}
 	t.plan.state = nil
 	t.filterTrim = true // somebody may have changed it
+	var wg sync.WaitGroup
+	var servicesErr error
+	wg.Go(func() { servicesErr = t.rereadServices() })
+	err := t.rereadBackends()
+	wg.Wait()
+	if err := errors.Join(servicesErr, err); err != nil {
+		return err
+	}
 	k := &t.kernel
 	clear(k.allows)
-	for a := range allows {
+	err = t.cfg.Maps.EachAllow(func(a bpf.Allow) bool {
 		k.allows[a] = k.pass
-	}
-	for id, e := range k.backends {
-		if e.Backend != backends[id] {
-			e.Backend = backends[id] // zero if somebody removed it
-			k.putBackend(id, e)
-		}
-	}
-	for id, b := range backends {
-		if _, known := k.backends[id]; !known {
-			k.putBackend(id, entry{Backend: b, pass: k.pass})
-			k.nextBackend = max(k.nextBackend, id+1)
-		}
-	}
-	for key := range k.services {
-		if _, there := services[key]; !there {
-			k.dropService(key)
-		}
-	}
-	for key, s := range services {
-		k.putService(key, s)
+		return true
+	})
+	if err != nil {
+		return err
 	}
 	return t.rereadTables()
 }
 
+func (t *Target) rereadServices() error {
+	k := &t.kernel
+	services, keys := make(map[bpf.ServiceKey]bpf.Service, len(k.services)), make(map[uint32]int, len(k.keys))
+	err := t.cfg.Maps.EachService(func(key bpf.ServiceKey, s bpf.Service) bool {
+		if _, twice := services[key]; !twice {
+			keys[s.ID]++
+		}
+		services[key] = s
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	k.services, k.keys = services, keys
+	return nil
+}
+
+// rereadBackends adopts what is new in the map. What is known stays in the
+// books as it should be: who wants it writes it again.
+func (t *Target) rereadBackends() error {
+	x := &t.kernel.backends
+	known, next := len(x.all), 0
+	missing := func(until int) {
+		for ; next < min(until, known); next++ {
+			x.all[next].drift = true
+		}
+	}
+	err := t.cfg.Maps.EachBackend(func(id uint32, b bpf.Backend) bool {
+		missing(int(id))
+		next = int(id) + 1
+		if e := x.at(id); e != nil {
+			e.drift = e.Backend != b
+			return true
+		}
+		x.put(id, b, false)
+		x.next = max(x.next, id+1)
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	missing(known)
+	x.sockets.expect(x.all, x.sockets.n+x.unclaimed)
+	return nil
+}
+
 func (t *Target) rereadTables() error {
 	k := &t.kernel
-	var taken []run
-	take := func(b bpf.Table) { taken = append(taken, run{b.Base, b.Len}) }
+	taken := make([]run, 0, len(k.services))
 	for _, s := range k.services {
-		eachTable(s, take)
+		for table := range tablesOf(&s) {
+			taken = append(taken, run{table.Base, table.Len})
+		}
 	}
 	for name, sp := range k.tables {
-		slots, err := t.cfg.Maps.Slots(sp.base, sp.len)
+		slots, err := t.desks[0].read(t.cfg.Maps, sp.base, sp.len)
 		if err != nil {
 			return fmt.Errorf("read table of %s: %w", name.owner.service, err)
 		}
-		if !slices.Equal(slots, sp.slots) {
+		if sumOf(slots) != sp.sum {
 			delete(k.tables, name)
 			continue
 		}
@@ -92,28 +120,18 @@ func (t *Target) rereadTables() error {
 // of an earlier agent, recognised by address and port.
 func (t *Target) claim(units []unit) {
 	k := &t.kernel
-	for i := range units {
-		for j := range units[i].ports {
-			p := &units[i].ports[j]
-			if _, known := k.ids[p.owner]; !known {
-				t.claimID(p)
-			}
-			id, ok := k.ids[p.owner]
-			if !ok || len(k.unclaimed) == 0 {
-				continue
-			}
-			for _, tb := range p.tables {
-				for _, b := range tb.backends {
-					at := place{id, b.Addr}
-					if _, known := k.byPlace[at]; known {
-						continue
-					}
-					if left, found := k.leftovers[leftover{at, b.Port}]; found {
-						e := k.backends[left]
-						e.place = at
-						k.putBackend(left, e)
-					}
-				}
+	x := &k.backends
+	for p := range eachPort(units) {
+		if p.id = k.ids[p.owner]; p.id == 0 {
+			t.claimID(p)
+		}
+		if p.id == 0 || x.unclaimed == 0 {
+			continue
+		}
+		g := x.group(p.id)
+		for _, tb := range p.tables {
+			for i := range tb.backends {
+				x.claim(&g, tb.backends[i].Addr, tb.backends[i].Port)
 			}
 		}
 	}
@@ -125,11 +143,11 @@ func (t *Target) claimID(p *port) {
 	for _, tb := range p.tables {
 		for _, key := range tb.keys {
 			have, ok := k.services[key]
-			if !ok {
+			if !ok || have.ID == 0 {
 				continue
 			}
 			if _, taken := k.names[have.ID]; !taken {
-				k.ids[p.owner], k.names[have.ID] = have.ID, p.owner
+				k.ids[p.owner], k.names[have.ID], p.id = have.ID, p.owner, have.ID
 				return
 			}
 		}
@@ -137,23 +155,23 @@ func (t *Target) claimID(p *port) {
 }
 
 // serviceID is the id of a service port, a new one if it has none.
-func (t *Target) serviceID(name portName) (uint32, error) {
-	k := &t.kernel
-	if id, ok := k.ids[name]; ok {
-		return id, nil
+func (t *Target) serviceID(p *port) (uint32, error) {
+	k, name := &t.kernel, p.owner
+	if p.id != 0 {
+		return p.id, nil
 	}
 	size := t.cfg.Maps.Sizes().Services
 	// 0 stays free: it is what VIP markers have.
 	for range size {
 		id := k.nextID%(size-1) + 1
 		k.nextID = id
-		if _, taken := k.names[id]; taken || k.refs[id] > 0 {
+		if _, taken := k.names[id]; taken || k.refers(id) {
 			continue
 		}
 		if err := t.cfg.Maps.ResetServiceStats(id); err != nil {
 			return 0, err
 		}
-		k.ids[name], k.names[id] = id, name
+		k.ids[name], k.names[id], p.id = id, name, id
 		return id, nil
 	}
 	return 0, fmt.Errorf("service %s port %d: the maps hold %d service ports and all are taken",
@@ -162,12 +180,12 @@ func (t *Target) serviceID(name portName) (uint32, error) {
 
 // backendID is a free index in the backends map.
 func (t *Target) backendID() (uint32, error) {
-	k := &t.kernel
+	x := &t.kernel.backends
 	n := t.cfg.Maps.Sizes().Backends
 	for i := range n {
-		id := (k.nextBackend + i) % n
-		if _, used := k.backends[id]; !used {
-			k.nextBackend = id + 1
+		id := (x.next + i) % n
+		if x.at(id) == nil {
+			x.next = id + 1
 			return id, nil
 		}
 	}
@@ -177,7 +195,7 @@ func (t *Target) backendID() (uint32, error) {
 // forget drops the ids of service ports that have neither entry nor backend.
 func (k *kernel) forget(names ...portName) {
 	for _, name := range names {
-		if id, ok := k.ids[name]; ok && k.refs[id] == 0 {
+		if id, ok := k.ids[name]; ok && !k.refers(id) {
 			delete(k.ids, name)
 			delete(k.names, id)
 		}

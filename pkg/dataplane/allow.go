@@ -17,7 +17,7 @@ func (t *Target) putAllows(d *delta) error {
 		if len(p.rules.allow) == 0 || len(p.tables) == 0 {
 			continue
 		}
-		id, err := t.serviceID(p.owner)
+		id, err := t.serviceID(p)
 		if err != nil {
 			errs = append(errs, err)
 			continue

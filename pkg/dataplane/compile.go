@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
-	"github.com/fairlead-lb/fairlead/pkg/maglev"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/nexthop"
 )
@@ -36,6 +35,7 @@ type unit struct {
 // port is one service port.
 type port struct {
 	owner  portName
+	id     uint32 // of owner, from claim or putBackends on; 0: none yet
 	rules  rules
 	tables []table // of the families in which clients reach it
 }
@@ -44,9 +44,8 @@ type port struct {
 type table struct {
 	name     tableName
 	keys     []bpf.ServiceKey // under which clients reach it
-	backends []bpf.Backend    // all there are, without their service's id
-	members  []maglev.Backend // those that new connections may go to
-	addrs    []netip.Addr     // of members
+	backends []bpf.Backend    // all there are, without their service's id; the open ones have slots
+	shares   []uint8          // of backends, see maglev.Backend; nil: all have all of theirs
 	entries  bool             // its flows need entries whatever other services do
 }
 
@@ -125,10 +124,12 @@ func (r *rules) entries(p model.Protocol) bool {
 // keysOf lists the addresses and ports under which clients reach a port.
 func keysOf(svc *model.Service, p model.Port, node []netip.Addr, v6 bool) []bpf.ServiceKey {
 	var keys []bpf.ServiceKey
-	for _, vip := range svc.VIPs() {
-		if vip.Is6() == v6 {
-			keys = append(keys, bpf.ServiceKey{VIP: vip, Port: p.Service, Proto: uint8(p.Protocol)})
-		}
+	vip := svc.VIP4
+	if v6 {
+		vip = svc.VIP6
+	}
+	if vip.IsValid() {
+		keys = append(keys, bpf.ServiceKey{VIP: vip, Port: p.Service, Proto: uint8(p.Protocol)})
 	}
 	for _, np := range svc.NodePorts {
 		for _, a := range node {
@@ -145,32 +146,26 @@ func tableOf(svc *model.Service, p model.Port, v6 bool, lookup func(netip.Addr) 
 	if v6 {
 		family = netip.IPv6Unspecified()
 	}
-	serving := svc.Serving(family)
-	tb := table{
-		backends: make([]bpf.Backend, 0, len(svc.Backends)),
-		members:  make([]maglev.Backend, 0, len(serving)),
-		addrs:    make([]netip.Addr, 0, len(serving)),
-	}
-	for _, b := range svc.Backends {
+	serves := svc.Serves(family)
+	tb := table{backends: make([]bpf.Backend, 0, len(svc.Backends))}
+	for i := range svc.Backends {
+		b := &svc.Backends[i]
 		addr := b.Addr(family)
 		if !addr.IsValid() {
 			continue
 		}
-		// Those that serve are some of the backends, in the same order.
-		open := len(serving) > 0 && serving[0].Addr(family) == addr
-		if open {
-			serving = serving[1:]
-			tb.addrs = append(tb.addrs, addr)
-			tb.members = append(tb.members, maglev.Backend{
-				Key: netip.AddrPortFrom(addr, p.Container).String(), Weight: max(b.Weight, 1), Share: b.Share,
-			})
+		if b.Share > 0 && tb.shares == nil {
+			tb.shares = make([]uint8, len(tb.backends), len(svc.Backends))
 		}
-		tb.backends = append(tb.backends, backendEntry(addr, p, b, open, svc.Sleep == model.Asleep, lookup(addr)))
+		if tb.shares != nil {
+			tb.shares = append(tb.shares, b.Share)
+		}
+		tb.backends = append(tb.backends, backendEntry(addr, p, b, serves(b), svc.Sleep == model.Asleep, lookup(addr)))
 	}
 	return tb
 }
 
-func backendEntry(addr netip.Addr, p model.Port, b model.Backend, open, asleep bool, hop nexthop.Hop) bpf.Backend {
+func backendEntry(addr netip.Addr, p model.Port, b *model.Backend, open, asleep bool, hop nexthop.Hop) bpf.Backend {
 	out := bpf.Backend{
 		Addr: addr, Port: p.Container, Proto: uint8(p.Protocol), Flags: bpf.BackendUsed, Weight: uint32(max(b.Weight, 1)),
 	}

@@ -10,8 +10,10 @@ package dataplane
 
 import (
 	"context"
+	"iter"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"sync"
 	"time"
 
@@ -23,17 +25,17 @@ import (
 // Maps is what the data plane needs of the kernel: bpf.Objects, or a fake.
 type Maps interface {
 	Sizes() bpf.Sizes
-	Services() (map[bpf.ServiceKey]bpf.Service, error)
+	EachService(yield func(bpf.ServiceKey, bpf.Service) bool) error
 	PutService(bpf.ServiceKey, bpf.Service) error
 	DeleteService(bpf.ServiceKey) error
-	Allows() (map[bpf.Allow]bool, error)
+	EachAllow(yield func(bpf.Allow) bool) error
 	PutAllow(bpf.Allow) error
 	DeleteAllow(bpf.Allow) error
-	AddFilter([]netip.Addr) error
-	SetFilter([]netip.Addr) error
-	Backends() (map[uint32]bpf.Backend, error)
+	AddFilter(iter.Seq[netip.Addr]) error
+	SetFilter(iter.Seq[netip.Addr]) error
+	EachBackend(yield func(uint32, bpf.Backend) bool) error // by rising index
 	PutBackend(uint32, bpf.Backend) error
-	Slots(base, n uint32) ([]uint32, error)
+	Slots(base uint32, into []uint32) error
 	PutSlots(base uint32, ids []uint32) error
 	EachFlow(yield func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool) error
 	PutFlow(k bpf.FlowKey, f bpf.Flow, confirmed bool) error
@@ -88,6 +90,7 @@ type Target struct {
 	filterTrim bool
 	hz         clockRate
 	wake       chan struct{} // a drain's deadline was set
+	desks      []desk
 }
 
 // New makes a Target and adopts what the maps hold already: ids, tables and
@@ -103,7 +106,7 @@ func New(cfg Config) (*Target, error) {
 		cfg.LocalPorts = localPorts
 	}
 	cfg.Timeouts.defaults()
-	t := &Target{cfg: cfg, wake: make(chan struct{}, 1)}
+	t := &Target{cfg: cfg, wake: make(chan struct{}, 1), desks: make([]desk, min(runtime.GOMAXPROCS(0), maxDesks))}
 	if err := t.adopt(); err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"iter"
 	"net/netip"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
@@ -54,16 +55,17 @@ func (d *delta) eachTable(k *kernel, do func(tableName)) {
 // candidates lists backend entries.
 func (d *delta) candidates(k *kernel) (ids []uint32) {
 	if d.full {
-		for id := range k.backends {
+		ids = make([]uint32, 0, len(k.backends.all))
+		for id := range k.backends.each {
 			ids = append(ids, id)
 		}
 		return ids
 	}
 	for p := range eachPort(d.was) {
-		owner := k.ids[p.owner]
+		g := k.backends.group(k.ids[p.owner])
 		for _, tb := range p.tables {
-			for _, b := range tb.backends {
-				if id, ok := k.byPlace[place{owner, b.Addr}]; ok {
+			for i := range tb.backends {
+				if id, ok := g.place(tb.backends[i].Addr); ok {
 					ids = append(ids, id)
 				}
 			}
@@ -73,21 +75,28 @@ func (d *delta) candidates(k *kernel) (ids []uint32) {
 }
 
 // addrs lists every address that the delta's services are reached at or reach.
-func (d *delta) addrs() (addrs []netip.Addr) {
-	for _, u := range d.fresh {
-		for _, key := range u.markers {
-			addrs = append(addrs, key.VIP)
-		}
-	}
-	for p := range eachPort(d.fresh) {
-		for _, tb := range p.tables {
-			for _, key := range tb.keys {
-				addrs = append(addrs, key.VIP)
-			}
-			for _, b := range tb.backends {
-				addrs = append(addrs, b.Addr)
+func (d *delta) addrs() iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		for _, u := range d.fresh {
+			for _, key := range u.markers {
+				if !yield(key.VIP) {
+					return
+				}
 			}
 		}
+		for p := range eachPort(d.fresh) {
+			for _, tb := range p.tables {
+				for _, key := range tb.keys {
+					if !yield(key.VIP) {
+						return
+					}
+				}
+				for i := range tb.backends {
+					if !yield(tb.backends[i].Addr) {
+						return
+					}
+				}
+			}
+		}
 	}
-	return addrs
 }

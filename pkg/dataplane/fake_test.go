@@ -5,6 +5,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -75,12 +76,9 @@ func (m *fakeMaps) write(do func()) error {
 
 func (m *fakeMaps) Sizes() bpf.Sizes { return m.sizes }
 
-func (m *fakeMaps) Services() (map[bpf.ServiceKey]bpf.Service, error) {
-	out := map[bpf.ServiceKey]bpf.Service{}
-	for k, v := range m.services {
-		out[k] = v
-	}
-	return out, nil
+func (m *fakeMaps) EachService(yield func(bpf.ServiceKey, bpf.Service) bool) error {
+	maps.All(m.services)(yield)
+	return nil
 }
 
 func (m *fakeMaps) PutService(k bpf.ServiceKey, s bpf.Service) error {
@@ -104,23 +102,26 @@ func (m *fakeMaps) DeleteService(k bpf.ServiceKey) error {
 	return m.write(func() { delete(m.services, k) })
 }
 
-func (m *fakeMaps) Allows() (map[bpf.Allow]bool, error) { return maps.Clone(m.allows), nil }
+func (m *fakeMaps) EachAllow(yield func(bpf.Allow) bool) error {
+	maps.Keys(m.allows)(yield)
+	return nil
+}
 
 func (m *fakeMaps) PutAllow(a bpf.Allow) error { return m.write(func() { m.allows[a] = true }) }
 
 func (m *fakeMaps) DeleteAllow(a bpf.Allow) error { return m.write(func() { delete(m.allows, a) }) }
 
-func (m *fakeMaps) AddFilter(addrs []netip.Addr) error {
+func (m *fakeMaps) AddFilter(addrs iter.Seq[netip.Addr]) error {
 	next := maps.Clone(m.filter)
-	for _, a := range addrs {
+	for a := range addrs {
 		next[a] = true
 	}
 	return m.setFilter(next)
 }
 
-func (m *fakeMaps) SetFilter(addrs []netip.Addr) error {
+func (m *fakeMaps) SetFilter(addrs iter.Seq[netip.Addr]) error {
 	next := map[netip.Addr]bool{}
-	for _, a := range addrs {
+	for a := range addrs {
 		next[a] = true
 	}
 	return m.setFilter(next)
@@ -133,12 +134,13 @@ func (m *fakeMaps) setFilter(next map[netip.Addr]bool) error {
 	return m.write(func() { m.filter = next })
 }
 
-func (m *fakeMaps) Backends() (map[uint32]bpf.Backend, error) {
-	out := map[uint32]bpf.Backend{}
-	for k, v := range m.backends {
-		out[k] = v
+func (m *fakeMaps) EachBackend(yield func(uint32, bpf.Backend) bool) error {
+	for _, id := range slices.Sorted(maps.Keys(m.backends)) {
+		if !yield(id, m.backends[id]) {
+			break
+		}
 	}
-	return out, nil
+	return nil
 }
 
 func (m *fakeMaps) PutBackend(i uint32, b bpf.Backend) error {
@@ -157,8 +159,12 @@ func (m *fakeMaps) PutBackend(i uint32, b bpf.Backend) error {
 	})
 }
 
-func (m *fakeMaps) Slots(base, n uint32) ([]uint32, error) {
-	return slices.Clone(m.slots[base : base+n]), nil
+func (m *fakeMaps) Slots(base uint32, into []uint32) error {
+	if uint64(base)+uint64(len(into)) > uint64(len(m.slots)) {
+		return fmt.Errorf("slots %d+%d of %d", base, len(into), len(m.slots))
+	}
+	copy(into, m.slots[base:])
+	return nil
 }
 
 func (m *fakeMaps) PutSlots(base uint32, ids []uint32) error {

@@ -8,19 +8,26 @@ import "net/netip"
 // still have flows: then it waits for the sweep that frees the last one.
 func (t *Target) trimFilter() error {
 	k := &t.kernel
-	if len(k.retiring) > 0 || !t.filterTrim {
+	if len(k.backends.retiring) > 0 || !t.filterTrim {
 		return nil
 	}
-	addrs := make([]netip.Addr, 0, len(k.services)+len(k.addrs))
-	for key := range k.services {
-		addrs = append(addrs, key.VIP)
-	}
-	for a := range k.addrs {
-		addrs = append(addrs, a)
-	}
-	if err := t.cfg.Maps.SetFilter(addrs); err != nil {
+	if err := t.cfg.Maps.SetFilter(k.addrs); err != nil {
 		return err
 	}
 	t.filterTrim = false
 	return nil
+}
+
+// addrs walks every address that the maps lead from or to; some of them twice.
+func (k *kernel) addrs(yield func(netip.Addr) bool) {
+	for key := range k.services {
+		if !yield(key.VIP) {
+			return
+		}
+	}
+	for _, e := range k.backends.each {
+		if !yield(e.Addr) {
+			return
+		}
+	}
 }

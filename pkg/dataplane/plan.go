@@ -61,13 +61,16 @@ func (t *Target) plot(s *model.State) (*delta, error) {
 	node, err := t.nodeAddrs(s, u.nodePorts)
 	d.full = d.full || !slices.Equal(node, t.plan.node)
 	if d.full {
-		t.plan = plan{keys: map[bpf.ServiceKey]claimed{}}
+		t.plan = plan{keys: make(map[bpf.ServiceKey]claimed, 2*len(s.Services))}
 		last = nil
 		t.cfg.Hops.Track(t.tracked(s))
 	} else {
 		t.cfg.Hops.Follow(model.NewAddrs(last, s), nil)
 	}
 	t.plan.node, t.plan.uses = node, u
+	if d.full {
+		d.fresh = make([]unit, 0, len(s.Services))
+	}
 	for was, is := range model.Changes(last, s) {
 		if was != nil {
 			d.was = append(d.was, t.compile(was, noHop))
@@ -150,12 +153,30 @@ func (u *uses) count(old, now *model.State) {
 	}
 }
 
+func appendAddrs(addrs []netip.Addr, svc *model.Service) []netip.Addr {
+	for i := range svc.Backends {
+		for _, a := range [...]netip.Addr{svc.Backends[i].Addr4, svc.Backends[i].Addr6} {
+			if a.IsValid() {
+				addrs = append(addrs, a)
+			}
+		}
+	}
+	return addrs
+}
+
 // tracked lists every address whose next hop is needed: the backends', also of
 // those that are draining.
 func (t *Target) tracked(s *model.State) []netip.Addr {
-	addrs := model.NewAddrs(nil, s)
-	for a := range t.kernel.addrs {
-		addrs = append(addrs, a)
+	n := len(t.kernel.backends.all)
+	for _, svc := range s.Services {
+		n += len(svc.Backends)
+	}
+	addrs := make([]netip.Addr, 0, n)
+	for _, svc := range s.Services {
+		addrs = appendAddrs(addrs, svc)
+	}
+	for _, e := range t.kernel.backends.each {
+		addrs = append(addrs, e.Addr)
 	}
 	return addrs
 }

@@ -19,7 +19,6 @@ const settleAfter = time.Second
 type watched struct {
 	key       bpf.ServiceKey
 	was       bpf.Service
-	slots     []uint32
 	elsewhere bool // a flow is not where the table says
 	changed   bool // a flow has another source port towards its backend
 }
@@ -34,32 +33,34 @@ func (t *Target) watchUnsettled() unsettled {
 		if key.Port == 0 {
 			continue
 		}
-		if sp, ok := t.unsettled(key, s); ok {
-			out[tableID{s.ID, key.VIP.Is6()}] = &watched{key: key, was: s, slots: sp.slots}
+		if t.unsettled(key, s) {
+			out[tableID{s.ID, key.VIP.Is6()}] = &watched{key: key, was: s}
 		}
 	}
 	return out
 }
 
 // unsettled tells whether a service remembers, or follows, what it may be able
-// to do without, and where its table lies.
-func (t *Target) unsettled(key bpf.ServiceKey, s bpf.Service) (span, bool) {
+// to do without.
+func (t *Target) unsettled(key bpf.ServiceKey, s bpf.Service) bool {
 	k := &t.kernel
 	id := tableID{s.ID, key.VIP.Is6()}
 	sp, known := k.tables[tableName{owner: k.names[s.ID], v6: id.v6}]
 	if !known || t.cfg.Now().Sub(sp.since) < settleAfter {
-		return sp, false
+		return false
 	}
 	// While something drains, its flows may be on an address this service took over.
-	return sp, s.Old[0].Len > 0 || s.Flows && !k.needFlows(&sp, id) && !k.draining()
+	return s.Old[0].Len > 0 || s.Flows && !k.needFlows(&sp, id) && !k.backends.draining()
 }
 
-func (u unsettled) see(k bpf.FlowKey, f bpf.Flow) {
+// see notes what a flow tells. Its service's table is read from the map, where it
+// may have been replaced meanwhile: settle will see that, and drop the note.
+func (u unsettled) see(maps Maps, k bpf.FlowKey, f bpf.Flow) {
 	w := u[tableID{f.Service, k.Src.Addr().Is6()}]
 	if w == nil || f.Flags&bpf.FlowReply == 0 {
 		return
 	}
-	if len(w.slots) == 0 || w.slots[f.Hash%uint32(len(w.slots))] != f.Backend {
+	if owner, ok := ownerOf(maps, w.was.Base, w.was.Len, f.Hash); !ok || owner != f.Backend {
 		w.elsewhere = true
 	}
 	// A hairpin flow (its source is the VIP) has entries in any case.
@@ -77,7 +78,7 @@ func (t *Target) settle(all unsettled) error {
 		if !ok || s != w.was || w.elsewhere || s.Flows && w.changed {
 			continue
 		}
-		if _, still := t.unsettled(w.key, s); !still {
+		if !t.unsettled(w.key, s) {
 			continue
 		}
 		old := s.Old

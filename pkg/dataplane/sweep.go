@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
@@ -70,8 +72,8 @@ func (t *Target) untilSweep() time.Duration {
 	defer t.mu.Unlock()
 	d := t.cfg.Timeouts.Every
 	now := t.cfg.Now()
-	for id := range t.kernel.retiring {
-		d = min(d, max(t.kernel.backends[id].release.Sub(now), 0)+time.Millisecond)
+	for _, release := range t.kernel.backends.retiring {
+		d = min(d, max(release.Sub(now), 0)+time.Millisecond)
 	}
 	return d
 }
@@ -90,7 +92,7 @@ func (t *Target) Sweep() error {
 	expired, leaving := map[bpf.FlowKey]bpf.Flow{}, map[bpf.FlowKey]bpf.Flow{}
 	err = t.cfg.Maps.EachFlow(func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool {
 		seen.entries++
-		unsettled.see(k, f)
+		unsettled.see(t.cfg.Maps, k, f)
 		seen.holdings(k, f)
 		switch {
 		case released[f.Backend]:
@@ -194,12 +196,12 @@ func (t *Target) handOver(k bpf.FlowKey, f bpf.Flow) error {
 		return nil
 	}
 	table := t.kernel.tables[tableName{owner: t.kernel.names[f.Service], v6: k.Src.Addr().Is6()}]
-	if table.len == 0 {
+	id, ok := ownerOf(t.cfg.Maps, table.base, table.len, f.Hash)
+	if !ok || id == f.Backend {
 		return nil
 	}
-	id := table.slots[f.Hash%table.len]
-	owner, ok := t.kernel.backends[id]
-	if !ok || id == f.Backend {
+	owner := t.kernel.backends.at(id)
+	if owner == nil {
 		return nil
 	}
 	f.Backend = id
@@ -235,8 +237,8 @@ func (t *Target) lifetime(k bpf.FlowKey, f bpf.Flow, confirmed bool) time.Durati
 func (t *Target) released() map[uint32]bool {
 	now := t.cfg.Now()
 	out := map[uint32]bool{}
-	for id := range t.kernel.retiring {
-		if !now.Before(t.kernel.backends[id].release) {
+	for id, release := range t.kernel.backends.retiring {
+		if !now.Before(release) {
 			out[id] = true
 		}
 	}
@@ -246,20 +248,24 @@ func (t *Target) released() map[uint32]bool {
 // free empties the entries of released backends, now that no flow leads there.
 func (t *Target) free(released map[uint32]bool) error {
 	k := &t.kernel
-	var gone []netip.Addr // an interface may have lost its last one
+	gone := map[netip.Addr]bool{}
 	for id := range released {
-		e := k.backends[id]
+		e := *k.backends.at(id)
 		if err := t.cfg.Maps.PutBackend(id, bpf.Backend{}); err != nil {
 			return err
 		}
-		k.dropBackend(id)
-		k.forget(k.names[e.service()])
-		if e.Addr.IsValid() && k.addrs[e.Addr] == 0 {
-			gone, t.filterTrim = append(gone, e.Addr), true
-		}
+		k.backends.drop(id)
+		k.forget(k.names[e.Service])
+		gone[e.Addr] = true
 	}
 	if len(gone) > 0 {
-		t.cfg.Hops.Follow(nil, gone)
+		for _, e := range k.backends.each {
+			delete(gone, e.Addr) // it leads there, too
+		}
+	}
+	if len(gone) > 0 { // an interface may have lost its last one
+		t.cfg.Hops.Follow(nil, slices.Collect(maps.Keys(gone)))
+		t.filterTrim = true
 	}
 	return t.trimFilter()
 }

@@ -5,10 +5,10 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
-	"github.com/fairlead-lb/fairlead/pkg/maglev"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
@@ -16,10 +16,12 @@ import (
 // services there. The ranges nothing refers to any longer are returned.
 func (t *Target) putTables(d *delta) (stale []bpf.Table, err error) {
 	var errs []error
-	put := func(units []unit) {
-		for p := range eachPort(units) {
-			for i := range p.tables {
-				gone, err := t.putTable(p, &p.tables[i])
+	// The flows of those that share a replica from now on need entries first.
+	for _, units := range [][]unit{t.sharers(d), d.fresh} {
+		for some := range slices.Chunk(t.jobs(units), draftsAtOnce) {
+			for i, now := range t.drafts(some) {
+				p := some[i].port
+				gone, err := t.putTable(&some[i], now)
 				if err != nil {
 					errs = append(errs, fmt.Errorf("service %s port %d: %w", p.owner.service, p.owner.port, err))
 				}
@@ -27,15 +29,25 @@ func (t *Target) putTables(d *delta) (stale []bpf.Table, err error) {
 			}
 		}
 	}
-	// The flows of those that share a replica from now on need entries first.
-	put(t.sharers(d))
-	put(d.fresh)
 	for _, u := range d.fresh {
 		for _, key := range u.markers {
 			errs = append(errs, t.putService(key, bpf.Service{}))
 		}
 	}
 	return stale, errors.Join(errs...)
+}
+
+// jobs lists the tables of some units.
+func (t *Target) jobs(units []unit) (jobs []job) {
+	for p := range eachPort(units) {
+		if p.id == 0 {
+			p.id = t.kernel.ids[p.owner] // of an unchanged service
+		}
+		for i := range p.tables {
+			jobs = append(jobs, job{p, &p.tables[i]})
+		}
+	}
+	return jobs
 }
 
 // sharers are the unchanged services whose replicas the delta gave to others, too.
@@ -45,34 +57,30 @@ func (t *Target) sharers(d *delta) (units []unit) {
 	for p := range eachPort(d.fresh) {
 		changed[p.owner.service] = true
 	}
-	for table := range k.sockets.begun {
+	for table := range k.backends.sockets.begun {
 		name := k.names[table.service].service
 		if svc, ok := d.state.Service(name); ok && !changed[name] {
 			changed[name] = true
 			units = append(units, t.compile(svc, noHop)) // its backends are not written
 		}
 	}
-	clear(k.sockets.begun)
+	clear(k.backends.sockets.begun)
 	return units
 }
 
-func (t *Target) putTable(p *port, tb *table) (stale []bpf.Table, err error) {
-	k := &t.kernel
-	id, err := t.serviceID(p.owner)
-	if err != nil {
-		return nil, err
-	}
-	sp, err := t.span(id, tb)
+func (t *Target) putTable(j *job, now draft) (stale []bpf.Table, err error) {
+	k, tb, id := &t.kernel, j.table, j.port.id
+	sp, err := t.putSlots(now)
 	if err != nil {
 		return nil, err
 	}
 	sp.entries, sp.pass = tb.entries, k.pass
-	before, after := map[bpf.Table]bool{}, map[bpf.Table]bool{}
+	before, after := make([]bpf.Table, 0, bpf.OldTables+1), make([]bpf.Table, 0, bpf.OldTables+1)
 	for _, key := range tb.keys {
 		if have, ok := k.services[key]; ok && have.ID == id {
-			refer(before, have)
+			before = slices.AppendSeq(before, tablesOf(&have))
 		}
-		next, err := t.nextEntry(&p.rules, key, sp, id)
+		next, err := t.nextEntry(&j.port.rules, key, sp, id)
 		if err != nil {
 			return nil, err
 		}
@@ -80,99 +88,59 @@ func (t *Target) putTable(p *port, tb *table) (stale []bpf.Table, err error) {
 			// Some keys may point to either table: both stay, the next Apply decides.
 			return nil, err
 		}
-		refer(after, next)
+		after = slices.AppendSeq(after, tablesOf(&next))
 	}
 	k.tables[tb.name] = sp
-	for table := range before {
-		if !after[table] {
+	for i, table := range before {
+		if !slices.Contains(after, table) && !slices.Contains(before[:i], table) {
 			stale = append(stale, table)
 		}
 	}
 	return stale, nil
 }
 
-// eachTable calls do for every range a service entry leads to.
-func eachTable(s bpf.Service, do func(bpf.Table)) {
-	for _, table := range append(s.Old[:], bpf.Table{Base: s.Base, Len: s.Len}) {
-		if table.Len > 0 {
-			do(table)
+// tablesOf lists every range that a service entry leads to.
+func tablesOf(s *bpf.Service) iter.Seq[bpf.Table] {
+	return func(yield func(bpf.Table) bool) {
+		for _, table := range s.Old {
+			if table.Len > 0 && !yield(table) {
+				return
+			}
+		}
+		if s.Len > 0 {
+			yield(bpf.Table{Base: s.Base, Len: s.Len})
 		}
 	}
 }
 
-func refer(to map[bpf.Table]bool, s bpf.Service) {
-	eachTable(s, func(b bpf.Table) { to[b] = true })
-}
-
-// span is the range that holds the table: the present one if it is right, else
-// a fresh one, written.
-func (t *Target) span(svc uint32, tb *table) (span, error) {
-	k := &t.kernel
-	ids := make([]uint32, len(tb.addrs))
-	for i, addr := range tb.addrs {
-		ids[i] = k.byPlace[place{svc, addr}]
+// putSlots writes a table that is not in the map into a fresh range.
+func (t *Target) putSlots(now draft) (span, error) {
+	k, sp := &t.kernel, now.span
+	if now.err != nil || now.kept {
+		return sp, now.err
 	}
-	sp, known := k.tables[tb.name]
-	if known && slices.Equal(sp.members, tb.members) && slices.Equal(sp.ids, ids) {
+	sp.since = t.cfg.Now()
+	if len(now.slots) == 0 {
 		return sp, nil
 	}
-	if !known {
-		sp, known = t.adoptTable(tb.keys)
-	}
-	slots := tableAfter(sp.slots, tb.members, ids)
-	if known && slices.Equal(sp.slots, slots) {
-		sp.members, sp.ids = tb.members, ids
-		return sp, nil
-	}
-	base, err := k.ranges.alloc(uint32(len(slots)))
+	base, err := k.ranges.alloc(sp.len)
 	if err != nil {
 		return span{}, err
 	}
-	sp = span{base: base, len: uint32(len(slots)), slots: slots, since: t.cfg.Now(), members: tb.members, ids: ids}
-	if err := t.cfg.Maps.PutSlots(sp.base, slots); err != nil {
+	sp.base = base
+	if err := t.cfg.Maps.PutSlots(sp.base, now.slots); err != nil {
 		k.ranges.release(sp.base, sp.len, t.cfg.Now())
 		return span{}, err
 	}
 	return sp, nil
 }
 
-// tableAfter is the table of the members, whose ids are given, that moves the
-// fewest slots of the last one (nil: there is none).
-func tableAfter(last []uint32, members []maglev.Backend, ids []uint32) []uint32 {
-	var slots []uint32
-	if maglev.Fits(len(last), members) {
-		index := make(map[uint32]uint32, len(ids))
-		for i, id := range ids {
-			index[id] = uint32(i)
-		}
-		owners := make([]uint32, len(last))
-		for slot, id := range last {
-			owner, stays := index[id]
-			if !stays {
-				owner = maglev.Nobody
-			}
-			owners[slot] = owner
-		}
-		slots = maglev.Next(owners, members)
-	} else {
-		slots = maglev.Table(members, maglev.Size(members))
+// ownerOf reads who has the slot of a hash; false if nobody can tell.
+func ownerOf(maps Maps, base, n, hash uint32) (backend uint32, ok bool) {
+	if n == 0 {
+		return 0, false
 	}
-	for i, member := range slots {
-		slots[i] = ids[member]
-	}
-	return slots
-}
-
-// adoptTable finds the table an earlier agent wrote for the same keys.
-func (t *Target) adoptTable(keys []bpf.ServiceKey) (span, bool) {
-	for _, key := range keys {
-		have, ok := t.kernel.services[key]
-		if !ok || have.Len == 0 {
-			continue
-		}
-		if slots, err := t.cfg.Maps.Slots(have.Base, have.Len); err == nil {
-			return span{base: have.Base, len: have.Len, slots: slots}, true
-		}
-	}
-	return span{}, false
+	var slot [1]uint32
+	err := maps.Slots(base+hash%n, slot[:])
+	return slot[0], err == nil
 }

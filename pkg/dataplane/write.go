@@ -19,7 +19,7 @@ func (t *Target) write(d *delta) error {
 	k.pass++
 	k.ranges.settle(t.cfg.Now())
 	t.claim(d.fresh)
-	k.drains = k.draining()
+	k.drains = k.backends.draining()
 	if err := t.cfg.Maps.AddFilter(d.addrs()); err != nil {
 		return err
 	}
@@ -72,26 +72,28 @@ func eachPort(units []unit) func(yield func(*port) bool) {
 // to make room for one with another port.
 func (t *Target) putBackends(d *delta) (replaced []uint32, err error) {
 	k := &t.kernel
+	x := &k.backends
 	var errs []error
 	for p := range eachPort(d.fresh) {
 		if len(p.tables) == 0 {
 			continue
 		}
-		svc, err := t.serviceID(p.owner)
+		svc, err := t.serviceID(p)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
+		g := x.group(svc)
 		for _, tb := range p.tables {
-			for _, b := range tb.backends {
+			for i := range tb.backends {
+				b := tb.backends[i]
 				b.Service = svc
-				at := place{svc, b.Addr}
-				id, ok := k.byPlace[at]
-				if old := k.backends[id]; !ok || old.Flags&bpf.BackendUsed != 0 && old.Port != b.Port {
+				id, ok := g.place(b.Addr)
+				fresh := !ok || x.at(id).Port != b.Port
+				if fresh {
 					// An entry in use never changes its port: programs may read it.
 					if ok {
-						old.place = place{}
-						k.putBackend(id, old)
+						x.disclaim(id)
 						replaced = append(replaced, id)
 					}
 					if id, err = t.backendID(); err != nil {
@@ -99,30 +101,31 @@ func (t *Target) putBackends(d *delta) (replaced []uint32, err error) {
 						continue
 					}
 				}
-				errs = append(errs, t.putBackend(id, entry{Backend: b, place: at, pass: k.pass}))
+				if err := t.putBackend(id, b, true); err != nil {
+					errs = append(errs, err)
+					continue
+				}
+				if fresh {
+					g = x.group(svc)
+				}
+				x.at(id).pass = k.pass
+				delete(x.retiring, id)
 			}
 		}
 	}
 	return replaced, errors.Join(errs...)
 }
 
-func (t *Target) putBackend(id uint32, e entry) error {
-	k := &t.kernel
-	old, ok := k.backends[id]
-	if ok && old == e {
+func (t *Target) putBackend(id uint32, b bpf.Backend, claimed bool) error {
+	x := &t.kernel.backends
+	e := x.at(id)
+	if e != nil && !e.drift && e.claimed == claimed && e.Backend == b {
 		return nil
 	}
-	if !ok || old.Backend != e.Backend {
-		if err := t.cfg.Maps.PutBackend(id, e.Backend); err != nil {
-			return err
-		}
+	if err := t.cfg.Maps.PutBackend(id, b); err != nil {
+		return err
 	}
-	if ok && old.Backend == e.Backend && old.place == e.place && old.release.Equal(e.release) {
-		old.pass = e.pass // nothing that the entry is found by
-		k.backends[id] = old
-		return nil
-	}
-	k.putBackend(id, e)
+	x.put(id, b, claimed)
 	return nil
 }
 
@@ -160,7 +163,9 @@ func (t *Target) deleteServices(d *delta) error {
 		}
 		k.dropService(key)
 		t.filterTrim = true
-		refer(gone, s)
+		for table := range tablesOf(&s) {
+			gone[table] = true
+		}
 	}
 	d.eachKey(k, remove)
 	if err := errors.Join(errs...); err != nil {
@@ -189,19 +194,23 @@ func (t *Target) deleteServices(d *delta) error {
 // time at which their flows are released.
 func (t *Target) retireBackends(d *delta, replaced []uint32) error {
 	k := &t.kernel
+	x := &k.backends
 	var errs []error
 	retire := func(id uint32) {
-		e, ok := k.backends[id]
-		if !ok || e.pass == k.pass && e.owner != 0 {
+		e := x.at(id)
+		if e == nil || e.pass == k.pass && e.claimed {
 			return
 		}
-		if e.release.IsZero() {
-			e.release = t.cfg.Now().Add(t.drainOf(d.state, e))
+		b := withHop(e.Backend, t.cfg.Hops.Lookup(e.Addr))
+		b.Flags &^= bpf.BackendOpen
+		if err := t.putBackend(id, b, e.claimed); err != nil {
+			errs = append(errs, err)
+			return
+		}
+		if _, since := x.retiring[id]; !since {
+			x.retiring[id] = t.cfg.Now().Add(t.drainOf(d.state, b.Service))
 			t.alarm()
 		}
-		e.Flags &^= bpf.BackendOpen
-		e.Backend = withHop(e.Backend, t.cfg.Hops.Lookup(e.Addr))
-		errs = append(errs, t.putBackend(id, e))
 	}
 	for _, id := range replaced {
 		retire(id)
@@ -214,8 +223,8 @@ func (t *Target) retireBackends(d *delta, replaced []uint32) error {
 
 // drainOf is how long a backend that nobody wants keeps its flows. After a
 // restart only its service's id tells whose it was.
-func (t *Target) drainOf(s *model.State, e entry) time.Duration {
-	if svc, ok := s.Service(t.kernel.names[e.service()].service); ok {
+func (t *Target) drainOf(s *model.State, id uint32) time.Duration {
+	if svc, ok := s.Service(t.kernel.names[id].service); ok {
 		return svc.Drain
 	}
 	return defaultDrain

@@ -2,7 +2,10 @@
 
 package maglev
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 // Nobody is the owner of a slot whose owner is gone.
 const Nobody = math.MaxUint32
@@ -46,6 +49,16 @@ func Next(prev []uint32, backends []Backend) []uint32 {
 		at = (at + 1) % len(backends)
 	}
 	return table
+}
+
+// Even tells whether Next leaves a table as it is in which every slot has an
+// owner and each backend holds that many.
+func Even(held []int, backends []Backend) bool {
+	size := 0
+	for _, n := range held {
+		size += n
+	}
+	return size > 0 && slices.Equal(held, quotas(backends, size, held))
 }
 
 // quotas shares size slots out by weight; they add up to size. What is left

@@ -5,6 +5,7 @@ package maglev_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/fairlead-lb/fairlead/pkg/maglev"
@@ -136,5 +137,37 @@ func BenchmarkNext(b *testing.B) {
 	table := maglev.Table(all, maglev.Size(all))
 	for b.Loop() {
 		maglev.Next(table, all)
+	}
+}
+
+// Even tells exactly which tables Next leaves as they are.
+func TestEvenIsWhatNextKeeps(t *testing.T) {
+	r, evens := rand.New(rand.NewPCG(5, 5)), 0
+	for range 2000 {
+		backends := replicas(1 + r.IntN(8))
+		for i := range backends {
+			backends[i].Weight, backends[i].Share = uint16(1+r.IntN(3)), uint8(r.IntN(2)*r.IntN(100))
+		}
+		table := maglev.Table(backends, maglev.Size(backends))
+		for range r.IntN(3) {
+			table = maglev.Next(table, backends)
+		}
+		for range r.IntN(2) {
+			table[r.IntN(len(table))] = uint32(r.IntN(len(backends)))
+		}
+		held := make([]int, len(backends))
+		for _, owner := range table {
+			held[owner]++
+		}
+		kept := slices.Equal(table, maglev.Next(table, backends))
+		if got := maglev.Even(held, backends); got != kept {
+			t.Fatalf("%v with %v slots: Even %t, kept %t", backends, held, got, kept)
+		}
+		if kept {
+			evens++
+		}
+	}
+	if evens < 200 || evens > 1800 {
+		t.Errorf("%d of 2000 tables were even: the test does not look at both kinds", evens)
 	}
 }

@@ -194,20 +194,27 @@ type Service struct {
 // Serving lists the backends new connections may go to in the family of vip:
 // ready primaries, or, when there is none, ready backups.
 func (s *Service) Serving(vip netip.Addr) []Backend {
-	var primary, backup []Backend
-	for _, b := range s.Backends {
-		switch {
-		case b.Condition != Ready || !b.Addr(vip).IsValid():
-		case b.Backup:
-			backup = append(backup, b)
-		default:
-			primary = append(primary, b)
+	var out []Backend
+	serves := s.Serves(vip)
+	for i := range s.Backends {
+		if serves(&s.Backends[i]) {
+			out = append(out, s.Backends[i])
 		}
 	}
-	if len(primary) > 0 {
-		return primary
+	return out
+}
+
+// Serves tells of each of the service's backends whether Serving lists it.
+func (s *Service) Serves(vip netip.Addr) func(*Backend) bool {
+	ready := func(b *Backend) bool { return b.Condition == Ready && b.Addr(vip).IsValid() }
+	backups := true
+	for i := range s.Backends {
+		if b := &s.Backends[i]; !b.Backup && ready(b) {
+			backups = false
+			break
+		}
 	}
-	return backup
+	return func(b *Backend) bool { return b.Backup == backups && ready(b) }
 }
 
 // FindPort finds the pair of a protocol and service port.

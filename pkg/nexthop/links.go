@@ -35,6 +35,7 @@ type Link struct {
 type Links struct {
 	rt      *netlink.Handle
 	raw     *mdnetlink.Conn
+	asker   *asker
 	generic *mdnetlink.Conn
 	netdev  genlFamily // id 0: the kernel (before 6.3) has none
 }
@@ -54,6 +55,10 @@ func OpenLinks() (*Links, error) {
 		l.Close()
 		return nil, fmt.Errorf("open rtnetlink socket: %w", err)
 	}
+	if l.asker, err = openAsker(); err != nil {
+		l.Close()
+		return nil, err
+	}
 	if l.generic, err = mdnetlink.Dial(unix.NETLINK_GENERIC, nil); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("open generic netlink socket: %w", err)
@@ -70,6 +75,9 @@ func (l *Links) Close() {
 	l.rt.Close()
 	if l.raw != nil {
 		_ = l.raw.Close()
+	}
+	if l.asker != nil {
+		l.asker.close()
 	}
 	if l.generic != nil {
 		_ = l.generic.Close()

@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	mdnetlink "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -29,6 +31,35 @@ const (
 	nudKnown = unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE |
 		unix.NUD_PERMANENT | unix.NUD_NOARP
 )
+
+// neighbours looks entries up; one that is not there, or that could not be
+// looked up, stays the zero value.
+func (l *Links) neighbours(of map[neighKey]neighbour) {
+	keys := slices.Collect(maps.Keys(of))
+	answered := make([]bool, len(keys))
+	err := l.asker.ask(len(keys), func(i int) question {
+		return question{kind: unix.RTM_GETNEIGH, data: ndmsg(keys[i], 0)}
+	}, func(i int, is answer) {
+		answered[i] = true
+		if is.err != nil {
+			return
+		}
+		if got, n, ok := parseNeigh(is.data); ok && got == keys[i] {
+			of[got] = n
+		}
+	})
+	if err == nil {
+		return
+	}
+	for i, k := range keys {
+		if answered[i] {
+			continue
+		}
+		if n, err := l.neighbour(k); err == nil {
+			of[k] = n
+		}
+	}
+}
 
 // neighbour looks up one entry; none is the zero value.
 func (l *Links) neighbour(k neighKey) (neighbour, error) {

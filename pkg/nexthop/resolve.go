@@ -5,10 +5,8 @@ package nexthop
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,39 +23,60 @@ type seenLink struct {
 	err  error
 }
 
-// resolve asks the kernel where addr leads now: the FIB's decision, policy
-// routing included, then the neighbour entry. known is the neighbour's state,
-// 0 if there is no entry to ask for.
-func (p *pass) resolve(addr netip.Addr) (hop Hop, state uint16) {
-	hop.Addr = addr
-	route, err := p.links.route(addr)
-	if err != nil {
-		hop.Err = fmt.Sprintf("no route to %s: %s", addr, reason(err))
-		return hop, 0
+// resolve asks the kernel where addresses lead now: the FIB's decisions, policy
+// routing included, then the neighbour entries. states are those entries', 0
+// where there is none to ask for.
+func (p *pass) resolve(addrs []netip.Addr) (hops []Hop, states []uint16) {
+	hops, states = make([]Hop, len(addrs)), make([]uint16, len(addrs))
+	neighbours := map[neighKey]neighbour{}
+	for i, r := range p.links.routes(addrs) {
+		hops[i] = p.hop(addrs[i], r)
+		if hops[i].led() {
+			neighbours[hops[i].neighbour()] = neighbour{}
+		}
 	}
-	switch route.Type {
+	p.links.neighbours(neighbours)
+	for i := range hops {
+		h := &hops[i]
+		if !h.led() {
+			continue
+		}
+		n := neighbours[h.neighbour()]
+		if states[i] = n.state; n.state&nudKnown != 0 {
+			h.MAC = n.mac
+		}
+	}
+	return hops, states
+}
+
+// led tells whether a hop is behind a neighbour.
+func (h *Hop) led() bool { return h.IfIndex != 0 && !h.Local }
+
+// hop is where a route leads, without the neighbour.
+func (p *pass) hop(addr netip.Addr, r decision) Hop {
+	hop := Hop{Addr: addr}
+	if r.err != nil {
+		hop.Err = fmt.Sprintf("no route to %s: %s", addr, reason(r.err))
+		return hop
+	}
+	switch r.kind {
 	case unix.RTN_UNICAST, unix.RTN_LOCAL, unix.RTN_UNSPEC:
 	default:
-		hop.Err = fmt.Sprintf("no route to %s: %s", addr, typeWords(route.Type))
-		return hop, 0
+		hop.Err = fmt.Sprintf("no route to %s: %s", addr, typeWords(r.kind))
+		return hop
 	}
-	link := p.link(uint32(route.LinkIndex))
+	link := p.link(r.ifindex)
 	if link.err != nil {
-		hop.Err = fmt.Sprintf("no route to %s: interface %d: %s", addr, route.LinkIndex, link.err)
-		return hop, 0
+		hop.Err = fmt.Sprintf("no route to %s: interface %d: %s", addr, r.ifindex, link.err)
+		return hop
 	}
 	hop.IfIndex, hop.IfName, hop.SrcMAC = link.Index, link.Name, link.MAC
-	if route.Type == unix.RTN_LOCAL {
+	if r.kind == unix.RTN_LOCAL {
 		hop.Local = true
-		return hop, 0
+		return hop
 	}
-	hop.Raw, hop.Peer, hop.XDPXmit, hop.Gateway = link.Raw, link.Peer, link.xmit, gateway(&route)
-	n, err := p.links.neighbour(hop.neighbour())
-	if err != nil || n.state&nudKnown == 0 {
-		return hop, n.state
-	}
-	hop.MAC = n.mac
-	return hop, n.state
+	hop.Raw, hop.Peer, hop.XDPXmit, hop.Gateway = link.Raw, link.Peer, link.xmit, r.gateway
+	return hop
 }
 
 // neighbour names the entry that holds the hop's MAC address.
@@ -81,34 +100,6 @@ func (p *pass) link(ifindex uint32) seenLink {
 	}
 	p.seen[ifindex] = l
 	return l
-}
-
-// route asks for the kernel's decision about one destination.
-func (l *Links) route(addr netip.Addr) (netlink.Route, error) {
-	var opts *netlink.RouteGetOptions
-	if zone := addr.Zone(); zone != "" {
-		opts = &netlink.RouteGetOptions{Oif: zone}
-	}
-	routes, err := l.rt.RouteGetWithOptions(net.IP(addr.AsSlice()), opts)
-	if err != nil {
-		return netlink.Route{}, err
-	}
-	if len(routes) == 0 {
-		return netlink.Route{}, errors.New("the kernel gave no answer")
-	}
-	return routes[0], nil
-}
-
-func gateway(r *netlink.Route) netip.Addr {
-	if gw, ok := netip.AddrFromSlice(r.Gw); ok && !gw.IsUnspecified() {
-		return gw.Unmap()
-	}
-	if via, ok := r.Via.(*netlink.Via); ok { // an IPv4 route via an IPv6 neighbour
-		if gw, ok := netip.AddrFromSlice(via.Addr); ok {
-			return gw.Unmap()
-		}
-	}
-	return netip.Addr{}
 }
 
 // reason says a route error in words: the kernel answers with the error a

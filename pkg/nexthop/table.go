@@ -85,14 +85,17 @@ func (t *Table) Track(addrs []netip.Addr) {
 		delete(want, a)
 	}
 	t.mu.Unlock()
-	t.Follow(slices.Collect(maps.Keys(want)), gone)
+	t.replace(slices.Collect(maps.Keys(want)), gone, true)
 }
 
 // Follow adds to the tracked addresses and takes from them. What is added is
 // resolved before it returns, also if it is tracked: a replica may have got the
 // address, and an interface, of one that went a moment ago, of which the kernel's
 // messages are still to be read.
-func (t *Table) Follow(add, drop []netip.Addr) {
+func (t *Table) Follow(add, drop []netip.Addr) { t.replace(add, drop, false) }
+
+// replace is Follow; whole: all is tracked that is to be.
+func (t *Table) replace(add, drop []netip.Addr, whole bool) {
 	t.passing.Lock()
 	defer t.passing.Unlock()
 	var fresh []netip.Addr
@@ -117,7 +120,7 @@ func (t *Table) Follow(add, drop []netip.Addr) {
 		t.put(h)
 	}
 	same := func(int, int) bool { return true }
-	if t.told && maps.EqualFunc(before, t.leads, same) {
+	if !t.told && !whole || t.told && maps.EqualFunc(before, t.leads, same) {
 		return
 	}
 	t.told = true
@@ -186,13 +189,11 @@ func (t *Table) Lookup(addr netip.Addr) Hop {
 // has not heard of lately: packets that BPF redirects do not do that.
 func (t *Table) resolve(addrs []netip.Addr, confirm bool) []Hop {
 	p := pass{links: t.links, seen: map[uint32]seenLink{}}
-	hops := make([]Hop, 0, len(addrs))
-	for _, a := range addrs {
-		hop, state := p.resolve(a)
-		if hop.IfIndex != 0 && !hop.Local && (state&nudKnown == 0 || confirm && state&unix.NUD_STALE != 0) {
-			t.ask(hop.neighbour())
+	hops, states := p.resolve(addrs)
+	for i := range hops {
+		if state := states[i]; hops[i].led() && (state&nudKnown == 0 || confirm && state&unix.NUD_STALE != 0) {
+			t.ask(hops[i].neighbour())
 		}
-		hops = append(hops, hop)
 	}
 	return hops
 }
