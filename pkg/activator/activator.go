@@ -91,9 +91,11 @@ type Runner interface {
 // those who wait for it need not wait until the news has gone round.
 type Herald interface {
 	// Herald has f called for every replica that becomes ready, which may be
-	// before Replicas says so. It is called before Run; f does not block and calls
-	// no Runner.
-	Herald(f func(Replica))
+	// before Replicas says so. f tells whether somebody waited for it, who goes on
+	// now: they had better not be in each other's way with what follows from the
+	// news for all others. It is called before Run; f does not block and calls no
+	// Runner.
+	Herald(f func(Replica) (awaited bool))
 }
 
 // Config is what an Activator needs.

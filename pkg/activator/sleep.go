@@ -94,6 +94,7 @@ type sleepers struct {
 	turn    uint64                          // grows whenever a service falls asleep or begins to wake
 	kick    chan struct{}                   // asks doze for another look
 	dirty   chan struct{}                   // asks for the SleepFile to be written
+	news    bool                            // a service is awake that observe has not told of
 	stats   map[outcome]uint64
 	took    map[phaseOf]*Duration
 	sizes   map[model.ServiceName]*size // of services that may have more replicas or fewer

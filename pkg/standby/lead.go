@@ -89,11 +89,11 @@ func (t *Target) lead(name model.ServiceName, h held) error {
 		case <-time.After(tryPause):
 		}
 	}
+	first, err := forward(h.TCPConn, up)
 	t.passed.Add(1)
 	if t.cfg.Joined != nil {
 		t.cfg.Joined(name)
 	}
-	first, err := forward(h.TCPConn, up)
 	if err != nil {
 		t.cfg.Log.Debug("lead connection on", "service", name.String(), "client", h.Peer, "error", err)
 	}

@@ -87,8 +87,8 @@ type Runner struct {
 	adopted  bool // replicas is complete
 	closed   bool // Shutdown was called
 	changed  func()
-	heralded func(activator.Replica) // nil: nobody wants to know
-	stopAll  context.CancelFunc      // ends the keepers of the present Run
+	heralded func(activator.Replica) (awaited bool) // nil: nobody wants to know
+	stopAll  context.CancelFunc                     // ends the keepers of the present Run
 	keepers  sync.WaitGroup
 }
 
@@ -147,7 +147,7 @@ func (r *Runner) Driver() string { return "process" }
 
 // Herald has f told of every replica the moment it is ready. It implements
 // activator.Herald.
-func (r *Runner) Herald(f func(activator.Replica)) {
+func (r *Runner) Herald(f func(activator.Replica) (awaited bool)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.heralded = f
