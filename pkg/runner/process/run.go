@@ -151,15 +151,17 @@ func (r *Runner) reconcile(ctx context.Context) {
 		return
 	}
 	if r.applied {
-		services := map[model.ServiceName]bool{}
-		for name := range r.wanted {
-			services[name] = true
+		have := map[model.ServiceName][]*replica{}
+		for name, w := range r.wanted {
+			if w.spec.Replicas > 0 {
+				have[name] = nil
+			}
 		}
 		for _, rep := range r.replicas {
-			services[rep.rec.Service] = true
+			have[rep.rec.Service] = append(have[rep.rec.Service], rep)
 		}
-		for _, name := range slices.SortedFunc(maps.Keys(services), model.ServiceName.Compare) {
-			r.reconcileService(name, func(rec record) bool { return rec.in(v4, v6) })
+		for _, name := range slices.SortedFunc(maps.Keys(have), model.ServiceName.Compare) {
+			r.reconcileService(name, have[name], func(rec record) bool { return rec.in(v4, v6) })
 		}
 	}
 	for _, rep := range r.replicas {
@@ -176,10 +178,12 @@ func (r *Runner) reconcile(ctx context.Context) {
 	}
 }
 
-func (r *Runner) reconcileService(name model.ServiceName, addressed func(record) bool) {
+// reconcileService does so for one service, given its replicas.
+func (r *Runner) reconcileService(name model.ServiceName, reps []*replica, addressed func(record) bool) {
+	slices.SortFunc(reps, func(a, b *replica) int { return rollout.CompareIDs(a.rec.ID, b.rec.ID) })
 	w, wanted := r.wanted[name]
 	var have []rollout.Candidate
-	for _, rep := range r.of(name) {
+	for _, rep := range reps {
 		if stopped(rep) {
 			continue
 		}
@@ -209,18 +213,6 @@ func (r *Runner) reconcileService(name model.ServiceName, addressed func(record)
 		rep.learn(w.spec)
 		r.replicas[rep.id] = rep
 	}
-}
-
-// of lists the replicas of a service by number.
-func (r *Runner) of(name model.ServiceName) []*replica {
-	var reps []*replica
-	for _, rep := range r.replicas {
-		if rep.rec.Service == name {
-			reps = append(reps, rep)
-		}
-	}
-	slices.SortFunc(reps, func(a, b *replica) int { return rollout.CompareIDs(a.rec.ID, b.rec.ID) })
-	return reps
 }
 
 // in tells whether the replica's addresses are of the prefixes. It is while it
