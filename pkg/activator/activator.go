@@ -56,6 +56,7 @@ type Replica struct {
 	Addr6   netip.Addr        `json:"addr6,omitzero"`
 	Port    uint16            `json:"port,omitempty"` // that it was found to listen on, with Spec.AnyPort; 0: the Spec's
 	PID     int               `json:"pid,omitempty"`
+	Queued  bool              `json:"queued,omitempty"` // starting, but not yet: it waits for its turn
 	// Hopeless: to start it again as it is will not help, as its program or
 	// image is not there.
 	Hopeless bool      `json:"hopeless,omitempty"`

@@ -95,6 +95,8 @@ func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 	before := x.stage
 	switch {
 	case s.by[x.name] != x || x.due().After(now): // changed meanwhile
+	case x.stage == waking && x.queued:
+		x.deadline = now.Add(x.scale.StartTimeout)
 	case x.stage == waking:
 		s.stats[outcome{x.name, x.kind, "timeout"}]++
 		s.fell(x, fmt.Errorf("%w: %s", ErrTimeout, why), now)

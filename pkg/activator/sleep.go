@@ -68,7 +68,9 @@ type sleeper struct {
 	readyAt  time.Time // of the last wake, until somebody who waited was joined
 	waiting  int
 	changed  chan struct{} // closed and replaced when waiters should look
-	deadline time.Time     // of waking
+	deadline time.Time     // of waking; while queued, of the next look
+	queued   bool          // waking, and its replicas wait for their turn to start
+	begun    time.Time     // waking: when that was over; zero: there was no such wait
 	falls    int           // replicas that ended while waking
 	restarts map[string]int
 

@@ -98,9 +98,12 @@ func (a *Activator) observeLocked(replicas []Replica) {
 			ended = append(ended, r)
 		}
 	}
-	changed, down := s.news, downOf(replicas)
+	changed, down, queued := s.news, downOf(replicas), queuedOf(replicas)
 	s.news = false
 	for name, x := range s.by {
+		if x.stage == waking && x.queue(queued[name], now) {
+			s.poke()
+		}
 		if x.down = down[name]; x.down.lasts(now) {
 			x.signal()
 		}
@@ -136,6 +139,31 @@ func (a *Activator) observeLocked(replicas []Replica) {
 		a.keep()
 		s.poke()
 	}
+}
+
+// queuedOf tells of which services all replicas wait for their turn to start.
+func queuedOf(replicas []Replica) map[model.ServiceName]bool {
+	queued := map[model.ServiceName]bool{}
+	for _, r := range replicas {
+		if r.Phase == Stopping {
+			continue
+		}
+		before, ok := queued[r.Service]
+		queued[r.Service] = r.Queued && (before || !ok)
+	}
+	return queued
+}
+
+// queue notes whether a start waits for its turn. When it has it, it has all of
+// its time: true.
+func (x *sleeper) queue(waits bool, now time.Time) (begins bool) {
+	begins = x.queued && !waits
+	x.queued = waits
+	if begins {
+		x.begun, x.deadline = now, now.Add(x.scale.StartTimeout)
+		x.signal()
+	}
+	return begins
 }
 
 // rescale tells a Runner how many replicas of one service shall run: want, or

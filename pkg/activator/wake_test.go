@@ -3,6 +3,7 @@
 package activator
 
 import (
+	"errors"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -53,4 +54,46 @@ func TestW08Heralded(t *testing.T) {
 		time.Sleep(12 * time.Second)
 		want(t, "with nobody", a.Naps()[napper].Stage, "dozing")
 	})
+}
+
+// Issue 6: a start that waits for its turn, as others start, is not charged with
+// the wait, nor are those who wait for it: startTimeout (5 s) begins with its turn.
+func TestQueuedStartIsNotLate(t *testing.T) {
+	for _, good := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			d := &dozer{fake: newFake("process")}
+			of := func(phase Phase, addr string, queued bool) Replica {
+				r := replica("a.1", phase, addr)
+				r.Queued = queued
+				return r
+			}
+			d.start = func(d *dozer) { d.set(of(Starting, "", true)) }
+			a, _ := napping(t, d, "")
+			woken := make(chan error, 2)
+			wake := func() {
+				_, err := a.Wake(t.Context(), napper, "connection", "test")
+				woken <- err
+			}
+			go wake()
+			time.Sleep(time.Minute)
+			go wake()
+			time.Sleep(3 * time.Second)
+			want(t, "while it waits for its turn", a.Naps()[napper].Stage, "waking")
+			d.set(of(Starting, "10.0.0.1", false))
+			time.Sleep(5*time.Second - time.Millisecond)
+			want(t, "within its own time", a.Naps()[napper].Stage, "waking")
+			want(t, "answers within its own time", len(woken), 0)
+			if good {
+				d.set(of(Ready, "10.0.0.1", false))
+			} else {
+				time.Sleep(time.Millisecond)
+			}
+			for range 2 {
+				if err := <-woken; good != (err == nil) || !good && !errors.Is(err, ErrTimeout) {
+					t.Errorf("good %v: one that waits: %v", good, err)
+				}
+			}
+			want(t, "in the end", a.Naps()[napper].Stage, map[bool]string{true: "awake", false: "asleep"}[good])
+		})
+	}
 }

@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -30,6 +31,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 	"github.com/fairlead-lb/fairlead/pkg/runner/rollout"
+	"github.com/fairlead-lb/fairlead/pkg/runner/turns"
 )
 
 // Config is what a Runner needs. All but the directories and Network have
@@ -74,7 +76,7 @@ type Runner struct {
 	cfg     Config
 	backoff rollout.Backoff
 	kick    chan struct{} // asks Run to compare what is wanted with what there is
-	slots   chan struct{} // bounds how many replicas are being made at once
+	turns   *turns.Turns  // to start
 	looks   listen.Looks
 	ear     listen.Ear
 
@@ -137,7 +139,7 @@ func New(cfg Config) (*Runner, error) {
 	cfg.LogSize = cmp.Or(cfg.LogSize, 10<<20)
 	cfg.LogEvery = cmp.Or(cfg.LogEvery, 2*time.Second)
 	return &Runner{
-		cfg: cfg, backoff: backoff, kick: make(chan struct{}, 1), slots: make(chan struct{}, 4),
+		cfg: cfg, backoff: backoff, kick: make(chan struct{}, 1), turns: turns.New(max(startsMost, runtime.NumCPU())),
 		replicas: map[string]*replica{}, wanted: map[model.ServiceName]want{}, changed: func() {},
 	}, nil
 }
