@@ -115,7 +115,7 @@ func (p *Place) Wait(ctx context.Context) ([]model.Backend, error) {
 		if _, ok := s.stopped[x.name]; ok {
 			return nil, ErrStopped
 		}
-		changed := x.changed
+		changed := x.change()
 		s.mu.Unlock()
 		var err error
 		select {

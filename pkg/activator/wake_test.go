@@ -93,6 +93,7 @@ func TestQueuedStartIsNotLate(t *testing.T) {
 					t.Errorf("good %v: one that waits: %v", good, err)
 				}
 			}
+			synctest.Wait()
 			want(t, "in the end", a.Naps()[napper].Stage, map[bool]string{true: "awake", false: "asleep"}[good])
 		})
 	}

@@ -36,12 +36,13 @@ func (t *Target) handle(_ context.Context, c *conn.Conn) {
 		_ = c.Close()
 		return
 	}
-	place, err := t.cfg.Enter(to.service, fmt.Sprintf("a connection from %s to port %d", c.Peer.Addr(), c.Local.Port()))
+	name := to.service.Name
+	place, err := t.cfg.Enter(name, fmt.Sprintf("a connection from %s to port %d", c.Peer.Addr(), c.Local.Port()))
 	if err != nil {
-		t.fail(to.service, held{Conn: c}, err)
+		t.fail(name, held{Conn: c}, err)
 		return
 	}
-	if h := t.lines.add(to.service, held{Conn: c, port: to.port, place: place, since: time.Now()}); h != nil {
+	if h := t.lines.add(name, held{Conn: c, port: to.port, place: place, since: time.Now()}); h != nil {
 		t.refused.Add(1)
 		reset(h.Conn)
 		h.place.Leave()

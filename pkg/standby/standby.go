@@ -82,17 +82,6 @@ type Target struct {
 	passed, failed, refused, gone atomic.Uint64
 }
 
-// ports finds services by what clients connect to.
-type ports struct {
-	vips map[netip.AddrPort]target
-	node map[uint16]target // node ports, on any other address
-}
-
-type target struct {
-	service model.ServiceName
-	port    uint16 // container port
-}
-
 // opened is the listeners and who serves them.
 type opened struct {
 	lead      io.Closer
@@ -133,7 +122,7 @@ func (t *Target) Serves() []model.Feature { return nil }
 // Apply takes connections of the state's services that may sleep. Those that
 // are held or led on stay, whatever the state says.
 func (t *Target) Apply(_ context.Context, s *model.State) error {
-	next := &ports{vips: map[netip.AddrPort]target{}, node: map[uint16]target{}}
+	next := &ports{node: map[uint16]target{}}
 	var own []netip.Addr
 	for _, svc := range s.Services {
 		if svc.Sleep == model.NeverSleeps {
@@ -146,15 +135,16 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 				continue
 			}
 			for _, vip := range vips {
-				next.vips[netip.AddrPortFrom(vip, p.Service)] = target{svc.Name, p.Container}
+				next.vips = append(next.vips, vipPort{netip.AddrPortFrom(vip, p.Service), target{svc, p.Container}})
 			}
 			for _, np := range svc.NodePorts {
 				if np.ServicePort == p.Service {
-					next.node[np.Port] = target{svc.Name, p.Container}
+					next.node[np.Port] = target{svc, p.Container}
 				}
 			}
 		}
 	}
+	next.sort()
 	t.ports.Store(next)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -284,13 +274,4 @@ func (t *Target) Counts() Counts {
 	defer t.joined.mu.Unlock()
 	n.Joined, n.BytesIn, n.BytesOut = len(t.joined.open), t.joined.in, t.joined.out
 	return n
-}
-
-// find tells what a client that connected to an address wants.
-func (p *ports) find(local netip.AddrPort) (target, bool) {
-	if to, ok := p.vips[local]; ok {
-		return to, true
-	}
-	to, ok := p.node[local.Port()]
-	return to, ok && !local.Addr().IsLoopback()
 }
