@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"sync"
@@ -96,8 +97,20 @@ type Runner struct {
 
 // want is one workload as it should run.
 type want struct {
-	spec activator.Spec
-	hash string
+	spec     activator.Spec
+	resolver bool
+	hash     string
+}
+
+// with is another spec. States come every minute at least, with the same
+// workloads but for a few: what is the same is not hashed again.
+func (w want) with(s activator.Spec, resolver bool) want {
+	same := w.hash != "" && w.resolver == resolver && w.spec.AnyPort == s.AnyPort && w.spec.Tokens == s.Tokens &&
+		slices.Equal(w.spec.Ports, s.Ports) && reflect.DeepEqual(&w.spec.Workload, &s.Workload)
+	if same {
+		return want{spec: s, resolver: resolver, hash: w.hash}
+	}
+	return want{spec: s, resolver: resolver, hash: hashOf(s, resolver)}
 }
 
 // New checks the config. It makes and starts nothing.
@@ -174,7 +187,7 @@ func (r *Runner) Apply(_ context.Context, specs []activator.Spec) error {
 			}
 			continue
 		}
-		wanted[s.Service] = want{spec: s, hash: hashOf(s, resolver != "")}
+		wanted[s.Service] = r.wanted[s.Service].with(s, resolver != "")
 	}
 	r.wanted, r.applied = wanted, true
 	r.poke()
