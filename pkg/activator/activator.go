@@ -72,7 +72,8 @@ type Replica struct {
 type Runner interface {
 	// Driver is the value of workload.driver it serves.
 	Driver() string
-	// Apply replaces the whole set of wanted workloads. It returns soon;
+	// Apply replaces the whole set of wanted workloads, which stay as they are from
+	// then on. It returns soon;
 	// starting goes on in the background. An error names what cannot be done
 	// and does not keep the other workloads from being run.
 	Apply(ctx context.Context, specs []Spec) error

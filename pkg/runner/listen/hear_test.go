@@ -114,21 +114,25 @@ func TestW08WaitersFirst(t *testing.T) {
 	for _, awaited := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			e, say := ear(t)
-			heard, returned := false, false
+			heard := false
+			var returned atomic.Bool
 			s := Start{
 				Netns: 7, Replica: Replica{PID: os.Getpid(), Ports: []Port{{Number: 1, UDP: true}}},
 				Since: time.Now(), Now: time.Now, Tell: func(string) {}, Ready: func() bool { heard = true; return awaited },
 			}
-			go func() { _, returned = e.Await(t.Context(), s) }()
+			go func() {
+				_, ready := e.Await(t.Context(), s)
+				returned.Store(ready)
+			}()
 			synctest.Wait()
 			say(Heard{7, netip.MustParseAddrPort("0.0.0.0:1"), true})
 			synctest.Wait()
-			if !heard || returned == awaited {
-				t.Errorf("awaited %v: at once heard of %v, Await returned %v", awaited, heard, returned)
+			if !heard || returned.Load() == awaited {
+				t.Errorf("awaited %v: at once heard of %v, Await returned %v", awaited, heard, returned.Load())
 			}
 			time.Sleep(newsTime)
 			synctest.Wait()
-			if !returned {
+			if !returned.Load() {
 				t.Errorf("awaited %v: Await has not returned", awaited)
 			}
 		})

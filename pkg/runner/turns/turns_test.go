@@ -47,10 +47,11 @@ func (h *hall) start(ctx context.Context, user string, stop chan struct{}) *star
 func (h *hall) end() string {
 	users := ""
 	for i := 0; i < len(h.had); i++ {
-		h.had[i].release()
-		h.had[i].release() // once more is no other turn
+		s := h.had[i]
+		s.release()
+		s.release() // once more is no other turn
 		synctest.Wait()
-		users += h.had[i].user
+		users += s.user
 	}
 	return users
 }
