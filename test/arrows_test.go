@@ -52,9 +52,10 @@ var arrows = map[string][]string{
 	"standby":        {"model", "reconcile", "conn"},
 	"runner/listen":  {"model"},
 	"runner/rollout": {"model"},
+	"runner/turns":   {"model"},
 	"token":          {},
 	"environment":    {"activator", "model", "token"},
-	"runner/process": {"activator", "model", "ipam", "environment", "runner/listen", "runner/rollout"},
+	"runner/process": {"activator", "model", "ipam", "environment", "runner/listen", "runner/rollout", "runner/turns"},
 	"runner/docker":  {"activator", "model", "environment", "dockerd", "runner/listen", "runner/rollout"},
 	"runner/kube":    {"activator", "model", "environment"},
 	"admin":          {"model", "reconcile", "source", "activator", "dataplane", "webserver"}, // read-only views of what these report

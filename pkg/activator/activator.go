@@ -57,6 +57,7 @@ type Replica struct {
 	Addr6   netip.Addr        `json:"addr6,omitzero"`
 	Port    uint16            `json:"port,omitempty"` // that it was found to listen on, with Spec.AnyPort; 0: the Spec's
 	PID     int               `json:"pid,omitempty"`
+	Queued  bool              `json:"queued,omitempty"` // starting, but not yet: it waits for its turn
 	// Hopeless: to start it again as it is will not help, as its program or
 	// image is not there.
 	Hopeless bool      `json:"hopeless,omitempty"`
@@ -72,7 +73,8 @@ type Replica struct {
 type Runner interface {
 	// Driver is the value of workload.driver it serves.
 	Driver() string
-	// Apply replaces the whole set of wanted workloads. It returns soon;
+	// Apply replaces the whole set of wanted workloads, which stay as they are from
+	// then on. It returns soon;
 	// starting goes on in the background. An error names what cannot be done
 	// and does not keep the other workloads from being run.
 	Apply(ctx context.Context, specs []Spec) error
@@ -92,9 +94,11 @@ type Runner interface {
 // those who wait for it need not wait until the news has gone round.
 type Herald interface {
 	// Herald has f called for every replica that becomes ready, which may be
-	// before Replicas says so. It is called before Run; f does not block and calls
-	// no Runner.
-	Herald(f func(Replica))
+	// before Replicas says so. f tells whether somebody waited for it, who goes on
+	// now: they had better not be in each other's way with what follows from the
+	// news for all others. It is called before Run; f does not block and calls no
+	// Runner.
+	Herald(f func(Replica) (awaited bool))
 }
 
 // Config is what an Activator needs.

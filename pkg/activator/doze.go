@@ -73,6 +73,14 @@ func (x *sleeper) due() time.Time {
 	return x.look
 }
 
+// lookNext says when to look at it again while it is awake.
+func (x *sleeper) lookNext(now time.Time) {
+	x.look = now.Add(min(max(x.scale.Idle/8, lookMin), lookMax))
+	if left := x.busy.Add(x.scale.Idle); x.look.After(left) && left.After(now) {
+		x.look = left
+	}
+}
+
 // lookAt moves one service on, if there is a reason.
 func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 	s := &a.sleep
@@ -87,6 +95,8 @@ func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 	before := x.stage
 	switch {
 	case s.by[x.name] != x || x.due().After(now): // changed meanwhile
+	case x.stage == waking && x.queued:
+		x.deadline = now.Add(x.scale.StartTimeout)
 	case x.stage == waking:
 		s.stats[outcome{x.name, x.kind, "timeout"}]++
 		s.fell(x, fmt.Errorf("%w: %s", ErrTimeout, why), now)
@@ -99,7 +109,6 @@ func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 			s.enter(x, asleep, fmt.Sprintf("nobody used it for %s", x.scale.Idle), now)
 		}
 	case x.stage == awake:
-		x.look = now.Add(min(max(x.scale.Idle/8, lookMin), lookMax))
 		x.note = ""
 		if !calm {
 			x.calm = 0
@@ -118,9 +127,7 @@ func (a *Activator) lookAt(ctx context.Context, x *sleeper, opened uint64) {
 		case now.Sub(x.busy) >= x.scale.Idle && x.down != nil: // new connections are held, as there is no replica
 			s.enter(x, asleep, fmt.Sprintf("nobody used it for %s, and it does not stay up: %s", x.scale.Idle, x.down.why), now)
 		}
-		if left := x.busy.Add(x.scale.Idle); x.look.After(left) && left.After(now) {
-			x.look = left
-		}
+		x.lookNext(now)
 	}
 	after := x.stage
 	s.mu.Unlock()

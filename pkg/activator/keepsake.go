@@ -54,7 +54,7 @@ func (a *Activator) recall() {
 		s.stopped[name] = since
 	}
 	for name, kept := range k.Services {
-		x := &sleeper{name: name, stage: asleep, since: kept.Since, cause: kept.Cause, busy: now, changed: make(chan struct{})}
+		x := &sleeper{name: name, stage: asleep, since: kept.Since, cause: kept.Cause, busy: now}
 		if kept.Awake {
 			x.stage = awake
 		}

@@ -5,6 +5,7 @@ package activator
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -55,7 +56,7 @@ func (a *Activator) Enter(name model.ServiceName, cause, who string) (*Place, er
 		begun = true
 		s.enter(x, waking, who, now)
 		x.deadline, x.falls, x.restarts, x.failure = now.Add(x.scale.StartTimeout), 0, map[string]int{}, nil
-		x.kind, x.asking = cause, true
+		x.kind, x.asking, x.queued, x.begun = cause, true, false, time.Time{}
 	}
 	x.waiting++
 	if z := s.sizes[name]; z != nil && x.waiting == z.want*z.scale.Target+1 && z.want < z.scale.Max {
@@ -85,14 +86,20 @@ func (s *sleepers) asked(x *sleeper) {
 }
 
 // Wait returns the service's replicas as soon as one is ready. What waits longer
-// than the service's startTimeout gets ErrTimeout, or why the start failed.
+// than the service's startTimeout gets ErrTimeout, or why the start failed. The
+// time in which the start waits for its turn does not count.
 func (p *Place) Wait(ctx context.Context) ([]model.Backend, error) {
 	a, x, s := p.a, p.x, &p.a.sleep
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	timer := time.NewTimer(x.scale.StartTimeout)
 	defer timer.Stop()
+	begun := x.begun
 	for {
+		if x.begun != begun {
+			begun = x.begun
+			timer.Reset(x.scale.StartTimeout)
+		}
 		notNow := x.notNow(a.cfg.Now())
 		switch {
 		case len(x.ready) > 0:
@@ -108,7 +115,7 @@ func (p *Place) Wait(ctx context.Context) ([]model.Backend, error) {
 		if _, ok := s.stopped[x.name]; ok {
 			return nil, ErrStopped
 		}
-		changed := x.changed
+		changed := x.change()
 		s.mu.Unlock()
 		var err error
 		select {
@@ -119,6 +126,10 @@ func (p *Place) Wait(ctx context.Context) ([]model.Backend, error) {
 			err = ctx.Err()
 		}
 		s.mu.Lock()
+		if errors.Is(err, ErrTimeout) && x.queued {
+			timer.Reset(x.scale.StartTimeout)
+			err = nil
+		}
 		if err != nil {
 			return nil, cmp.Or(x.notNow(a.cfg.Now()), err) // who gave the start up at this moment knows better
 		}

@@ -67,8 +67,10 @@ type sleeper struct {
 
 	readyAt  time.Time // of the last wake, until somebody who waited was joined
 	waiting  int
-	changed  chan struct{} // closed and replaced when waiters should look
-	deadline time.Time     // of waking
+	changed  chan struct{} // closed when waiters should look; nil: nobody waits
+	deadline time.Time     // of waking; while queued, of the next look
+	queued   bool          // waking, and its replicas wait for their turn to start
+	begun    time.Time     // waking: when that was over; zero: there was no such wait
 	falls    int           // replicas that ended while waking
 	restarts map[string]int
 
@@ -94,6 +96,7 @@ type sleepers struct {
 	turn    uint64                          // grows whenever a service falls asleep or begins to wake
 	kick    chan struct{}                   // asks doze for another look
 	dirty   chan struct{}                   // asks for the SleepFile to be written
+	news    bool                            // a service is awake that observe has not told of
 	stats   map[outcome]uint64
 	took    map[phaseOf]*Duration
 	sizes   map[model.ServiceName]*size // of services that may have more replicas or fewer
@@ -118,7 +121,7 @@ func (s *sleepers) learn(st *model.State, drivers map[string]bool, now time.Time
 		there[svc.Name] = true
 		x := s.by[svc.Name]
 		if x == nil {
-			x = &sleeper{name: svc.Name, stage: asleep, since: now, cause: "nobody has used it yet", changed: make(chan struct{})}
+			x = &sleeper{name: svc.Name, stage: asleep, since: now, cause: "nobody has used it yet"}
 			if running[svc.Name] > 0 {
 				x.stage, x.cause, x.busy = awake, "it ran before it was allowed to sleep", now
 			}
@@ -156,8 +159,18 @@ func (s *sleepers) replicas(name model.ServiceName, n int) (want int, idle bool)
 
 // signal has those that wait look.
 func (x *sleeper) signal() {
-	close(x.changed)
-	x.changed = make(chan struct{})
+	if x.changed != nil {
+		close(x.changed)
+		x.changed = nil
+	}
+}
+
+// change is closed when those that wait should look.
+func (x *sleeper) change() <-chan struct{} {
+	if x.changed == nil {
+		x.changed = make(chan struct{})
+	}
+	return x.changed
 }
 
 // doze has new connections held, while it stays in the reach of those there are.

@@ -36,21 +36,21 @@ func (a *Activator) reason(name model.ServiceName) string {
 
 // heralded lets those go on who wait for a replica that is ready now. All the
 // rest that follows from it comes with observe.
-func (a *Activator) heralded(r Replica) {
+func (a *Activator) heralded(r Replica) (awaited bool) {
 	s := &a.sleep
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	x, b := s.by[r.Service], backendOf(r, model.Ready)
 	if x == nil || x.stage == asleep || x.asking || len(x.ready) > 0 || len(b.Addrs()) == 0 {
-		return
+		return false
 	}
 	x.ready, x.heralded = []model.Backend{b}, r.ID
 	if x.stage == waking {
 		s.woke(x, r.Started, a.cfg.Now())
-		a.keep()
-		s.poke()
+		s.news = true
 	}
-	x.signal() // last, so that who waits runs first
+	x.signal()
+	return x.waiting > 0
 }
 
 // woke notes a good end of a start, by a process that began at a time.
@@ -58,7 +58,8 @@ func (s *sleepers) woke(x *sleeper, started, now time.Time) {
 	s.stats[outcome{x.name, x.kind, "ready"}]++
 	s.timed(x, started, now)
 	x.pause, x.failure = 0, nil
-	x.stage, x.since, x.busy, x.look = awake, now, now, time.Time{}
+	x.stage, x.since, x.busy = awake, now, now
+	x.lookNext(now)
 }
 
 // observe takes note of the replicas there are, and returns them. A list made
@@ -97,8 +98,12 @@ func (a *Activator) observeLocked(replicas []Replica) {
 			ended = append(ended, r)
 		}
 	}
-	changed, down := false, downOf(replicas)
+	changed, down, queued := s.news, downOf(replicas), queuedOf(replicas)
+	s.news = false
 	for name, x := range s.by {
+		if x.stage == waking && x.queue(queued[name], now) {
+			s.poke()
+		}
 		if x.down = down[name]; x.down.lasts(now) {
 			x.signal()
 		}
@@ -134,6 +139,31 @@ func (a *Activator) observeLocked(replicas []Replica) {
 		a.keep()
 		s.poke()
 	}
+}
+
+// queuedOf tells of which services all replicas wait for their turn to start.
+func queuedOf(replicas []Replica) map[model.ServiceName]bool {
+	queued := map[model.ServiceName]bool{}
+	for _, r := range replicas {
+		if r.Phase == Stopping {
+			continue
+		}
+		before, ok := queued[r.Service]
+		queued[r.Service] = r.Queued && (before || !ok)
+	}
+	return queued
+}
+
+// queue notes whether a start waits for its turn. When it has it, it has all of
+// its time: true.
+func (x *sleeper) queue(waits bool, now time.Time) (begins bool) {
+	begins = x.queued && !waits
+	x.queued = waits
+	if begins {
+		x.begun, x.deadline = now, now.Add(x.scale.StartTimeout)
+		x.signal()
+	}
+	return begins
 }
 
 // rescale tells a Runner how many replicas of one service shall run: want, or

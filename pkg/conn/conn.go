@@ -130,9 +130,18 @@ func setKeepAlive(fd int) error {
 	return nil
 }
 
-// Dial opens a TCP connection; ctx bounds it.
+// Dial opens a TCP connection; ctx bounds it. To a program of this host the
+// handshake is over by the time connect(2) says that it is under way: the second
+// one, which is Go's, finds that out at once. Without the first it waits for the
+// poller, which comes when nothing else is to be done.
 func Dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
-	d := net.Dialer{KeepAliveConfig: keepAlive}
+	d := net.Dialer{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		ctl := c.Control(func(fd uintptr) {
+			err = errors.Join(setKeepAlive(int(fd)), begin(int(fd), to))
+		})
+		return errors.Join(ctl, err)
+	}}
 	c, err := d.DialContext(ctx, "tcp", to.String())
 	if err != nil {
 		return nil, err

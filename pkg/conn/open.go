@@ -61,9 +61,8 @@ func (p *Pump) Open(a *net.TCPConn, to netip.AddrPort, first []byte, limit time.
 // connect begins a connection with fairlead's keep-alive.
 func connect(to netip.AddrPort) (int, error) {
 	family := unix.AF_INET6
-	var addr unix.Sockaddr = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
 	if to.Addr().Is4() {
-		family, addr = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+		family = unix.AF_INET
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
@@ -71,16 +70,25 @@ func connect(to netip.AddrPort) (int, error) {
 	}
 	err = errors.Join(setKeepAlive(fd), os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)))
 	if err == nil {
-		if err = unix.Connect(fd, addr); errors.Is(err, unix.EINPROGRESS) {
-			err = nil
-		}
-		err = os.NewSyscallError("connect", err)
+		err = begin(fd, to)
 	}
 	if err != nil {
 		_ = unix.Close(fd)
 		return -1, err
 	}
 	return fd, nil
+}
+
+// begin has a socket that does not block connect.
+func begin(fd int, to netip.AddrPort) error {
+	var addr unix.Sockaddr = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+	if to.Addr().Is4() {
+		addr = &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+	}
+	if err := unix.Connect(fd, addr); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+		return os.NewSyscallError("connect", err)
+	}
+	return nil
 }
 
 // connecting takes note of an event of a flow that is not open yet. What the

@@ -194,3 +194,51 @@ func TestOpenWithoutAClient(t *testing.T) {
 	}
 	<-done
 }
+
+// Row W08: a connection to this host is there as soon as it is asked for, without
+// a wait for the poller; what is refused, or cannot be reached, says so.
+func TestW08Dial(t *testing.T) {
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to := l.Addr().(*net.TCPAddr).AddrPort()
+		fd, err := connect(to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := begin(fd, to); err != nil {
+			t.Errorf("%s: connect, the second time: %v", to, err)
+		}
+		if _, err := unix.Getpeername(fd); err != nil {
+			t.Errorf("%s: not connected: %v", to, err)
+		}
+		_ = unix.Close(fd)
+		c, err := Dial(t.Context(), to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := c.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := raw.Control(func(fd uintptr) {
+			for name, want := range map[int]int{unix.TCP_NODELAY: 1, unix.TCP_KEEPIDLE: int(keepAlive.Idle.Seconds())} {
+				if got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, name); got != want || err != nil {
+					t.Errorf("%s: option %d is %d, want %d: %v", to, name, got, want, err)
+				}
+			}
+		}); err != nil {
+			t.Error(err)
+		}
+		_ = c.Close()
+		_ = l.Close()
+		if c, err := Dial(t.Context(), to); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%s: connection %v, error %v, want that it is refused", to, c, err)
+		}
+	}
+	if c, err := Dial(t.Context(), netip.MustParseAddrPort("255.255.255.255:1")); !errors.Is(err, unix.ENETUNREACH) {
+		t.Errorf("connection %v, error %v, want that there is no way", c, err)
+	}
+}

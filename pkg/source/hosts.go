@@ -34,6 +34,9 @@ func (h *hosts) see(svc *model.Service) {
 	}
 	last := h.seen[svc.Name]
 	h.stale = last == nil || !slices.Equal(last.Ports, svc.Ports) || !reflect.DeepEqual(last.HTTP, svc.HTTP)
+	if !h.stale {
+		h.seen[svc.Name] = svc // the last one is let go of
+	}
 }
 
 // add makes the list of services with everybody's hosts. A service that is the

@@ -60,3 +60,18 @@ func TestA11HostsOfOtherSources(t *testing.T) {
 		t.Error("the file's part was changed")
 	}
 }
+
+// A service that changes in what no host depends on is let go of: with a thousand
+// that wake or fall asleep the old ones would stay in memory as long as the agent.
+func TestOldServicesAreLetGo(t *testing.T) {
+	name := model.ServiceName{Project: "p", User: "a"}
+	file := &Part{Services: []*model.Service{{Name: name, Ports: []model.Port{{Service: 80, Container: 8080, Protocol: model.TCP}}}}}
+	j := &joiner{sources: []Source{named("file"), named("workloads")}}
+	for _, sleep := range []model.Sleep{model.Asleep, model.Awake, model.Awake} {
+		s, _ := j.join([]*Part{file, {Sleep: map[model.ServiceName]model.Sleep{name: sleep}}})
+		svc, ok := s.Service(name)
+		if !ok || svc.Sleep != sleep || j.hosts.seen[name] != svc {
+			t.Errorf("%v: the hosts have %p, the state %p (%v)", sleep, j.hosts.seen[name], svc, svc)
+		}
+	}
+}

@@ -172,16 +172,19 @@ func (j *joiner) renew(dirty names) {
 	had, gone := len(next), map[*model.Service]bool{}
 	for name := range dirty {
 		made := j.make(name)
-		j.hosts.see(made)
 		i, ok := slices.BinarySearchFunc(next[:had], name, func(svc *model.Service, n model.ServiceName) int {
 			return svc.Name.Compare(n)
 		})
+		if ok && made != nil && next[i].Equal(made) {
+			made = next[i]
+		}
+		j.hosts.see(made)
 		switch {
 		case !ok && made != nil:
 			next = append(next, made)
 		case ok && made == nil:
 			gone[next[i]] = true // it stays until all are found
-		case ok && !next[i].Equal(made):
+		case ok:
 			next[i] = made
 		}
 	}

@@ -72,16 +72,17 @@ func (d *datagrams) take(g datagram) {
 		d.dropped.Add(1)
 		return
 	}
+	name := to.service.Name
 	g.port = to.port
-	if d.add(to.service, g, nil) {
+	if d.add(name, g, nil) {
 		return
 	}
-	place, err := d.cfg.Enter(to.service, "datagram", fmt.Sprintf("a datagram from %s to port %d", g.client.Addr(), g.vip.Port()))
+	place, err := d.cfg.Enter(name, "datagram", fmt.Sprintf("a datagram from %s to port %d", g.client.Addr(), g.vip.Port()))
 	if err != nil {
 		d.dropped.Add(1)
 		return
 	}
-	d.add(to.service, g, place)
+	d.add(name, g, place)
 }
 
 // add holds a datagram of a client that waits already, or gets a place now; false:

@@ -96,7 +96,7 @@ func newCrowded(t *testing.T) *crowded {
 			c.entered.Add(1)
 			return seat{c}, nil
 		},
-	}, func(at netip.AddrPort) (target, bool) { return target{game, 9}, at == gameVIP })
+	}, func(at netip.AddrPort) (target, bool) { return target{&model.Service{Name: game}, 9}, at == gameVIP })
 	if c.send, err = newSender(); err != nil {
 		t.Fatal(err)
 	}

@@ -36,12 +36,13 @@ func (t *Target) handle(_ context.Context, c *conn.Conn) {
 		_ = c.Close()
 		return
 	}
-	place, err := t.cfg.Enter(to.service, "connection", fmt.Sprintf("a connection from %s to port %d", c.Peer.Addr(), c.Local.Port()))
+	name := to.service.Name
+	place, err := t.cfg.Enter(name, "connection", fmt.Sprintf("a connection from %s to port %d", c.Peer.Addr(), c.Local.Port()))
 	if err != nil {
-		t.fail(to.service, held{Conn: c}, err)
+		t.fail(name, held{Conn: c}, err)
 		return
 	}
-	if h := t.lines.add(to.service, held{Conn: c, port: to.port, place: place, since: time.Now()}); h != nil {
+	if h := t.lines.add(name, held{Conn: c, port: to.port, place: place, since: time.Now()}); h != nil {
 		t.refused.Add(1)
 		reset(h.Conn)
 		h.place.Leave()
@@ -89,11 +90,11 @@ func (t *Target) lead(name model.ServiceName, h held) error {
 		case <-time.After(tryPause):
 		}
 	}
+	first, err := forward(h.TCPConn, up)
 	t.passed.Add(1)
 	if t.cfg.Joined != nil {
 		t.cfg.Joined(name)
 	}
-	first, err := forward(h.TCPConn, up)
 	if err != nil {
 		t.cfg.Log.Debug("lead connection on", "service", name.String(), "client", h.Peer, "error", err)
 	}

@@ -95,17 +95,6 @@ type Target struct {
 	passed, failed, refused, gone atomic.Uint64
 }
 
-// ports finds services by what clients connect to.
-type ports struct {
-	vips map[netip.AddrPort]target
-	node map[uint16]target // node ports, on any other address
-}
-
-type target struct {
-	service model.ServiceName
-	port    uint16 // container port
-}
-
 // opened is the listeners and who serves them.
 type opened struct {
 	lead      io.Closer
@@ -162,10 +151,7 @@ func (t *Target) Serves() []model.Feature { return nil }
 // Apply takes connections of the state's services that may sleep. Those that
 // are held or led on stay, whatever the state says.
 func (t *Target) Apply(_ context.Context, s *model.State) error {
-	next := map[model.Protocol]*ports{}
-	for _, proto := range []model.Protocol{model.TCP, model.UDP} {
-		next[proto] = &ports{vips: map[netip.AddrPort]target{}, node: map[uint16]target{}}
-	}
+	next := map[model.Protocol]*ports{model.TCP: {node: map[uint16]target{}}, model.UDP: {node: map[uint16]target{}}}
 	some := false
 	var own []netip.Addr
 	for _, svc := range s.Services {
@@ -178,14 +164,17 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 			to := next[p.Protocol]
 			some = true
 			for _, vip := range vips {
-				to.vips[netip.AddrPortFrom(vip, p.Service)] = target{svc.Name, p.Container}
+				to.vips = append(to.vips, vipPort{netip.AddrPortFrom(vip, p.Service), target{svc, p.Container}})
 			}
 			for _, np := range svc.NodePorts {
 				if np.ServicePort == p.Service {
-					to.node[np.Port] = target{svc.Name, p.Container}
+					to.node[np.Port] = target{svc, p.Container}
 				}
 			}
 		}
+	}
+	for _, to := range next {
+		to.sort()
 	}
 	t.ports.Store(next[model.TCP])
 	t.udp.Store(next[model.UDP])
@@ -348,13 +337,4 @@ func (t *Target) Counts() Counts {
 	defer t.joined.mu.Unlock()
 	n.Joined, n.BytesIn, n.BytesOut = len(t.joined.open), t.joined.in, t.joined.out
 	return n
-}
-
-// find tells what a client that connected to an address wants.
-func (p *ports) find(local netip.AddrPort) (target, bool) {
-	if to, ok := p.vips[local]; ok {
-		return to, true
-	}
-	to, ok := p.node[local.Port()]
-	return to, ok && !local.Addr().IsLoopback()
 }

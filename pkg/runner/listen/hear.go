@@ -88,11 +88,11 @@ func (e *Ear) hear(h Heard) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if w := e.known[h.Netns]; w != nil {
-		news := w.s.takes(h) && w.done.CompareAndSwap(false, true)
-		w.tell()
-		if news && w.s.Ready != nil {
-			w.s.Ready() // last, so that who waits for the replica runs first
+		if w.s.takes(h) && w.done.CompareAndSwap(false, true) && w.s.Ready != nil && w.s.Ready() {
+			time.AfterFunc(newsTime, w.tell)
+			return
 		}
+		w.tell()
 		return
 	}
 	for _, w := range e.waiting {
@@ -152,6 +152,11 @@ func Cookie() (uint64, error) {
 	}
 	return cookie, err
 }
+
+// newsTime is what those who waited for a replica have before the news of it goes
+// round. The work that follows from it, in all of the agent, takes as long; where
+// processors are few they, and the replica itself, would get their turn after it.
+const newsTime = 5 * time.Millisecond
 
 // probeSlow is the time between two looks where events say when to: for what a
 // full buffer of events lost, and the words of the reason.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -44,7 +45,7 @@ func await(t *testing.T, e *Ear, s Start) (ready *atomic.Int32, done chan bool) 
 	if s.Tell == nil {
 		s.Tell = func(string) {}
 	}
-	s.Ready = func() { ready.Add(1) }
+	s.Ready = func() bool { ready.Add(1); return false }
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {
@@ -104,6 +105,37 @@ func TestW08HeardIsReady(t *testing.T) {
 		if say(tc.right); ready.Load() != 1 {
 			t.Errorf("%s: ready once more, after Await", name)
 		}
+	}
+}
+
+// Row W08: those who waited for a replica go on before the news of it goes round,
+// which begins at once if nobody waited.
+func TestW08WaitersFirst(t *testing.T) {
+	for _, awaited := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			e, say := ear(t)
+			heard := false
+			var returned atomic.Bool
+			s := Start{
+				Netns: 7, Replica: Replica{PID: os.Getpid(), Ports: []Port{{Number: 1, UDP: true}}},
+				Since: time.Now(), Now: time.Now, Tell: func(string) {}, Ready: func() bool { heard = true; return awaited },
+			}
+			go func() {
+				_, ready := e.Await(t.Context(), s)
+				returned.Store(ready)
+			}()
+			synctest.Wait()
+			say(Heard{7, netip.MustParseAddrPort("0.0.0.0:1"), true})
+			synctest.Wait()
+			if !heard || returned.Load() == awaited {
+				t.Errorf("awaited %v: at once heard of %v, Await returned %v", awaited, heard, returned.Load())
+			}
+			time.Sleep(newsTime)
+			synctest.Wait()
+			if !returned.Load() {
+				t.Errorf("awaited %v: Await has not returned", awaited)
+			}
+		})
 	}
 }
 

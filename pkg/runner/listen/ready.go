@@ -36,8 +36,9 @@ type Start struct {
 	Now     func() time.Time // as Since was taken
 	Tell    func(why string) // is told after every look why it is not ready
 	// Ready is called once, as soon as it is known to be, by whoever knows: it
-	// must not block. Optional.
-	Ready func()
+	// must not block. It tells whether somebody waited for the replica: then Await
+	// gives those a moment's start. Optional.
+	Ready func() (awaited bool)
 }
 
 // anyGrace is how long a replica that listens on another port than the one it

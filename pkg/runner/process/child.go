@@ -4,7 +4,6 @@ package process
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,13 +22,7 @@ import (
 )
 
 // start makes what the replica needs and starts its process.
-func (r *Runner) start(ctx context.Context, rep *replica) error {
-	select {
-	case r.slots <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { <-r.slots }()
+func (r *Runner) start(rep *replica) error {
 	_, rec := r.look(rep)
 	if !rep.made {
 		if err := r.assign(&rec); err != nil {

@@ -257,13 +257,32 @@ func collides(h *netlink.Handle, rec record) error {
 			if ip.Unmap() != x.addr && ip.Unmap() != x.gateway {
 				continue
 			}
-			link, err := h.LinkByIndex(a.LinkIndex)
-			if err == nil && !strings.HasPrefix(link.Attrs().Name, "fl-") {
-				return fmt.Errorf("address %s is the host's own, on %s; choose another range in network.workloads", ip, link.Attrs().Name)
+			link, err := linkName(a.LinkIndex)
+			if err == nil && !strings.HasPrefix(link, "fl-") {
+				return fmt.Errorf("address %s is the host's own, on %s; choose another range in network.workloads", ip, link)
 			}
 		}
 	}
 	return nil
+}
+
+// linkName asks for the name alone: every replica's link has the gateway's
+// address, and all that netlink tells of so many links takes long.
+func linkName(index int) (string, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	q, err := unix.NewIfreq("")
+	if err != nil {
+		return "", err
+	}
+	q.SetUint32(uint32(index))
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFNAME, q); err != nil {
+		return "", err
+	}
+	return q.Name(), nil
 }
 
 func offload(link string) error {

@@ -20,6 +20,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"reflect"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -30,6 +32,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/fairlead-lb/fairlead/pkg/runner/listen"
 	"github.com/fairlead-lb/fairlead/pkg/runner/rollout"
+	"github.com/fairlead-lb/fairlead/pkg/runner/turns"
 )
 
 // Config is what a Runner needs. All but the directories and Network have
@@ -74,7 +77,7 @@ type Runner struct {
 	cfg     Config
 	backoff rollout.Backoff
 	kick    chan struct{} // asks Run to compare what is wanted with what there is
-	slots   chan struct{} // bounds how many replicas are being made at once
+	turns   *turns.Turns  // to start
 	looks   listen.Looks
 	ear     listen.Ear
 
@@ -87,15 +90,27 @@ type Runner struct {
 	adopted  bool // replicas is complete
 	closed   bool // Shutdown was called
 	changed  func()
-	heralded func(activator.Replica) // nil: nobody wants to know
-	stopAll  context.CancelFunc      // ends the keepers of the present Run
+	heralded func(activator.Replica) (awaited bool) // nil: nobody wants to know
+	stopAll  context.CancelFunc                     // ends the keepers of the present Run
 	keepers  sync.WaitGroup
 }
 
 // want is one workload as it should run.
 type want struct {
-	spec activator.Spec
-	hash string
+	spec     activator.Spec
+	resolver bool
+	hash     string
+}
+
+// with is another spec. States come every minute at least, with the same
+// workloads but for a few: what is the same is not hashed again.
+func (w want) with(s activator.Spec, resolver bool) want {
+	same := w.hash != "" && w.resolver == resolver && w.spec.AnyPort == s.AnyPort && w.spec.Tokens == s.Tokens &&
+		slices.Equal(w.spec.Ports, s.Ports) && reflect.DeepEqual(&w.spec.Workload, &s.Workload)
+	if same {
+		return want{spec: s, resolver: resolver, hash: w.hash}
+	}
+	return want{spec: s, resolver: resolver, hash: hashOf(s, resolver)}
 }
 
 // New checks the config. It makes and starts nothing.
@@ -137,7 +152,7 @@ func New(cfg Config) (*Runner, error) {
 	cfg.LogSize = cmp.Or(cfg.LogSize, 10<<20)
 	cfg.LogEvery = cmp.Or(cfg.LogEvery, 2*time.Second)
 	return &Runner{
-		cfg: cfg, backoff: backoff, kick: make(chan struct{}, 1), slots: make(chan struct{}, 4),
+		cfg: cfg, backoff: backoff, kick: make(chan struct{}, 1), turns: turns.New(max(startsMost, runtime.NumCPU())),
 		replicas: map[string]*replica{}, wanted: map[model.ServiceName]want{}, changed: func() {},
 	}, nil
 }
@@ -147,7 +162,7 @@ func (r *Runner) Driver() string { return "process" }
 
 // Herald has f told of every replica the moment it is ready. It implements
 // activator.Herald.
-func (r *Runner) Herald(f func(activator.Replica)) {
+func (r *Runner) Herald(f func(activator.Replica) (awaited bool)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.heralded = f
@@ -172,7 +187,7 @@ func (r *Runner) Apply(_ context.Context, specs []activator.Spec) error {
 			}
 			continue
 		}
-		wanted[s.Service] = want{spec: s, hash: hashOf(s, resolver != "")}
+		wanted[s.Service] = r.wanted[s.Service].with(s, resolver != "")
 	}
 	r.wanted, r.applied = wanted, true
 	r.poke()

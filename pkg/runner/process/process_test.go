@@ -208,7 +208,7 @@ func TestChangedSpecAddsBeforeItDeletes(t *testing.T) {
 	fetch(t, old.Addr4, 8090) // stays for those who have not noticed yet
 	b.one("new replica alone", func(rep activator.Replica) bool { return rep.ID == "shop.web.2" && isReady(rep) })
 
-	s.Workload.Env["NEW"] = "2"
+	s.Workload.Env = map[string]string{roleVar: roleEcho, listenVar: ":8090", "NEW": "2"} // what was applied stays as it is
 	b.apply(s)
 	b.one("third replica", func(rep activator.Replica) bool { return rep.ID == "shop.web.1" && isReady(rep) && rep.PID != old.PID })
 }

@@ -35,7 +35,7 @@ func (r *Runner) probe(ctx context.Context, rep *replica) {
 	}
 	port, ready := r.ear.Await(ctx, listen.Start{
 		Replica: rec.sockets(), Netns: cookie, Head: rec.Head, Since: rec.Since, Timeout: rec.Timeout, Now: r.cfg.Now,
-		Ready: func() { r.herald(rep) },
+		Ready: func() bool { return r.herald(rep) },
 		Tell: func(why string) {
 			if r.mayTell(rep, why) {
 				r.update(func() {
@@ -58,12 +58,10 @@ func (r *Runner) mayTell(rep *replica, why string) bool {
 }
 
 // herald tells who waits for the replica that it is ready.
-func (r *Runner) herald(rep *replica) {
+func (r *Runner) herald(rep *replica) (awaited bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if rep.phase == activator.Starting && r.heralded != nil {
-		r.heralded(rep.public())
-	}
+	return rep.phase == activator.Starting && r.heralded != nil && r.heralded(rep.public())
 }
 
 // becomeReady notes it for the next agent before anybody else is told.

@@ -26,6 +26,7 @@ type replica struct {
 	next   time.Time
 	// hopeless: there is no program to start.
 	hopeless bool
+	queued   bool          // it waits for its turn to start
 	delay    time.Duration // wait before the next restart
 	proc     *proc         // nil: no process; only the keeper changes it
 	made     bool          // it has a record, and maybe more
@@ -38,7 +39,7 @@ func (rep *replica) public() activator.Replica {
 	out := activator.Replica{
 		ID: rep.id, Service: rep.rec.Service, Driver: "process",
 		Phase: rep.phase, Reason: rep.reason, Addr4: rep.rec.Addr4, Addr6: rep.rec.Addr6, Port: rep.rec.Port,
-		Since: rep.since, Next: rep.next, Restarts: rep.rec.Restarts, Log: rep.log, Hopeless: rep.hopeless,
+		Since: rep.since, Next: rep.next, Restarts: rep.rec.Restarts, Log: rep.log, Hopeless: rep.hopeless, Queued: rep.queued,
 	}
 	if rep.proc != nil {
 		out.PID, out.Started = rep.proc.pid, rep.rec.Since
@@ -88,14 +89,20 @@ func (r *Runner) keep(ctx context.Context, rep *replica) {
 			continue // stopped meanwhile
 		}
 		reason, hopeless := "", false
+		release := func() {}
 		if rep.proc == nil {
-			if err := r.start(ctx, rep); err != nil {
+			var err error
+			if release, err = r.takeTurn(ctx, rep); err != nil {
+				continue // stopped, or ctx ended
+			}
+			if err = r.start(rep); err != nil {
 				reason, hopeless = err.Error(), errors.Is(err, errNoProgram)
 			}
 		}
 		if rep.proc != nil {
-			reason = r.watch(ctx, rep)
+			reason = r.watch(ctx, rep, release)
 		}
+		release()
 		if ctx.Err() != nil {
 			return
 		}
@@ -143,8 +150,9 @@ func (r *Runner) awaitStart(ctx context.Context, rep *replica) bool {
 }
 
 // watch waits until the process has ended (and says how), the replica is to
-// go, or ctx ends; meanwhile it finds out when the replica is ready.
-func (r *Runner) watch(ctx context.Context, rep *replica) (how string) {
+// go, or ctx ends; meanwhile it finds out when the replica is ready, and calls
+// started when it is, or others may start beside it.
+func (r *Runner) watch(ctx context.Context, rep *replica, started func()) (how string) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -156,7 +164,15 @@ func (r *Runner) watch(ctx context.Context, rep *replica) (how string) {
 		}
 	})
 	if phase, _ := r.look(rep); phase == activator.Starting {
-		wg.Go(func() { r.probe(ctx, rep) })
+		starting, done := context.WithCancel(ctx)
+		wg.Go(func() {
+			defer done()
+			r.probe(ctx, rep)
+		})
+		wg.Go(func() {
+			r.crowd(starting, rep.paths.cgroup)
+			started()
+		})
 	}
 	select {
 	case <-ctx.Done():

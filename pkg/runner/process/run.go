@@ -45,15 +45,18 @@ func (r *Runner) Run(ctx context.Context, changed func()) error {
 	defer r.hear()()
 	logs := time.NewTicker(r.cfg.LogEvery)
 	defer logs.Stop()
+	r.reconcile(ctx)
 	for {
-		r.reconcile(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-r.kick:
 		case <-logs.C:
-			r.rotateLogs()
+			if r.rotateLogs() == 0 {
+				continue // all sleep, and cost nothing
+			}
 		}
+		r.reconcile(ctx)
 	}
 }
 
@@ -141,25 +144,32 @@ func (r *Runner) newReplica(rec record) *replica {
 // replica has a keeper.
 func (r *Runner) reconcile(ctx context.Context) {
 	v4, v6 := r.network() // not under the lock: it is somebody else's code
+	news := false
 	r.mu.Lock()
 	defer func() {
 		changed := r.changed
 		r.mu.Unlock()
-		changed()
+		if news {
+			changed()
+		}
 	}()
 	if r.closed || ctx.Err() != nil {
 		return
 	}
 	if r.applied {
-		services := map[model.ServiceName]bool{}
-		for name := range r.wanted {
-			services[name] = true
+		have := map[model.ServiceName][]*replica{}
+		for name, w := range r.wanted {
+			if w.spec.Replicas > 0 {
+				have[name] = nil
+			}
 		}
 		for _, rep := range r.replicas {
-			services[rep.rec.Service] = true
+			have[rep.rec.Service] = append(have[rep.rec.Service], rep)
 		}
-		for _, name := range slices.SortedFunc(maps.Keys(services), model.ServiceName.Compare) {
-			r.reconcileService(name, func(rec record) bool { return rec.in(v4, v6) })
+		for _, name := range slices.SortedFunc(maps.Keys(have), model.ServiceName.Compare) {
+			if r.reconcileService(name, have[name], func(rec record) bool { return rec.in(v4, v6) }) {
+				news = true
+			}
 		}
 	}
 	for _, rep := range r.replicas {
@@ -176,10 +186,13 @@ func (r *Runner) reconcile(ctx context.Context) {
 	}
 }
 
-func (r *Runner) reconcileService(name model.ServiceName, addressed func(record) bool) {
+// reconcileService does so for one service, given its replicas, and tells whether
+// they change.
+func (r *Runner) reconcileService(name model.ServiceName, reps []*replica, addressed func(record) bool) bool {
+	slices.SortFunc(reps, func(a, b *replica) int { return rollout.CompareIDs(a.rec.ID, b.rec.ID) })
 	w, wanted := r.wanted[name]
 	var have []rollout.Candidate
-	for _, rep := range r.of(name) {
+	for _, rep := range reps {
 		if stopped(rep) {
 			continue
 		}
@@ -209,18 +222,7 @@ func (r *Runner) reconcileService(name model.ServiceName, addressed func(record)
 		rep.learn(w.spec)
 		r.replicas[rep.id] = rep
 	}
-}
-
-// of lists the replicas of a service by number.
-func (r *Runner) of(name model.ServiceName) []*replica {
-	var reps []*replica
-	for _, rep := range r.replicas {
-		if rep.rec.Service == name {
-			reps = append(reps, rep)
-		}
-	}
-	slices.SortFunc(reps, func(a, b *replica) int { return rollout.CompareIDs(a.rec.ID, b.rec.ID) })
-	return reps
+	return start > 0 || len(stop) > 0
 }
 
 // in tells whether the replica's addresses are of the prefixes. It is while it
@@ -242,7 +244,8 @@ func (rep *replica) learn(s activator.Spec) {
 	}
 }
 
-func (r *Runner) rotateLogs() {
+// rotateLogs looks at the logs of all replicas, and tells how many there are.
+func (r *Runner) rotateLogs() int {
 	r.mu.Lock()
 	var logs []string
 	for _, rep := range r.replicas {
@@ -254,6 +257,7 @@ func (r *Runner) rotateLogs() {
 			r.cfg.Log.Warn("rotate log", "error", err)
 		}
 	}
+	return len(logs)
 }
 
 // runDirs are the directories below the run directory.

@@ -32,6 +32,42 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// A workload that stays as it is is not hashed again; whatever counts is.
+func TestHashIsKept(t *testing.T) {
+	spec := func() activator.Spec {
+		s := echoSpec(8090, ":8090")
+		s.Workload.Roles = []string{"reader"}
+		return s
+	}
+	before := want{spec: spec(), hash: "kept"}
+	more := spec()
+	more.Replicas, more.Drain = 7, 7
+	for _, s := range []activator.Spec{spec(), more} {
+		if w := before.with(s, false); w.hash != "kept" || w.spec.Replicas != s.Replicas || w.spec.Drain != s.Drain {
+			t.Errorf("the same workload: hash %q, %d replicas", w.hash, w.spec.Replicas)
+		}
+	}
+	for name, change := range map[string]func(*activator.Spec){
+		"command":  func(s *activator.Spec) { s.Workload.Command = []string{"sh"} },
+		"env":      func(s *activator.Spec) { s.Workload.Env = map[string]string{"X": "1"} },
+		"identity": func(s *activator.Spec) { s.Workload.Identity = "x" },
+		"roles":    func(s *activator.Spec) { s.Workload.Roles = []string{"writer"} },
+		"ports":    func(s *activator.Spec) { s.Ports = []model.Port{{Service: 80, Container: 81, Protocol: model.TCP}} },
+		"any port": func(s *activator.Spec) { s.AnyPort = true },
+		"tokens":   func(s *activator.Spec) { s.Tokens.Host = "x" },
+		"resolver": func(*activator.Spec) {},
+	} {
+		s := spec()
+		change(&s)
+		if w := before.with(s, name == "resolver"); w.hash != hashOf(s, name == "resolver") || w.hash == hashOf(spec(), false) {
+			t.Errorf("%s changes: hash %q", name, w.hash)
+		}
+	}
+	if w := (want{}).with(spec(), false); w.hash != hashOf(spec(), false) {
+		t.Errorf("a new workload: hash %q", w.hash)
+	}
+}
+
 func TestRotateLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "logs", "a.log")
 	f, err := openLog(path)
