@@ -67,7 +67,7 @@ func jobs(names []string, run, skip string) []job {
 // modules are loaded before the tests: no modprobe runs in the guest.
 var modules = []string{
 	"veth", "sch_ingress", "cls_bpf", "act_mirred", "tun", "bridge", "vxlan", "macvlan", "dummy", "ifb",
-	"nf_tables", "nft_chain_nat", "nft_ct", "nft_numgen", "nft_compat", "nft_masq", "nft_redir", "nft_fib_inet",
+	"nf_tables", "nft_chain_nat", "nft_nat", "nft_ct", "nft_numgen", "nft_compat", "nft_masq", "nft_redir", "nft_fib_inet",
 	"nft_reject_inet", "virtio_rng",
 }
 
