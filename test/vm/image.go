@@ -9,10 +9,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -92,7 +94,7 @@ func writeImage(ctx context.Context, to string, k unpacked, jobs []job, cfg conf
 		return err
 	}
 	if cfg.arch == "amd64" {
-		putTools(ctx, c)
+		putTools(ctx, c, slices.Contains(strings.Split(cfg.suites, ","), "netns"))
 	}
 	c.entry("TRAILER!!!", 0, nil)
 	if c.err != nil {
@@ -189,8 +191,9 @@ func readModule(ctx context.Context, file string) ([]byte, error) {
 }
 
 // putTools adds programs of this machine and the libraries they load. Where
-// /bin and its like are links into /usr, they are in the guest.
-func putTools(ctx context.Context, c *cpio) {
+// /bin and its like are links into /usr, they are in the guest. What takes long
+// to unpack comes only for those tests that use it (withTrees).
+func putTools(ctx context.Context, c *cpio, withTrees bool) {
 	for _, d := range []string{"bin", "sbin", "lib", "lib64"} {
 		if to, err := os.Readlink("/" + d); err == nil {
 			c.link(d, to)
@@ -210,17 +213,39 @@ func putTools(ctx context.Context, c *cpio) {
 			c.file(file, 0o755, b)
 		}
 	}
-	for _, t := range tools {
-		file, err := exec.LookPath(t)
-		if err != nil {
-			continue // the test that needs it fails and says so
-		}
+	needs := func(file string) {
 		add(file)
 		out, _ := exec.CommandContext(ctx, "ldd", file).Output()
 		for _, word := range strings.Fields(string(out)) {
 			if strings.HasPrefix(word, "/") {
 				add(word)
 			}
+		}
+	}
+	for _, t := range tools {
+		if file, err := exec.LookPath(t); err == nil { // else the test that needs it fails and says so
+			needs(file)
+		}
+	}
+	if !withTrees {
+		return
+	}
+	for _, pattern := range trees {
+		tops, _ := filepath.Glob(pattern)
+		for _, top := range tops {
+			_ = filepath.WalkDir(top, func(file string, e fs.DirEntry, err error) error {
+				switch {
+				case err != nil:
+					return nil
+				case e.IsDir() && slices.Contains(unused, e.Name()):
+					return fs.SkipDir
+				case strings.HasSuffix(file, ".so"):
+					needs(file)
+				case e.Type().IsRegular():
+					add(file)
+				}
+				return nil
+			})
 		}
 	}
 }

@@ -76,4 +76,15 @@ var tools = []string{
 	"ip", "tc", "ss", "nft", "ethtool", "curl", "ping", "nsenter", "iperf3", "traceroute", "bpftool", "sh", "bash", "sed", "cat", "sleep",
 	"grep", "nc", "kill", "sysctl", "tcpdump", "iptables", "mount", "umount", "seq",
 	"getent", "timeout", "false", "true", "openssl", "awk", "cut", "sort", "head", "tail", "tr", "wc", "find", "readlink", "uname", "rm", "mkdir", "ls", "ps",
+	"python3",
 }
+
+// trees of files that tools read, as patterns, and the directories in them that no
+// test needs.
+var (
+	trees = []string{
+		"/usr/bin/python3.[0-9]*", "/usr/lib/python3.[0-9]*", "/usr/lib/python3/dist-packages/jwt",
+		"/usr/lib/python3/dist-packages/cryptography", "/usr/lib/python3/dist-packages/_cffi_backend*",
+	}
+	unused = []string{"__pycache__", "test", "tests", "idlelib", "lib2to3", "ensurepip", "distutils", "tkinter", "pydoc_data"}
+)
