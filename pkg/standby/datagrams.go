@@ -28,6 +28,7 @@ type datagram struct {
 	client  netip.AddrPort
 	vip     netip.AddrPort // virtual IP, or an address of the node, and the port
 	port    uint16         // container port
+	nap     uint64         // of its service, as it came
 	ifindex uint32         // by which it came
 	data    []byte
 }
@@ -73,7 +74,7 @@ func (d *datagrams) take(g datagram) {
 		return
 	}
 	name := to.service.Name
-	g.port = to.port
+	g.port, g.nap = to.port, to.service.Nap
 	if d.add(name, g, nil) {
 		return
 	}
@@ -272,7 +273,7 @@ func (d *datagrams) counts() (clients, waiting int, bytes int64) {
 // close ends everything; what waits is lost. Its context has ended.
 func (d *datagrams) close() {
 	d.wg.Wait()
-	d.local.end(func(model.ServiceName) bool { return true })
+	d.local.end(func(*session) bool { return true })
 	d.local.wg.Wait()
 	if d.send != nil {
 		d.send.close()

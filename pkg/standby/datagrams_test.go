@@ -282,3 +282,56 @@ func TestDestinationIsNotGuessed(t *testing.T) {
 		}
 	}
 }
+
+// A session ends with the sleep after it, not with a late state of the one before.
+func TestSessionOutlivesItsWake(t *testing.T) {
+	c := newCrowded(t)
+	replica, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer replica.Close()
+	at := replica.LocalAddr().(*net.UDPAddr).AddrPort()
+	client, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	g := datagram{
+		client: client.LocalAddr().(*net.UDPAddr).AddrPort(), vip: netip.MustParseAddrPort("127.0.5.5:5353"),
+		port: at.Port(), ifindex: loopbackIndex, data: []byte("one"), nap: 3,
+	}
+	apply := func(sleep model.Sleep, nap uint64) {
+		c.local.apply(&model.State{Services: []*model.Service{{Name: game, Sleep: sleep, Nap: nap}}})
+	}
+	if err := c.local.send(t.Context(), game, g, []model.Backend{{Addr4: at.Addr()}}); err != nil {
+		t.Fatal(err)
+	}
+	apply(model.Asleep, 3) // that it woke from
+	apply(model.Awake, 3)
+	b := make([]byte, 64)
+	_ = replica.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_, session, err := replica.ReadFromUDPAddrPort(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := replica.WriteToUDPAddrPort([]byte("answer"), session); err != nil {
+		t.Fatal(err)
+	}
+	_ = client.SetReadDeadline(time.Now().Add(10 * time.Second))
+	n, from, err := client.ReadFromUDPAddrPort(b)
+	if err != nil || string(b[:n]) != "answer" || from != g.vip {
+		t.Fatalf("%q from %s, %v; want the answer from %s", b[:n], from, err, g.vip)
+	}
+	if c.local.uses()[game] != 1 {
+		t.Errorf("uses: %v", c.local.uses())
+	}
+	apply(model.Asleep, 4)
+	if len(c.local.by) != 0 {
+		t.Error("the session goes on while the service sleeps")
+	}
+	c.local.apply(&model.State{})
+	if len(c.local.uses()) != 0 {
+		t.Error("a service that is gone is counted")
+	}
+}

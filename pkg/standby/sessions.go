@@ -47,6 +47,7 @@ type pair struct{ client, vip netip.AddrPort }
 // that its datagrams come there and not to the one of all, and one to a replica.
 type session struct {
 	service  model.ServiceName
+	nap      uint64 // of the service, that it has woken from
 	down, up *net.UDPConn
 }
 
@@ -89,7 +90,7 @@ func (s *sessions) count(name model.ServiceName) {
 
 // newSession opens both sockets.
 func newSession(ctx context.Context, name model.ServiceName, g datagram, backends []model.Backend) (*session, error) {
-	x := &session{service: name}
+	x := &session{service: name, nap: g.nap}
 	shared := func(_, _ string, c syscall.RawConn) (err error) {
 		return errors.Join(c.Control(func(fd uintptr) {
 			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
@@ -153,18 +154,31 @@ func (x *session) copy(to, from *net.UDPConn, moved func()) error {
 	}
 }
 
-// end ends the sessions of those services: the next datagram of such a client is
-// held, and wakes.
-func (s *sessions) end(of func(model.ServiceName) bool) {
+// apply ends the sessions of services that have fallen asleep since they began, or
+// are gone: the next datagram of such a client is held, and wakes. A state in which
+// the service still sleeps may come after its first session.
+func (s *sessions) apply(st *model.State) {
+	s.end(func(x *session) bool {
+		svc, ok := st.Service(x.service)
+		return !ok || svc.Sleep == model.Asleep && svc.Nap != x.nap
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.used, func(name model.ServiceName, _ uint64) bool {
+		_, ok := st.Service(name)
+		return !ok
+	})
+}
+
+func (s *sessions) end(is func(*session) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for key, x := range s.by {
-		if of(x.service) {
+		if is(x) {
 			delete(s.by, key)
 			x.close()
 		}
 	}
-	maps.DeleteFunc(s.used, func(name model.ServiceName, _ uint64) bool { return of(name) })
 }
 
 // uses counts datagrams by service.

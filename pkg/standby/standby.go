@@ -178,10 +178,7 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 	}
 	t.ports.Store(next[model.TCP])
 	t.udp.Store(next[model.UDP])
-	t.held.local.end(func(name model.ServiceName) bool {
-		svc, ok := s.Service(name)
-		return !ok || svc.Sleep == model.Asleep
-	})
+	t.held.local.apply(s)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if some && t.open == nil {
