@@ -76,13 +76,15 @@ type Load struct {
 
 	stop  chan struct{}
 	wg    sync.WaitGroup
+	still standstill
 	pings []atomic.Int64 // by connection
 	mu    sync.Mutex
 	errs  []error
 }
 
 // stall is how long an answer may take: more than a lost packet's repetition
-// on a busy machine, less than a path that is cut for a while.
+// on a busy machine, less than a path that is cut for a while. Time in which the
+// machine stands still is no answer's.
 const stall = 3 * time.Second
 
 // NewLoad opens count connections, turn and turn about to the remotes, and
@@ -105,6 +107,7 @@ func (n *Netns) NewLoad(t testing.TB, count int, interval time.Duration, remotes
 	if err := errors.Join(errs...); err != nil {
 		t.Fatalf("open %d connections: %v", count, err)
 	}
+	l.wg.Go(func() { l.still.watch(l.stop) })
 	for i, c := range l.Conns {
 		l.wg.Go(func() { l.keep(c, i, interval) })
 	}
@@ -115,9 +118,20 @@ func (l *Load) keep(c *Conn, i int, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for k := 0; ; k++ {
-		if err := c.Ping(fmt.Sprintf("connection %d line %d", i, k), stall); err != nil {
+		line, begun := fmt.Sprintf("connection %d line %d", i, k), l.still.soFar()
+		err := c.Ping(line, stall)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			time.Sleep(2 * heartbeat) // which may have its turn after this one
+			if l.still.soFar() > begun {
+				err = c.Late(line, stall)
+			}
+		}
+		if err != nil {
 			l.mu.Lock()
-			l.errs = append(l.errs, fmt.Errorf("%s to %s (%s), line %d: %w", c.LocalAddr(), c.RemoteAddr(), c.Replica, k, err))
+			l.errs = append(l.errs, fmt.Errorf(
+				"%s to %s (%s), line %d, the machine having stood still for %s meanwhile: %w",
+				c.LocalAddr(), c.RemoteAddr(), c.Replica, k, l.still.soFar()-begun, err,
+			))
 			l.mu.Unlock()
 			return
 		}

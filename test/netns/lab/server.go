@@ -199,6 +199,16 @@ func (c *Conn) Ping(payload string, timeout time.Duration) error {
 	if _, err := fmt.Fprintln(c.Conn, payload); err != nil {
 		return err
 	}
+	return c.echoed(payload)
+}
+
+// Late waits once more for the echo of a line, after Ping gave up.
+func (c *Conn) Late(payload string, timeout time.Duration) error {
+	_ = c.SetDeadline(time.Now().Add(Patience(timeout)))
+	return c.echoed(payload)
+}
+
+func (c *Conn) echoed(payload string) error {
 	line, err := c.r.ReadString('\n')
 	if err != nil {
 		return err
