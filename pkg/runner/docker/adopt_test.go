@@ -5,6 +5,7 @@ package docker_test
 import (
 	"context"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -165,6 +166,29 @@ func TestCleanup(t *testing.T) {
 	if removed, err := docker.Cleanup(ctx, w.cfg.RunDir); err != nil || len(removed) > 0 {
 		t.Errorf("a second time: removed %v, %v", removed, err)
 	}
+}
+
+// TestCleanupBesideARemoval: what the daemon is removing already, as the agent that
+// was killed had asked for, is waited for.
+func TestCleanupBesideARemoval(t *testing.T) {
+	w := newWorld(t)
+	b := w.start(t)
+	b.Want(app("a", 8080, "--http", ":8080"), app("b", 8080, "--http", ":8080"), app("c", 8080, "--http", ":8080"))
+	b.Await("three ready replicas", allReady(3))
+	b.Abandon()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, name := range w.Names(t, true) {
+		for range 2 { // one of them is told of the other
+			wg.Go(func() { _, _ = w.ContainerRemove(ctx, name, client.ContainerRemoveOptions{Force: true}) })
+		}
+	}
+	_, err := docker.Cleanup(ctx, w.cfg.RunDir)
+	if names := w.Names(t, true); err != nil || len(names) > 0 {
+		t.Errorf("containers %v are left: %v", names, err)
+	}
+	wg.Wait()
 }
 
 // TestRestartWithoutDaemon: an agent that starts while the daemon is away knows

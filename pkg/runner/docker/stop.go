@@ -88,10 +88,28 @@ func (r *Runner) removeContainer(ctx context.Context, replica string) error {
 		return fmt.Errorf("there is a container %s that fairlead did not make: rename it, or remove it with \"docker rm -f %s\"", name, name)
 	}
 	_, err = r.daemon.ContainerRemove(ctx, got.Container.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+	if dockerd.Conflict(err) { // somebody else removes it, as an agent that was killed since
+		return r.awaitRemoval(ctx, got.Container.ID, err)
+	}
 	if dockerd.Missing(err) {
 		return nil
 	}
 	return err
+}
+
+// awaitRemoval waits until a container is gone; why is returned if it stays.
+func (r *Runner) awaitRemoval(ctx context.Context, id string, why error) error {
+	for {
+		_, err := r.daemon.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+		if dockerd.Missing(err) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return why
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // Shutdown stops every replica, also those of an earlier agent, and removes
