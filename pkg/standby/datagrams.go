@@ -179,12 +179,12 @@ func (d *datagrams) serve(name model.ServiceName, c *crowd) {
 // wait waits in any of the places.
 func (d *datagrams) wait(c *crowd) ([]model.Backend, error) {
 	d.mu.Lock()
-	var any Place
-	for _, any = range c.places {
+	var one Place
+	for _, one = range c.places {
 		break
 	}
 	d.mu.Unlock()
-	return any.Wait(d.ctx)
+	return one.Wait(d.ctx)
 }
 
 // end takes a crowd out of the books.
