@@ -91,9 +91,17 @@ func (l *listens) read(o *Objects, r *ringbuf.Reader, f *os.File, done chan<- st
 	if err == nil {
 		err = raw.Read(func(uintptr) bool { return !l.drain(o, r) })
 	}
-	if err != nil && !errors.Is(err, os.ErrClosed) {
+	if err != nil && l.reads(r) {
 		o.cfg.Log.Error("watch listens", "error", err)
 	}
+}
+
+// reads tells whether a reader is still wanted: the error of a file that was
+// closed while it was waited for is none that os knows.
+func (l *listens) reads(r *ringbuf.Reader) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reader == r
 }
 
 // drain tells of what there is; false: there will be no more.
