@@ -21,12 +21,16 @@ type bench struct {
 	client   *space.Space
 	nodes    int
 	subjects []*subject
+	stills   *stills
 	rows     []report.Row
 }
 
 func (b *bench) run() error {
 	var err error
 	if b.client, err = space.New("client"); err != nil {
+		return err
+	}
+	if b.stills, err = watchStills(); err != nil {
 		return err
 	}
 	for _, s := range subjects() {
@@ -92,6 +96,17 @@ type part struct {
 	aims  string
 }
 
+// undisturbed are the wakes during which, from listen() on, no CPU stood still.
+func (b *bench) undisturbed(s *subject) []told {
+	var all []told
+	for _, t := range s.samples {
+		if b.stills.within(t.listened, t.answered) == 0 {
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
 var parts = []part{
 	{"connect to the program's start", "start", func(t told) int64 { return t.began - t.connected }, ""},
 	{"the program's start to listen()", "its own", func(t told) int64 { return t.listened - t.began }, ""},
@@ -102,10 +117,10 @@ var parts = []part{
 	}, ""},
 }
 
-// percentile of values in milliseconds.
-func (s *subject) percentile(p part, hundredths int) float64 {
+// percentile of a part of wakes, in milliseconds.
+func percentile(wakes []told, p part, hundredths int) float64 {
 	var ns []int64
-	for _, t := range s.samples {
+	for _, t := range wakes {
 		ns = append(ns, p.take(t))
 	}
 	if len(ns) == 0 {
@@ -117,44 +132,56 @@ func (s *subject) percentile(p part, hundredths int) float64 {
 
 // wakes prints and keeps the figures of the wakes.
 func (b *bench) wakes() {
+	all := func(s *subject) []told { return s.samples }
 	for _, at := range []int{10, 50, 99} {
-		t := &report.Table{Title: fmt.Sprintf("One wake, ms, p%d", at), Head: []string{""}}
-		for _, p := range parts {
-			t.Head = append(t.Head, p.short)
-			base := 0.0
-			for _, s := range b.subjects {
-				if s.title == pollTitle {
-					base = s.percentile(p, at)
-				}
-			}
-			for _, s := range b.subjects {
-				v := s.percentile(p, at)
-				r := report.Row{Case: fmt.Sprintf("%s, p%d", p.title, at), Subject: s.title, Value: v, Unit: "ms", Rounds: len(s.samples)}
-				if base > 0 {
-					r.Baseline, r.Ratio = pollTitle, report.Ratio(v, base)
-				}
-				b.rows = append(b.rows, r)
-			}
-		}
-		for _, s := range b.subjects {
-			cells := []string{s.title}
-			for _, p := range parts {
-				cells = append(cells, fmt.Sprintf("%.2f", s.percentile(p, at)))
-			}
-			t.Add(cells...)
-		}
-		for _, p := range parts {
-			line := p.short + ": " + p.title
-			if p.aims != "" {
-				line += " (" + p.aims + ")"
-			}
-			t.Notes = append(t.Notes, line)
-		}
-		for _, s := range b.subjects {
-			if s.awake > 0 {
-				t.Notes = append(t.Notes, fmt.Sprintf("%s: %d connections found the program awake and do not count", s.title, s.awake))
-			}
-		}
-		t.Print(b.w)
+		b.table(at, "", all)
 	}
+	b.table(99, ", while no CPU stood still", b.undisturbed)
+}
+
+// table prints and keeps a percentile of some of each subject's wakes.
+func (b *bench) table(at int, which string, some func(*subject) []told) {
+	t := &report.Table{Title: fmt.Sprintf("One wake, ms, p%d%s", at, which), Head: []string{""}}
+	var base []told
+	for _, s := range b.subjects {
+		if s.title == pollTitle {
+			base = some(s)
+		}
+	}
+	for _, p := range parts {
+		t.Head = append(t.Head, p.short)
+	}
+	for _, s := range b.subjects {
+		wakes := some(s)
+		cells := []string{s.title}
+		for _, p := range parts {
+			v := percentile(wakes, p, at)
+			cells = append(cells, fmt.Sprintf("%.2f", v))
+			r := report.Row{Case: fmt.Sprintf("%s, p%d%s", p.title, at, which), Subject: s.title, Value: v, Unit: "ms", Rounds: len(wakes)}
+			if by := percentile(base, p, at); by > 0 {
+				r.Baseline, r.Ratio = pollTitle, report.Ratio(v, by)
+			}
+			b.rows = append(b.rows, r)
+		}
+		t.Add(cells...)
+		if s.awake > 0 {
+			t.Notes = append(t.Notes, fmt.Sprintf("%s: %d connections found the program awake and do not count", s.title, s.awake))
+		}
+		if which != "" {
+			t.Notes = append(t.Notes, fmt.Sprintf("%s: %d of %d wakes", s.title, len(wakes), len(s.samples)))
+		}
+	}
+	for _, p := range parts {
+		line := p.short + ": " + p.title
+		if p.aims != "" {
+			line += " (" + p.aims + ")"
+		}
+		t.Notes = append(t.Notes, line)
+	}
+	if which != "" {
+		n, lost := b.stills.total()
+		t.Notes = append(t.Notes, fmt.Sprintf("a CPU stood still %d times by more than %s, %s of %s together; the host says it took %s",
+			n, noticed, lost.Round(time.Millisecond), time.Since(b.stills.began).Round(time.Second), stolen()-b.stills.stolen))
+	}
+	t.Print(b.w)
 }

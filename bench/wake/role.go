@@ -36,6 +36,8 @@ func play(role string) error {
 		return activate(pollUntilReady)
 	case "handed":
 		return activate(nil)
+	case "still":
+		return lookOut()
 	}
 	return fmt.Errorf("unknown role %q", role)
 }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +72,21 @@ func (f *fixture) apply(services []*model.Service) {
 		f.t.Fatal(err)
 	}
 	f.state = s
+}
+
+// counts waits until what is counted of a service is as wanted: a request counts
+// when its session is through with it, which may be after its answer arrived.
+func (f *fixture) counts(service string, wanted func(Count) bool) {
+	f.t.Helper()
+	for deadline := time.Now().Add(long); ; time.Sleep(time.Millisecond) {
+		all := f.Counts()
+		if i := slices.IndexFunc(all, func(c Count) bool { return c.Service == service }); i >= 0 && wanted(all[i]) {
+			return
+		}
+		if time.Now().After(deadline) {
+			f.t.Fatalf("counted %+v", all)
+		}
+	}
 }
 
 func (f *fixture) addr() string {

@@ -81,29 +81,21 @@ func TestL03WebSocketBesideAWebServer(t *testing.T) {
 			h.Get("X-Path") != target || h.Get("Connection") != "Upgrade" || h.Get("Upgrade") != "websocket" || len(h.Get("X-ID")) != uuidLen {
 			t.Fatalf("%s: %s %v", target, res.Status, h)
 		}
-		active(t, f, 1)
+		active(f, 1)
 		for _, s := range []string{"hello", strings.Repeat("x", 100_000), "bye"} {
 			go func() { _, _ = io.WriteString(c, s) }()
 			c.expect(s)
 		}
 		_ = c.Conn.(*net.TCPConn).CloseWrite() // ends one way, the other follows
 		c.ended()
-		active(t, f, 0)
+		active(f, 0)
 	}
 }
 
 // active waits until so many requests of p/ws are under way (row L07).
-func active(t *testing.T, f *fixture, want int64) {
-	t.Helper()
-	for deadline := time.Now().Add(long); ; time.Sleep(time.Millisecond) {
-		c := f.Counts()[2]
-		if c.Service == "p/ws" && c.Active == want {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%+v, want %d active", c, want)
-		}
-	}
+func active(f *fixture, want int64) {
+	f.t.Helper()
+	f.counts("p/ws", func(c Count) bool { return c.Active == want })
 }
 
 // Bytes that come with the request for the upgrade, or with the 101, are the
