@@ -179,6 +179,11 @@ func (t *Target) applyAll(ctx context.Context, s *model.State) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if w.role == roleNIC { // which XDP program it carries is not announced
+			if now, err := t.kernel.links.ByIndex(w.Index); err == nil {
+				w.Link = now
+			}
+		}
 		if err := t.ensure(w, filters[w.Index], s.Settings.Node); err != nil && t.kernel.has(w.Index) {
 			errs = append(errs, err)
 		}

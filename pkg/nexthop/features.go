@@ -39,12 +39,16 @@ const (
 	genlCtrlGroupID      = 2
 )
 
-// XDPFeatures asks the driver of an interface. On a kernel that cannot tell,
-// Known is false. Errors: ErrNoLink.
+// XDPFeatures are those of the driver of an interface. On a kernel that cannot
+// tell, Known is false. Errors: ErrNoLink.
 func (l *Links) XDPFeatures(ifindex uint32) (XDPFeatures, error) {
 	if l.netdev.id == 0 {
 		return XDPFeatures{}, nil
 	}
+	return l.drivers.features(ifindex, l.askFeatures)
+}
+
+func (l *Links) askFeatures(ifindex uint32) (XDPFeatures, error) {
 	ae := mdnetlink.NewAttributeEncoder()
 	ae.Uint32(netdevAttrIfIndex, ifindex)
 	reply, err := genlExecute(l.generic, l.netdev.id, netdevCmdDevGet, ae)

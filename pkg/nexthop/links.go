@@ -34,10 +34,12 @@ type Link struct {
 // OpenLinks was called, whatever thread asks later. Safe for concurrent use.
 type Links struct {
 	rt      *netlink.Handle
+	mirror  *mirror
 	raw     *mdnetlink.Conn
 	asker   *asker
 	generic *mdnetlink.Conn
 	netdev  genlFamily // id 0: the kernel (before 6.3) has none
+	drivers *drivers
 }
 
 // OpenLinks opens the netlink sockets. The caller closes them with Close.
@@ -50,6 +52,10 @@ func OpenLinks() (*Links, error) {
 	if err := rt.SetSocketTimeout(10 * time.Second); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("set rtnetlink timeout: %w", err)
+	}
+	if l.mirror, err = openMirror(rt); err != nil {
+		l.Close()
+		return nil, err
 	}
 	if l.raw, err = mdnetlink.Dial(unix.NETLINK_ROUTE, nil); err != nil {
 		l.Close()
@@ -67,12 +73,22 @@ func OpenLinks() (*Links, error) {
 		l.Close()
 		return nil, fmt.Errorf("look up the netdev family: %w", err)
 	}
+	if l.drivers, err = openDrivers(l.netdev); err != nil {
+		l.Close()
+		return nil, err
+	}
 	return l, nil
 }
 
 // Close closes the sockets.
 func (l *Links) Close() {
 	l.rt.Close()
+	if l.mirror != nil {
+		l.mirror.close()
+	}
+	if l.drivers != nil {
+		l.drivers.close()
+	}
 	if l.raw != nil {
 		_ = l.raw.Close()
 	}
@@ -84,19 +100,10 @@ func (l *Links) Close() {
 	}
 }
 
-// List lists all interfaces, by index.
-func (l *Links) List() ([]Link, error) {
-	raw, err := again(l.rt.LinkList)
-	if err != nil {
-		return nil, fmt.Errorf("list interfaces: %w", err)
-	}
-	links := make([]Link, 0, len(raw))
-	for _, r := range raw {
-		links = append(links, linkOf(r))
-	}
-	slices.SortFunc(links, func(a, b Link) int { return int(a.Index) - int(b.Index) })
-	return links, nil
-}
+// List lists all interfaces, by index. The result is shared: read only. An XDP
+// program that a BPF link attached, or took off, may not be told of; ByIndex asks
+// the kernel.
+func (l *Links) List() ([]Link, error) { return l.mirror.list() }
 
 // ByIndex tells about one interface.
 func (l *Links) ByIndex(ifindex uint32) (Link, error) {
@@ -109,20 +116,7 @@ func (l *Links) ByIndex(ifindex uint32) (Link, error) {
 
 // Default lists the interfaces of the default routes of both families in the
 // main table, by index, every one once.
-func (l *Links) Default() ([]uint32, error) {
-	var found []uint32
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := again(func() ([]netlink.Route, error) { return l.rt.RouteList(nil, family) })
-		if err != nil {
-			return nil, fmt.Errorf("list routes: %w", err)
-		}
-		for i := range routes {
-			found = append(found, defaultLinks(&routes[i])...)
-		}
-	}
-	slices.Sort(found)
-	return slices.Compact(found), nil
-}
+func (l *Links) Default() ([]uint32, error) { return l.mirror.defaultLinks() }
 
 // defaultLinks lists the interfaces of r if it is a default route that leads
 // somewhere ("unreachable default" leads nowhere).
@@ -167,29 +161,9 @@ func (l *Links) Addrs(ifindex uint32) ([]netip.Addr, error) {
 	return addrs, nil
 }
 
-// Local lists the addresses of all interfaces with the interface's name, those
-// of one link alone (fe80::/10) left out.
-func (l *Links) Local() (map[netip.Addr]string, error) {
-	links, err := l.List()
-	if err != nil {
-		return nil, err
-	}
-	names := make(map[int]string, len(links))
-	for _, link := range links {
-		names[int(link.Index)] = link.Name
-	}
-	raw, err := again(func() ([]netlink.Addr, error) { return l.rt.AddrList(nil, netlink.FAMILY_ALL) })
-	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
-	}
-	local := make(map[netip.Addr]string, len(raw))
-	for _, r := range raw {
-		if a, ok := netip.AddrFromSlice(r.IP); ok && r.Scope != unix.RT_SCOPE_LINK {
-			local[a.Unmap()] = names[r.LinkIndex]
-		}
-	}
-	return local, nil
-}
+// Local lists the addresses of all interfaces with the interface's name, the first
+// one's where several have it; those of one link alone (fe80::/10) are left out.
+func (l *Links) Local() (map[netip.Addr]string, error) { return l.mirror.local() }
 
 func linkOf(r netlink.Link) Link {
 	at := r.Attrs()

@@ -5,6 +5,7 @@ package nexthop
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -29,7 +30,7 @@ const (
 // it, so it is not announced, and nothing takes it for the host's own. One that
 // the host has anyway is left alone. It returns what it took away.
 func (l *Links) Own(why Purpose, addrs []netip.Addr) (removed []netip.Addr, err error) {
-	have, err := l.owned(why)
+	have, err := l.mirror.own(why)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +39,8 @@ func (l *Links) Own(why Purpose, addrs []netip.Addr) (removed []netip.Addr, err 
 		return nil, fmt.Errorf("find lo: %w", err)
 	}
 	for _, a := range addrs {
-		if slices.Contains(have, a) {
+		if have[a] {
+			delete(have, a)
 			continue
 		}
 		if err := l.rt.RouteAdd(localRoute(why, a, lo.Attrs().Index)); err != nil && !errors.Is(err, unix.EEXIST) {
@@ -48,39 +50,13 @@ func (l *Links) Own(why Purpose, addrs []netip.Addr) (removed []netip.Addr, err 
 			return nil, fmt.Errorf("make %s an address of this host: %w", a, err)
 		}
 	}
-	for _, a := range have {
-		if slices.Contains(addrs, a) {
-			continue
-		}
+	for _, a := range slices.SortedFunc(maps.Keys(have), netip.Addr.Compare) {
 		if err := l.rt.RouteDel(localRoute(why, a, lo.Attrs().Index)); err != nil && !errors.Is(err, unix.ESRCH) {
 			return removed, fmt.Errorf("take %s from this host: %w", a, err)
 		}
 		removed = append(removed, a)
 	}
 	return removed, nil
-}
-
-// owned lists the addresses that Own made local.
-func (l *Links) owned(why Purpose) ([]netip.Addr, error) {
-	var found []netip.Addr
-	filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Protocol: netlink.RouteProtocol(why)}
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := again(func() ([]netlink.Route, error) {
-			return l.rt.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
-		})
-		if err != nil {
-			return nil, fmt.Errorf("list local routes: %w", err)
-		}
-		for _, r := range routes {
-			if r.Dst == nil {
-				continue
-			}
-			if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
-				found = append(found, a.Unmap())
-			}
-		}
-	}
-	return found, nil
 }
 
 func localRoute(why Purpose, a netip.Addr, lo int) *netlink.Route {

@@ -93,7 +93,10 @@ func (p *pass) link(ifindex uint32) seenLink {
 	if l, ok := p.seen[ifindex]; ok {
 		return l
 	}
-	link, err := p.links.ByIndex(ifindex)
+	link, ok, err := p.links.mirror.link(ifindex)
+	if !ok {
+		link, err = p.links.ByIndex(ifindex)
+	}
 	l := seenLink{Link: link, err: err}
 	if err == nil {
 		l.xmit = p.links.XDPXmit(link)
