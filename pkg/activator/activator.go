@@ -111,9 +111,9 @@ type Config struct {
 	// SleepFile keeps over restarts which services sleep and which are stopped;
 	// empty: nothing is kept.
 	SleepFile string
-	// Opened counts the connections that the data plane has led to services so
-	// far. Default: none are known.
-	Opened func() map[model.ServiceName]uint64
+	// Opened counts what has been led to some services so far, and may tell of
+	// others as well. Default: nothing is known.
+	Opened func(of func(model.ServiceName) bool) map[model.ServiceName]uint64
 	// Pooled counts the connections to a replica's address that a front keeps
 	// for its next request: they are no use of it. Default: none.
 	Pooled func(netip.Addr) int
@@ -150,7 +150,7 @@ func New(cfg Config) *Activator {
 		cfg.Now = time.Now
 	}
 	if cfg.Opened == nil {
-		cfg.Opened = func() map[model.ServiceName]uint64 { return nil }
+		cfg.Opened = func(func(model.ServiceName) bool) map[model.ServiceName]uint64 { return nil }
 	}
 	if cfg.Pooled == nil {
 		cfg.Pooled = func(netip.Addr) int { return 0 }

@@ -37,17 +37,17 @@ func (a *Activator) watch(ctx context.Context) {
 func (a *Activator) lookAround(ctx context.Context) (next time.Time) {
 	s, now := &a.sleep, a.cfg.Now()
 	s.mu.Lock()
-	var due []*sleeper
-	for _, x := range s.by {
+	due := map[model.ServiceName]*sleeper{}
+	for name, x := range s.by {
 		if x.stage != asleep && x.driver != "" && !x.due().After(now) {
-			due = append(due, x)
+			due[name] = x
 		}
 	}
 	s.mu.Unlock()
 	if len(due) > 0 {
-		opened := a.cfg.Opened()
-		for _, x := range due {
-			a.lookAt(ctx, x, opened[x.name])
+		opened := a.cfg.Opened(func(name model.ServiceName) bool { return due[name] != nil })
+		for name, x := range due {
+			a.lookAt(ctx, x, opened[name])
 		}
 	}
 	s.mu.Lock()
@@ -76,6 +76,9 @@ func (x *sleeper) due() time.Time {
 // lookNext says when to look at it again while it is awake.
 func (x *sleeper) lookNext(now time.Time) {
 	x.look = now.Add(min(max(x.scale.Idle/8, lookMin), lookMax))
+	if x.scale.Idle/8 >= lookMax {
+		x.look = x.look.Truncate(time.Second) // with others: a look at many costs little more
+	}
 	if left := x.busy.Add(x.scale.Idle); x.look.After(left) && left.After(now) {
 		x.look = left
 	}

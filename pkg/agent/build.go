@@ -132,7 +132,7 @@ func build(a *Agent) (p parts, err error) {
 	p.labelProblems = labels.Problems
 	p.drains, p.replicas, p.shutdown = drains, workloads.Replicas, workloads.Shutdown
 	p.reload, p.configError, p.configErrors = config.Reload, config.LastError, config.Errors
-	p.stats, p.flows = k.plane.Stats, k.plane.Flows
+	p.stats, p.counts, p.flows = k.plane.Stats, k.plane.Counts, k.plane.Flows
 	p.hop, p.tcp = k.hops.Known, router
 	p.tokenProblems = func() []string { return slices.Concat(keys.Problems(), told.Problems()) }
 	p.certificates, p.questions = certificates.Status, names.Counts

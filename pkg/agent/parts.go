@@ -58,6 +58,7 @@ type parts struct {
 	hop          func(netip.Addr) (hop nexthop.Hop, known bool) // where the data plane sends to
 	attached     func() ([]admin.Interface, []admin.Cgroup)
 	stats        func() (dataplane.Stats, error)
+	counts       func(of func(model.ServiceName) bool) ([]dataplane.ServiceCount, error)
 	flows        func(context.Context, dataplane.FlowFilter, func(dataplane.Flow) bool) error
 	trace        func(context.Context, bpf.TraceFilter, func([]bpf.TraceEvent, uint64) bool) error
 	nodeAddrs    func(interfaces []string) ([]netip.Addr, error)

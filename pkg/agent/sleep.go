@@ -32,13 +32,14 @@ func (t *telling) Apply(ctx context.Context, s *model.State) error {
 	return err
 }
 
-// opened counts what has been led to services so far: connections by the data
-// plane, of UDP datagrams, connections by name, and requests. Counters of the data
-// plane that cannot be read are left out; open connections tell of use, too.
-func (a *Agent) opened() map[model.ServiceName]uint64 {
+// opened counts what has been led to some services so far: connections by the
+// data plane, of UDP datagrams, connections by name, and requests. Counters of the
+// data plane that cannot be read are left out; open connections tell of use, too.
+// It may count for other services as well.
+func (a *Agent) opened(of func(model.ServiceName) bool) map[model.ServiceName]uint64 {
 	out := map[model.ServiceName]uint64{}
-	if st, err := a.parts.stats(); err == nil {
-		for _, c := range st.Services {
+	if counts, err := a.parts.counts(of); err == nil {
+		for _, c := range counts {
 			if out[c.Service] += c.Connections; c.Port.Protocol == model.UDP {
 				out[c.Service] += c.PacketsIn + c.PacketsOut
 			}

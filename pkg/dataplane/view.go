@@ -13,18 +13,10 @@ import (
 // Stats reads all counters. Active connections and flow entries are those of
 // the last sweep.
 func (t *Target) Stats() (Stats, error) {
-	t.mu.Lock()
-	names := make(map[uint32]portName, len(t.kernel.names))
-	for id, name := range t.kernel.names {
-		names[id] = name
-	}
-	swept := t.swept
-	t.mu.Unlock()
-
 	t.ports.mu.Lock()
 	ports, used := t.ports.total, t.ports.lastUsed
 	t.ports.mu.Unlock()
-	s := Stats{SourcePorts: uint64(ports), SourcePortsUsed: uint64(used), Flows: swept.entries, FlowLimit: uint64(t.cfg.Maps.Sizes().Flows)}
+	s := Stats{SourcePorts: uint64(ports), SourcePortsUsed: uint64(used), FlowLimit: uint64(t.cfg.Maps.Sizes().Flows)}
 	err := t.cfg.Maps.EachPacketCount(func(slot uint32, reason int, packets uint64) {
 		r := bpf.Reasons[reason]
 		s.Packets = append(s.Packets, PacketCount{Slot: slot, Verdict: string(r.Verdict), Reason: r.Name, Packets: packets})
@@ -32,13 +24,39 @@ func (t *Target) Stats() (Stats, error) {
 	if err != nil {
 		return Stats{}, err
 	}
+	s.Services, s.Evictions, s.Flows, err = t.counts(func(model.ServiceName) bool { return true })
+	if err != nil {
+		return Stats{}, err
+	}
+	return s, nil
+}
+
+// Counts reads the counters of some services: a system call each, where Stats
+// reads all there is.
+func (t *Target) Counts(of func(model.ServiceName) bool) ([]ServiceCount, error) {
+	all, _, _, err := t.counts(of)
+	return all, err
+}
+
+// counts tells also of flows that were opened anew, and of the entries that the last
+// sweep found.
+func (t *Target) counts(of func(model.ServiceName) bool) (all []ServiceCount, reopened, entries uint64, err error) {
+	t.mu.Lock()
+	names := map[uint32]portName{}
+	for id, name := range t.kernel.names {
+		if of(name.service) {
+			names[id] = name
+		}
+	}
+	swept := t.swept
+	t.mu.Unlock()
 	for id, name := range names {
 		c, err := t.cfg.Maps.ServiceStats(id)
 		if err != nil {
-			return Stats{}, err
+			return nil, 0, 0, err
 		}
-		s.Evictions += c.Reopened
-		s.Services = append(s.Services, ServiceCount{
+		reopened += c.Reopened
+		all = append(all, ServiceCount{
 			Service:     name.service,
 			Port:        model.Port{Service: name.port, Protocol: name.proto},
 			Connections: c.Connections,
@@ -47,7 +65,7 @@ func (t *Target) Stats() (Stats, error) {
 			Active: swept.active[id],
 		})
 	}
-	return s, nil
+	return all, reopened, swept.entries, nil
 }
 
 // Flows calls yield for every tracked connection that the filter lets through,
