@@ -77,7 +77,8 @@ func TestMirrorIsTheHost(t *testing.T) {
 	for i := range 4 {
 		made = append(made, fmt.Sprintf("link del m%d", i))
 	}
-	defer ip(t, append(made, "link del renamed", "-4 route flush proto 242", "-6 route flush proto 242")...)
+	defer ip(t, append(made, "link del renamed", "route del unreachable default metric 9", "nexthop flush", "link set lo up",
+		"-4 route flush table local proto 242", "-6 route flush table local proto 242", "-4 route flush table local proto 241")...)
 	some := func() string {
 		dev, n := fmt.Sprintf("m%d", rng.IntN(4)), rng.IntN(4)
 		all := []string{
