@@ -62,7 +62,7 @@ func connect(rec record, p paths) error {
 	if err := within(p.netns, func() error { return setUpInside(rec, p.link) }); err != nil {
 		return fmt.Errorf("set up network inside the replica: %w", err)
 	}
-	if err := addRoutes(h, link, rec); err != nil {
+	if err := errors.Join(addRoutes(h, link, rec), awaitCarrier(h, link)); err != nil {
 		return fmt.Errorf("set up link %s: %w", p.link, err)
 	}
 	return nil
