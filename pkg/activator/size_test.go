@@ -3,6 +3,7 @@
 package activator
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,16 +15,16 @@ import (
 // crowd is a dozer that knows how many replicas it shall have.
 type crowd struct {
 	*dozer
-	quick int // AtMost; negative: it has no quick answer
-	exact int // calls of Connections
+	quick atomic.Int64 // AtMost
+	exact atomic.Int64 // calls of Connections
 }
 
 func (c *crowd) Connections(name model.ServiceName) (int, error) {
-	c.exact++
+	c.exact.Add(1)
 	return c.dozer.Connections(name)
 }
 
-func (c *crowd) AtMost(model.ServiceName) (int, error) { return c.quick, nil }
+func (c *crowd) AtMost(model.ServiceName) (int, error) { return int(c.quick.Load()), nil }
 
 func (c *crowd) wanted() int {
 	c.mu.Lock()
@@ -63,7 +64,7 @@ func TestScale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &crowd{dozer: &dozer{fake: newFake("process"), start: func(*dozer) {}}}
 		c.replicas = []Replica{replica("a.1", Ready, "10.0.0.1")}
-		c.quick = 1 << 20
+		c.quick.Store(1 << 20)
 		a := sized(t, c, model.Scale{Min: 1, Max: 5, Target: 10})
 		want(t, "at first", c.wanted(), 1)
 		for _, s := range []struct {
@@ -93,11 +94,11 @@ func TestScale(t *testing.T) {
 			t.Errorf("told: %+v", n)
 		}
 		// What is in use by the quick answer at most needs no exact one.
-		c.quick = 10
-		before := c.exact
+		c.quick.Store(10)
+		before := c.exact.Load()
 		time.Sleep(time.Minute)
-		if c.exact != before {
-			t.Errorf("%d exact counts", c.exact-before)
+		if n := c.exact.Load(); n != before {
+			t.Errorf("%d exact counts", n-before)
 		}
 	})
 }
@@ -132,24 +133,25 @@ func TestScaleOfSleepers(t *testing.T) {
 // they are not looked at one by one, but before the service falls asleep.
 func TestCalm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &crowd{dozer: &dozer{fake: newFake("process")}, quick: 3}
+		c := &crowd{dozer: &dozer{fake: newFake("process")}}
+		c.quick.Store(3)
 		a := sized(t, c, model.Scale{Max: 1, Idle: 10 * time.Second})
 		if _, err := a.Wake(t.Context(), napper, "request", "test"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(9 * time.Second)
-		if c.exact == 0 || c.exact > 2 {
-			t.Errorf("%d exact counts while nothing changes, want one or two", c.exact)
+		if n := c.exact.Load(); n == 0 || n > 2 {
+			t.Errorf("%d exact counts while nothing changes, want one or two", n)
 		}
 		c.use(1) // one came as another socket went
-		before := c.exact
+		before := c.exact.Load()
 		time.Sleep(3 * time.Second)
 		want(t, "with a connection that hides", a.Naps()[napper].Stage, "awake")
-		if c.exact == before {
+		if c.exact.Load() == before {
 			t.Error("it was not counted before it would fall asleep")
 		}
 		c.use(0)
-		c.quick = 4
+		c.quick.Store(4)
 		time.Sleep(13 * time.Second)
 		want(t, "with nobody", a.Naps()[napper].Stage, "dozing")
 		asleepNow(a)
@@ -161,7 +163,8 @@ func TestCalm(t *testing.T) {
 // Replicas that outlived an agent are kept until they are too many for a while.
 func TestScaleIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &crowd{dozer: &dozer{fake: newFake("process"), start: func(*dozer) {}}, quick: 1 << 20}
+		c := &crowd{dozer: &dozer{fake: newFake("process"), start: func(*dozer) {}}}
+		c.quick.Store(1 << 20)
 		c.replicas = []Replica{replica("a.1", Ready, "10.0.0.1"), replica("a.2", Ready, "10.0.0.2"), replica("a.3", Ready, "10.0.0.3")}
 		sized(t, c, model.Scale{Min: 1, Max: 2, Target: 10})
 		want(t, "of three that run two are allowed", c.wanted(), 2)
