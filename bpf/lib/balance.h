@@ -35,8 +35,9 @@ static __always_inline bool flow_usable(const struct pkt *p, const struct flow *
 {
 	if (!b)
 		return false;
+	/* A replica that drains may be gone, and its interface with it; the flow may be another's by now, on the same port. */
 	if (p->key->proto == IPPROTO_UDP)
-		return !(b->flags & BE_DOWN);
+		return !(b->flags & BE_DOWN) && b->ifindex;
 	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return true;
 	return (b->flags & BE_OPEN) && !flow_over(f);

@@ -5,6 +5,7 @@ package packet_test
 import (
 	"bytes"
 	"encoding/hex"
+	"net/netip"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -241,6 +242,26 @@ func TestA05FlowsKeepTheirBackend(t *testing.T) {
 		p.apply(service("web", vip4, "", webPorts, "10.1.0.3"))
 		p.expect(h, "drains", data.bytes(t), h.out, data.toBackend(client4, "10.1.0.2", clientPort, 8090).bytes(t), "1/forwarded")
 		p.expect(h, "new connection", first.bytes(t), h.out, first.toBackend(client4, "10.1.0.3", clientPort, 8090).bytes(t), "1/forwarded")
+	})
+}
+
+// Row A05: UDP flows of a backend that drains stay with it, until it is gone
+// altogether: a client's port may belong to another conversation by then.
+func TestGoneBackend(t *testing.T) {
+	eachHook(t, func(p *plane, h hook) {
+		for _, f := range []struct {
+			udp      frame
+			was, now string
+		}{{datagram4(), "10.1.0.2", "10.1.0.3"}, {datagram6(), "fd00:10:1::2", "fd00:10:1::3"}} {
+			p.apply(service("web", vip4, vip6, webPorts, f.was))
+			p.expect(h, "at first", f.udp.bytes(t), h.out, f.udp.toBackend(f.udp.src, f.was, clientPort, 5353).bytes(t), "1/forwarded")
+			p.apply(service("web", vip4, vip6, webPorts, f.now))
+			p.expect(h, "drains", f.udp.bytes(t), h.out, f.udp.toBackend(f.udp.src, f.was, clientPort, 5353).bytes(t), "1/forwarded")
+			p.gone[netip.MustParseAddr(f.was)] = true
+			p.again()
+			p.expect(h, "gone", f.udp.bytes(t), h.out, f.udp.toBackend(f.udp.src, f.now, clientPort, 5353).bytes(t), "1/forwarded")
+			p.expect(h, "and again", f.udp.bytes(t), h.out, f.udp.toBackend(f.udp.src, f.now, clientPort, 5353).bytes(t), "1/forwarded")
+		}
 	})
 }
 

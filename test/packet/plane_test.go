@@ -34,21 +34,27 @@ type plane struct {
 	objects *bpf.Objects
 	target  *dataplane.Target
 	gen     uint64
-	now     time.Time // of the data plane's clock
+	state   *model.State // the last one
+	now     time.Time    // of the data plane's clock
 	// What the data plane is told of the node.
 	settings   model.Settings
 	nodeAddrs  []netip.Addr
 	localPorts [2]uint16
+	gone       map[netip.Addr]bool // addresses that nothing leads to
 	counts     map[string]uint64
 }
 
-// onWire leads every address to a backend's MAC on the one wire.
-type onWire struct{}
+// onWire leads every address to a backend's MAC on the one wire, but for those
+// that are gone.
+type onWire struct{ gone map[netip.Addr]bool }
 
 func (onWire) Track([]netip.Addr)       {}
 func (onWire) Follow(_, _ []netip.Addr) {}
 
-func (onWire) Lookup(a netip.Addr) nexthop.Hop {
+func (w onWire) Lookup(a netip.Addr) nexthop.Hop {
+	if w.gone[a] {
+		return nexthop.Hop{Addr: a, Err: "no route"}
+	}
 	return nexthop.Hop{
 		Addr: a, IfIndex: wireIndex, IfName: "wire0", MAC: [6]byte(backMAC), SrcMAC: [6]byte(nodeMAC), XDPXmit: true,
 	}
@@ -71,7 +77,7 @@ func newSizedPlane(t *testing.T, cfg bpf.Config) *plane {
 	if err := objects.SetIface(wireIndex, 1, attach.IfaceXDPXmit); err != nil {
 		t.Fatal(err)
 	}
-	p := &plane{T: t, objects: objects, now: time.Now(), counts: map[string]uint64{}}
+	p := &plane{T: t, objects: objects, now: time.Now(), counts: map[string]uint64{}, gone: map[netip.Addr]bool{}}
 	p.restart()
 	return p
 }
@@ -80,7 +86,7 @@ func newSizedPlane(t *testing.T, cfg bpf.Config) *plane {
 func (p *plane) restart() {
 	p.Helper()
 	target, err := dataplane.New(dataplane.Config{
-		Maps: p.objects, Hops: onWire{}, Now: func() time.Time { return p.now },
+		Maps: p.objects, Hops: onWire{p.gone}, Now: func() time.Time { return p.now },
 		NodeAddrs:  func([]string) ([]netip.Addr, error) { return p.nodeAddrs, nil },
 		LocalPorts: func() (uint16, uint16, error) { return p.localPorts[0], p.localPorts[1], nil },
 	})
@@ -98,7 +104,14 @@ func (p *plane) apply(services ...model.Service) {
 		s.Services = append(s.Services, &svc)
 	}
 	slices.SortFunc(s.Services, func(a, b *model.Service) int { return a.Name.Compare(b.Name) })
-	if err := p.target.Apply(context.Background(), s); err != nil {
+	p.state = s
+	p.again()
+}
+
+// again applies the last state, as is done when a next hop has changed.
+func (p *plane) again() {
+	p.Helper()
+	if err := p.target.Apply(context.Background(), p.state); err != nil {
 		p.Fatal(err)
 	}
 }
