@@ -32,6 +32,14 @@ func (rec record) hops() []hop {
 	return hs
 }
 
+// all is one address of every hop.
+func (rec record) all(which func(hop) netip.Addr) (addrs []netip.Addr) {
+	for _, x := range rec.hops() {
+		addrs = append(addrs, which(x))
+	}
+	return addrs
+}
+
 // connect makes, or mends, the replica's namespace and its link to the host.
 // Neighbours are permanent on both sides, so the link carries neither ARP nor
 // neighbour discovery and no packet waits for an answer.
@@ -62,7 +70,7 @@ func connect(rec record, p paths) error {
 	if err := within(p.netns, func() error { return setUpInside(rec, p.link) }); err != nil {
 		return fmt.Errorf("set up network inside the replica: %w", err)
 	}
-	if err := errors.Join(addRoutes(h, link, rec), awaitCarrier(h, link)); err != nil {
+	if err := errors.Join(addRoutes(h, link, rec), awaitCarrier(h, link), awaitLocal(h, rec.all(func(x hop) netip.Addr { return x.gateway }))); err != nil {
 		return fmt.Errorf("set up link %s: %w", p.link, err)
 	}
 	return nil
@@ -177,7 +185,7 @@ func setUpInside(rec record, hostLink string) error {
 			return fmt.Errorf("add default route via %s: %w", x.gateway, err)
 		}
 	}
-	return nil
+	return awaitLocal(h, rec.all(func(x hop) netip.Addr { return x.addr }))
 }
 
 func addAddresses(h *netlink.Handle, link netlink.Link, rec record, which func(hop) netip.Addr) error {
