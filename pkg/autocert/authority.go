@@ -18,6 +18,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/autocert/dns01"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 	"github.com/mholt/acmez/v3"
+	"github.com/mholt/acmez/v3/acme"
 	"go.uber.org/zap"
 )
 
@@ -82,6 +83,7 @@ func newAuthority(t *Target, acme model.ACME, ca []byte) (*authority, error) {
 		issuer := certmagic.NewACMEIssuer(c, certmagic.ACMEIssuer{
 			CA: acme.Directory, Email: acme.Email, Agreed: true, TrustedRoots: roots, Logger: log, DNS01Solver: solver,
 			ListenHost: "127.0.0.1", AltHTTPPort: t.port.port(), AltTLSALPNPort: t.port.port(),
+			NewAccountFunc: contactOf(acme.Email),
 		})
 		c.Issuers = []certmagic.Issuer{issuer}
 		return c, issuer
@@ -101,6 +103,20 @@ func newAuthority(t *Target, acme model.ACME, ca []byte) (*authority, error) {
 		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 	}}
 	return a, nil
+}
+
+// contactOf has a new account registered with the address of the settings, or with
+// none. certmagic looks for one by itself where none is given. It finds "default",
+// its word for no address, when it reads an account that another order is just
+// writing, and would use that in this process for ever.
+func contactOf(email string) func(context.Context, *certmagic.ACMEIssuer, acme.Account) (acme.Account, error) {
+	return func(_ context.Context, _ *certmagic.ACMEIssuer, a acme.Account) (acme.Account, error) {
+		a.Contact = nil
+		if email != "" {
+			a.Contact = []string{"mailto:" + email}
+		}
+		return a, nil
+	}
 }
 
 // newCache makes the cache that certmagic insists on. Nothing is put into it:

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/certmagic"
 	"github.com/fairlead-lb/fairlead/pkg/autocert"
 	"github.com/fairlead-lb/fairlead/pkg/autocert/pebbletest"
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -240,6 +241,24 @@ func TestA15CertificateByHTTP01(t *testing.T) {
 	if n := ca.Orders(); n != orders {
 		t.Errorf("%d orders, want the %d before", n, orders)
 	}
+}
+
+// Without acme.email an account is registered without one, also when another agent,
+// or another order of this one, is just writing the account that both use.
+func TestAccountHalfWritten(t *testing.T) {
+	t.Parallel()
+	f := newFront(t, true, false)
+	ca := pebbletest.New(t, pebbletest.Config{HTTPPort: port(f.http)})
+	dir := t.TempDir()
+	st := state(ca, "shop.half.example")
+	issuer := (&certmagic.ACMEIssuer{CA: st.Settings.ACME.Directory}).IssuerKey()
+	if err := os.MkdirAll(filepath.Join(dir, "acme", certmagic.StorageKeys.Safe(issuer), "users", "default"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	target := newTarget(t, dir)
+	f.serve(target)
+	apply(t, target, st)
+	await(t, target, "shop.half.example", is(autocert.Valid))
 }
 
 func TestA15CertificateByTLSALPN01(t *testing.T) {
