@@ -359,9 +359,9 @@ func subscribe(sub subscription) (announcements, error) {
 	return a, nil
 }
 
-// announcementMax is more than any message takes: an interface with hundreds of
-// virtual functions tells of each.
-const announcementMax = 256 << 10
+// announcementMax is more than messages take. One that is longer, as of an interface
+// with hundreds of virtual functions, counts as missed.
+const announcementMax = 64 << 10
 
 func (a *announcements) close() { _ = unix.Close(a.fd) }
 

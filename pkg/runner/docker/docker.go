@@ -81,6 +81,7 @@ type Runner struct {
 	up       chan struct{}   // closed while the daemon answers and its containers are known
 	away     string          // why it does not answer, in words
 	place    place
+	heralded func(activator.Replica) (awaited bool) // nil: nobody wants to know
 }
 
 // want is one workload as it should run.
@@ -120,6 +121,14 @@ func New(cfg Config) (*Runner, error) {
 
 // Driver is "docker".
 func (r *Runner) Driver() string { return "docker" }
+
+// Herald has f told of every replica the moment it is ready. It implements
+// activator.Herald.
+func (r *Runner) Herald(f func(activator.Replica) (awaited bool)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.heralded = f
+}
 
 // Apply replaces the wanted workloads. A workload that cannot be run is named
 // in the error; what ran of it goes on.

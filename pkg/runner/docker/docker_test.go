@@ -110,6 +110,34 @@ func TestContainerServes(t *testing.T) {
 	}
 }
 
+// Row W08: who waits for a container is told once, before the news goes round, of
+// an address that answers.
+func TestW08Herald(t *testing.T) {
+	w := newWorld(t)
+	r, err := docker.New(w.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan activator.Replica, 8)
+	r.Herald(func(rep activator.Replica) bool {
+		told <- rep
+		return true
+	})
+	b := runnertest.Start(t, r)
+	b.Want(app("web", 8080, "--http", ":$PORT"))
+	rep := b.One("ready replica", runnertest.IsReady)
+	if n := len(told); n != 1 {
+		t.Fatalf("told %d times", n)
+	}
+	first := <-told
+	if first.ID != rep.ID || first.Phase != activator.Starting || first.Addr4 != rep.Addr4 || first.Addr6.IsValid() {
+		t.Errorf("told of %+v, ready is %+v", first, rep)
+	}
+	if body := runnertest.Fetch(t, first.Addr4, 8080); !strings.Contains(body, "shop.web.1") {
+		t.Errorf("the answer does not name the replica: %s", body)
+	}
+}
+
 // TestD04Port: where nobody wrote the port, the one that the container was told
 // wins if it opens, else the first that others can reach; one that is written
 // is the only one that counts.

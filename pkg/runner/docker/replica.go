@@ -5,6 +5,7 @@ package docker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"time"
@@ -236,8 +237,17 @@ func (r *Runner) probe(ctx context.Context, rep *replica) {
 	timeout := rep.timeout
 	head := rep.want != nil && rep.want.spec.Workload.Ready == "http-head"
 	r.mu.Unlock()
+	cookie := uint64(0)
+	if b.pid != 0 {
+		var err error
+		if cookie, err = listen.Cookie(fmt.Sprintf("/proc/%d/ns/net", b.pid)); err != nil {
+			r.cfg.Log.Debug("a container that starts is looked at whenever one listens", "replica", rep.id, "error", err)
+		}
+	}
 	port, ready := r.ear.Await(ctx, listen.Start{
-		Replica: sockets, Head: head, Since: b.started, Timeout: timeout, Now: r.cfg.Now, Tell: func(why string) { r.tell(rep, why) },
+		Replica: sockets, Netns: cookie, Head: head, Since: b.started, Timeout: timeout, Now: r.cfg.Now,
+		Ready: func() bool { return r.herald(rep) },
+		Tell:  func(why string) { r.tell(rep, why) },
 	})
 	if !ready {
 		return
@@ -257,6 +267,18 @@ func (r *Runner) probe(ctx context.Context, rep *replica) {
 	if late && sockets.Reaches(ctx, b.addr6, lateTime) {
 		r.update(func() { rep.box.late6 = false })
 	}
+}
+
+// herald tells who waits for the replica that it is ready: at its IPv4 address, if
+// it has one, as the other may not be answered at yet.
+func (r *Runner) herald(rep *replica) (awaited bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if rep.phase != activator.Starting || r.heralded == nil {
+		return false
+	}
+	rep.box.late6 = rep.box.addr4.IsValid() && rep.box.addr6.IsValid() // until probe knows better
+	return r.heralded(r.public(rep))
 }
 
 // A bridge checks for a second or two after its first container has come

@@ -4,6 +4,7 @@ package listen
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -138,19 +140,28 @@ func (e *Ear) await(s Start) (w *waiter, hears bool, stop func()) {
 	}
 }
 
-// Cookie is what tells the calling thread's network namespace from all others;
-// 0 on kernels without it (before 5.14).
-func Cookie() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+// Cookie is what tells the network namespace at path from all others; 0 on kernels
+// without it (before 5.14).
+func Cookie(path string) (cookie uint64, err error) {
+	ns, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open network namespace: %w", err)
+	}
+	defer func() { _ = unix.Close(ns) }()
+	c, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: ns})
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = unix.Close(fd) }()
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if errors.Is(err, unix.ENOPROTOOPT) {
-		return 0, nil
+	defer func() { _ = c.Close() }()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
 	}
-	return cookie, err
+	ctlErr := raw.Control(func(fd uintptr) { cookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE) })
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		return 0, ctlErr
+	}
+	return cookie, errors.Join(ctlErr, err)
 }
 
 // newsTime is what those who waited for a replica have before the news of it goes

@@ -25,11 +25,7 @@ func (r *Runner) hear() (stop func()) {
 // it goes on, and the reason says that it is late.
 func (r *Runner) probe(ctx context.Context, rep *replica) {
 	_, rec := r.look(rep)
-	cookie := uint64(0)
-	err := within(rep.paths.netns, func() (err error) {
-		cookie, err = listen.Cookie()
-		return err
-	})
+	cookie, err := listen.Cookie(rep.paths.netns)
 	if err != nil {
 		r.cfg.Log.Warn("a replica that starts is looked at whenever one listens", "replica", rep.id, "error", err)
 	}
