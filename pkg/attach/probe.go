@@ -164,8 +164,8 @@ func probeNetnsCookie() Fact {
 func probeCheckMTU() Fact {
 	f := Fact{
 		Name: "packets too big for a link",
-		Lost: "clients are not told that a packet is too big for the link towards a replica: it is lost",
-		Fix:  "give the links towards replicas the MTU of those towards clients; Linux 5.12 brought bpf_check_mtu",
+		Lost: "a packet that is too big for this node's link towards a replica, or towards a client, may be lost and nobody told",
+		Fix:  "give the links towards replicas and those towards clients the same MTU; Linux 5.12 brought bpf_check_mtu",
 	}
 	err := bpf.ProbeCheckMTU()
 	switch {

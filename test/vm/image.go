@@ -190,6 +190,21 @@ func readModule(ctx context.Context, file string) ([]byte, error) {
 	return os.ReadFile(file)
 }
 
+// toolDirs are where the guest looks for programs, after /t.
+const toolDirs = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+// systemTool finds a program of the system's own; "": there is none. Another of
+// that name that is earlier in the caller's PATH (pyenv's python3 is a script) is
+// of no use in the guest.
+func systemTool(name string) string {
+	for _, dir := range filepath.SplitList(toolDirs) {
+		if file, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return file
+		}
+	}
+	return ""
+}
+
 // putTools adds programs of this machine and the libraries they load. Where
 // /bin and its like are links into /usr, they are in the guest. What takes long
 // to unpack comes only for those tests that use it (withTrees).
@@ -223,7 +238,7 @@ func putTools(ctx context.Context, c *cpio, withTrees bool) {
 		}
 	}
 	for _, t := range tools {
-		if file, err := exec.LookPath(t); err == nil { // else the test that needs it fails and says so
+		if file := systemTool(t); file != "" { // else the test that needs it fails and says so
 			needs(file)
 		}
 	}

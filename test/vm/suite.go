@@ -85,6 +85,7 @@ var (
 	trees = []string{
 		"/usr/bin/python3.[0-9]*", "/usr/lib/python3.[0-9]*", "/usr/lib/python3/dist-packages/jwt",
 		"/usr/lib/python3/dist-packages/cryptography", "/usr/lib/python3/dist-packages/_cffi_backend*",
+		"/usr/lib/*-linux-gnu/ossl-modules", // python3-cryptography refuses to start without OpenSSL's legacy module
 	}
 	unused = []string{"__pycache__", "test", "tests", "idlelib", "lib2to3", "ensurepip", "distutils", "tkinter", "pydoc_data"}
 )
