@@ -326,9 +326,10 @@ func TestA15RenewalWithoutALostHandshake(t *testing.T) {
 	if !strings.Contains(ca.Log(), "is a replacement of") {
 		t.Error("the order did not name the certificate it replaces (RFC 9773 section 5)")
 	}
-	c := await(t, second, host, func(c autocert.Certificate) bool { return !c.NextTry.IsZero() })
-	if n := ca.Issued(); n != 2 || c.NextTry.Before(time.Now().Add(50*time.Minute)) {
-		t.Errorf("%d certificates were issued, the next order is at %s; want 2, and none soon", n, c.NextTry)
+	// It is served before the authority is asked when to renew it.
+	await(t, second, host, func(c autocert.Certificate) bool { return c.NextTry.After(time.Now().Add(50 * time.Minute)) })
+	if n := ca.Issued(); n != 2 {
+		t.Errorf("%d certificates were issued, want 2", n)
 	}
 }
 
