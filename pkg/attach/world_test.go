@@ -70,6 +70,8 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	// The kernel frees links a moment after their last user is gone.
+	nstest.Until(t, "the links of the test before are gone", func() bool { return len(linkIDs(t)) == 0 })
 	w := &world{t: t, ifaces: &fakeMap{entries: map[uint32][2]uint16{}}}
 	fs := filepath.Join(t.TempDir(), "bpf")
 	if mounted, err := EnsureBPFFS(fs); err != nil || !mounted {
