@@ -31,7 +31,7 @@ type mirror struct {
 	sorted   []Link          // the same, by index; nil: to be made
 	addrs    map[localAddr]bool
 	defaults []uint32
-	owned    map[Purpose]map[netip.Addr]bool
+	owned    map[Purpose]map[netip.Addr]struct{}
 	known    struct{ addrs, defaults, owned bool }
 }
 
@@ -165,7 +165,7 @@ func (m *mirror) noteRoute(there bool, b []byte) {
 	for kind, value := range attributes(b[rtmsgLen:]) {
 		if a, ok := netip.AddrFromSlice(value); ok && kind == unix.RTA_DST {
 			if a = a.Unmap(); there {
-				m.owned[protocol][a] = true
+				m.owned[protocol][a] = struct{}{}
 			} else {
 				delete(m.owned[protocol], a)
 			}
@@ -297,7 +297,7 @@ func (m *mirror) own(why Purpose) (map[netip.Addr]bool, error) {
 	defer m.mu.Unlock()
 	m.catchUp()
 	if !m.known.owned {
-		m.owned = map[Purpose]map[netip.Addr]bool{ForNames: {}, ForHolding: {}}
+		m.owned = map[Purpose]map[netip.Addr]struct{}{ForNames: {}, ForHolding: {}}
 		for why, addrs := range m.owned {
 			if err := m.listOwned(why, addrs); err != nil {
 				return nil, err
@@ -312,7 +312,7 @@ func (m *mirror) own(why Purpose) (map[netip.Addr]bool, error) {
 	return have, nil
 }
 
-func (m *mirror) listOwned(why Purpose, into map[netip.Addr]bool) error {
+func (m *mirror) listOwned(why Purpose, into map[netip.Addr]struct{}) error {
 	filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Protocol: netlink.RouteProtocol(why)}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := again(func() ([]netlink.Route, error) {
@@ -326,7 +326,7 @@ func (m *mirror) listOwned(why Purpose, into map[netip.Addr]bool) error {
 				continue
 			}
 			if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
-				into[a.Unmap()] = true
+				into[a.Unmap()] = struct{}{}
 			}
 		}
 	}

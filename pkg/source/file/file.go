@@ -142,6 +142,9 @@ func (s *Source) load(publish func(source.Part), always bool) error {
 	seen := s.content
 	same := err == nil && seen != nil && bytes.Equal(data, seen) || err != nil && seen == nil
 	again := same && s.last != nil
+	if same { // one copy of it in memory
+		data = seen
+	}
 	s.content = data
 	s.mu.Unlock()
 	if same && !always {
@@ -185,10 +188,10 @@ func read(path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read config: %w", err)
 	}
-	if data == nil {
-		data = []byte{}
+	if len(data) == 0 {
+		return []byte{}, nil
 	}
-	return data, nil
+	return bytes.Clone(data), nil // without the room to grow
 }
 
 // tell logs a refused file, one record per fault.
