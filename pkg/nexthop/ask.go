@@ -95,10 +95,10 @@ func (a *asker) some(n int, put func(i int) question, got func(i int, is answer)
 		if err != nil {
 			return fmt.Errorf("read answers of rtnetlink: %w", err)
 		}
-		for seq, is := range messages(a.in[:size]) {
+		for m := range messages(a.in[:size]) {
 			// Those of an earlier call that failed may still be there.
-			if i := seq - first; i < uint32(n) {
-				got(int(i), is)
+			if i := m.seq - first; i < uint32(n) {
+				got(int(i), m.answer())
 				left--
 			}
 		}
@@ -117,19 +117,33 @@ func appendMessage(b []byte, q question, seq uint32) []byte {
 	return slices.Grow(b, unix.NLMSG_ALIGNTO)[:(len(b)+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1)]
 }
 
-// messages walks the answers in a datagram with their numbers.
-func messages(b []byte) func(yield func(uint32, answer) bool) {
-	return func(yield func(uint32, answer) bool) {
+// message is one of netlink, without its header.
+type message struct {
+	kind uint16
+	seq  uint32
+	data []byte
+}
+
+func (m message) answer() answer {
+	is := answer{data: m.data}
+	if m.kind == unix.NLMSG_ERROR && len(m.data) >= 4 {
+		is.err = unix.Errno(-int32(binary.NativeEndian.Uint32(m.data)))
+	}
+	return is
+}
+
+// messages walks those in a datagram.
+func messages(b []byte) func(yield func(message) bool) {
+	return func(yield func(message) bool) {
 		for len(b) >= unix.SizeofNlMsghdr {
 			size := int(binary.NativeEndian.Uint32(b))
 			if size < unix.SizeofNlMsghdr || size > len(b) {
 				return
 			}
-			is := answer{data: b[unix.SizeofNlMsghdr:size]}
-			if binary.NativeEndian.Uint16(b[4:]) == unix.NLMSG_ERROR && len(is.data) >= 4 {
-				is.err = unix.Errno(-int32(binary.NativeEndian.Uint32(is.data)))
+			m := message{
+				kind: binary.NativeEndian.Uint16(b[4:]), seq: binary.NativeEndian.Uint32(b[8:]), data: b[unix.SizeofNlMsghdr:size],
 			}
-			if !yield(binary.NativeEndian.Uint32(b[8:]), is) {
+			if !yield(m) {
 				return
 			}
 			b = b[min(len(b), (size+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1)):]

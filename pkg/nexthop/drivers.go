@@ -3,9 +3,9 @@
 package nexthop
 
 import (
-	"encoding/binary"
 	"sync"
 
+	mdnetlink "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -65,9 +65,10 @@ func (d *drivers) note(kind uint16, b []byte) {
 	if kind != d.family || len(b) < genlmsghdrLen {
 		return
 	}
-	for kind, value := range attributes(b[genlmsghdrLen:]) {
-		if kind == netdevAttrIfIndex && len(value) == 4 {
-			delete(d.known, binary.NativeEndian.Uint32(value))
+	ad, err := mdnetlink.NewAttributeDecoder(b[genlmsghdrLen:])
+	for err == nil && ad.Next() {
+		if ad.Type() == netdevAttrIfIndex {
+			delete(d.known, ad.Uint32())
 			return
 		}
 	}

@@ -4,12 +4,12 @@ package nexthop
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
 
+	mdnetlink "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -140,15 +140,19 @@ func parseAddr(b []byte) (a localAddr, scope uint8, ok bool) {
 		return a, 0, false
 	}
 	a.ifindex, scope = binary.NativeEndian.Uint32(b[4:]), b[3]
-	for kind, value := range attributes(b[ifaddrmsgLen:]) {
+	ad, err := mdnetlink.NewAttributeDecoder(b[ifaddrmsgLen:])
+	if err != nil {
+		return a, 0, false
+	}
+	for ad.Next() {
 		// IFA_ADDRESS is the peer's where both are told.
-		if kind == unix.IFA_LOCAL || kind == unix.IFA_ADDRESS && !a.addr.IsValid() {
-			if ip, found := netip.AddrFromSlice(value); found {
+		if ad.Type() == unix.IFA_LOCAL || ad.Type() == unix.IFA_ADDRESS && !a.addr.IsValid() {
+			if ip, found := netip.AddrFromSlice(ad.Bytes()); found {
 				a.addr = ip.Unmap()
 			}
 		}
 	}
-	return a, scope, a.addr.IsValid()
+	return a, scope, ad.Err() == nil && a.addr.IsValid()
 }
 
 func (m *mirror) noteRoute(there bool, b []byte) {
@@ -162,29 +166,19 @@ func (m *mirror) noteRoute(there bool, b []byte) {
 	if !m.known.owned || protocol != ForNames && protocol != ForHolding {
 		return
 	}
-	for kind, value := range attributes(b[rtmsgLen:]) {
-		if a, ok := netip.AddrFromSlice(value); ok && kind == unix.RTA_DST {
-			if a = a.Unmap(); there {
-				m.owned[protocol][a] = struct{}{}
-			} else {
-				delete(m.owned[protocol], a)
-			}
-		}
+	ad, err := mdnetlink.NewAttributeDecoder(b[rtmsgLen:])
+	if err != nil {
+		m.known.owned = false
+		return
 	}
-}
-
-// attributes walks rtnetlink's attributes.
-func attributes(b []byte) func(yield func(kind uint16, value []byte) bool) {
-	return func(yield func(uint16, []byte) bool) {
-		for len(b) >= unix.SizeofRtAttr {
-			size := int(binary.NativeEndian.Uint16(b))
-			if size < unix.SizeofRtAttr || size > len(b) {
-				return
-			}
-			if !yield(binary.NativeEndian.Uint16(b[2:]), b[unix.SizeofRtAttr:size]) {
-				return
-			}
-			b = b[min(len(b), (size+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1)):]
+	for ad.Next() {
+		if ad.Type() != unix.RTA_DST {
+			continue
+		}
+		if a, ok := netip.AddrFromSlice(ad.Bytes()); ok && there {
+			m.owned[protocol][a.Unmap()] = struct{}{}
+		} else if ok {
+			delete(m.owned[protocol], a.Unmap())
 		}
 	}
 }
@@ -331,64 +325,4 @@ func (m *mirror) listOwned(why Purpose, into map[netip.Addr]struct{}) error {
 		}
 	}
 	return nil
-}
-
-// announcements are the messages of some multicast groups that nobody has read.
-type announcements struct {
-	fd  int
-	buf []byte
-}
-
-// subscribe opens a socket for read.
-func subscribe(sub subscription) (announcements, error) {
-	conn, err := sub.open()
-	if err != nil {
-		return announcements{fd: -1}, err
-	}
-	defer conn.Close()
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return announcements{fd: -1}, fmt.Errorf("subscribe to netlink: %w", err)
-	}
-	a := announcements{fd: -1, buf: make([]byte, announcementMax)}
-	dupErr := errors.New("no descriptor")
-	err = raw.Control(func(fd uintptr) { a.fd, dupErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
-	if err = errors.Join(err, dupErr); err != nil {
-		return announcements{fd: -1}, fmt.Errorf("subscribe to netlink: %w", err)
-	}
-	return a, nil
-}
-
-// announcementMax is more than messages take. One that is longer, as of an interface
-// with hundreds of virtual functions, counts as missed.
-const announcementMax = 64 << 10
-
-func (a *announcements) close() { _ = unix.Close(a.fd) }
-
-// read hands over the messages that wait, and waits for none. missed tells that
-// some were lost before.
-func (a *announcements) read(got func(kind uint16, data []byte)) (missed bool) {
-	for {
-		n, _, flags, _, err := unix.Recvmsg(a.fd, a.buf, nil, unix.MSG_DONTWAIT)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EAGAIN):
-			return missed
-		case errors.Is(err, unix.ENOBUFS):
-			missed = true
-			continue
-		case err != nil:
-			return true
-		}
-		missed = missed || flags&unix.MSG_TRUNC != 0
-		for b := a.buf[:n]; len(b) >= unix.SizeofNlMsghdr; {
-			size := int(binary.NativeEndian.Uint32(b))
-			if size < unix.SizeofNlMsghdr || size > len(b) {
-				break
-			}
-			got(binary.NativeEndian.Uint16(b[4:]), b[unix.SizeofNlMsghdr:size])
-			b = b[min(len(b), (size+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1)):]
-		}
-	}
 }
