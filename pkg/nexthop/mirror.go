@@ -35,6 +35,10 @@ type mirror struct {
 	known    struct{ addrs, defaults, owned bool }
 }
 
+// loopbackIndex is that of lo in every network namespace (LOOPBACK_IFINDEX of the
+// kernel).
+const loopbackIndex = 1
+
 // localAddr is an address of an interface.
 type localAddr struct {
 	ifindex uint32
@@ -80,9 +84,13 @@ func (m *mirror) noteLink(there bool, b []byte) {
 	if len(b) < unix.SizeofIfInfomsg || b[0] != unix.AF_UNSPEC {
 		return // a bridge's or a protocol's part of it
 	}
-	index := binary.NativeEndian.Uint32(b[4:])
+	index, flags := binary.NativeEndian.Uint32(b[4:]), binary.NativeEndian.Uint32(b[8:])
+	// Routes through what goes down go unannounced; those of Own lead through lo.
 	if slices.Contains(m.defaults, index) {
-		m.known.defaults = false // routes through what goes down go unannounced
+		m.known.defaults = false
+	}
+	if flags&unix.IFF_LOOPBACK != 0 {
+		m.known.owned = false
 	}
 	if m.links == nil {
 		return
@@ -104,9 +112,6 @@ func (m *mirror) noteLink(there bool, b []byte) {
 	if ok && had == l {
 		return
 	}
-	if l.Loopback {
-		m.known.owned = false // as above
-	}
 	m.links[index], m.sorted = l, nil
 }
 
@@ -116,7 +121,11 @@ const ifaddrmsgLen = 8
 
 func (m *mirror) noteAddr(there bool, b []byte) {
 	if !there && len(b) > 0 && b[0] == unix.AF_INET {
-		m.known.defaults = false // routes that prefer this address go unannounced
+		// Routes that prefer this address, or lead through what has none left, go unannounced.
+		m.known.defaults = false
+		if len(b) >= ifaddrmsgLen && binary.NativeEndian.Uint32(b[4:]) == loopbackIndex {
+			m.known.owned = false
+		}
 	}
 	if !m.known.addrs {
 		return
@@ -159,11 +168,11 @@ func (m *mirror) noteRoute(there bool, b []byte) {
 	if len(b) < rtmsgLen {
 		return
 	}
-	prefix, protocol := b[1], Purpose(b[5])
+	prefix, table, protocol := b[1], b[4], Purpose(b[5])
 	if prefix == 0 {
 		m.known.defaults = false
 	}
-	if !m.known.owned || protocol != ForNames && protocol != ForHolding {
+	if !m.known.owned || table != unix.RT_TABLE_LOCAL || protocol != ForNames && protocol != ForHolding {
 		return
 	}
 	ad, err := mdnetlink.NewAttributeDecoder(b[rtmsgLen:])
