@@ -36,7 +36,7 @@ type Config struct {
 	// WithoutCheckMTU has the programs do without bpf_check_mtu where the kernel
 	// has it (5.12): they go by the MTU of SetIface.
 	WithoutCheckMTU bool
-	Log      *slog.Logger // default slog.Default()
+	Log             *slog.Logger // default slog.Default()
 }
 
 func (c *Config) defaults() {
