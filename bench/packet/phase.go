@@ -124,8 +124,14 @@ func (p *phase) prepare(s *subject, sample time.Duration) error {
 }
 
 // measure takes one sample and, of fairlead's programs, makes sure that the
-// packets went the way the case says.
+// packets went the way the case says. Before it each flow sends a packet: live
+// ones do every few seconds, and a sample is too short for all of half a million.
 func (p *phase) measure(s *subject) error {
+	if n := s.traffic.Tuples; n > 1 && n != harness.Endless {
+		if _, err := p.w.h.Run(s.prog, s.traffic, int(n)*len(s.traffic.Frames)); err != nil {
+			return err
+		}
+	}
 	before, err := p.w.counts()
 	if err != nil {
 		return err

@@ -54,7 +54,7 @@ static __always_inline __u32 hash_addr(const struct addr *a)
 	return h * 0x9e3779b1 >> 11;
 }
 
-static __always_inline __u32 hash_flow(const struct flow_key *k, __u64 seed)
+static __always_inline __u64 hash_tuple(const struct flow_key *k, __u64 seed)
 {
 	__u64 h = seed, ports = ((__u64)k->sport << 32) | ((__u64)k->dport << 16) | k->proto;
 
@@ -66,8 +66,12 @@ static __always_inline __u32 hash_flow(const struct flow_key *k, __u64 seed)
 	}
 	h = hash_mix(h, ((__u64)k->src.w[3] << 32) | k->dst.w[3]);
 	h = hash_mix(h, ports);
-	h *= 0x94d049bb133111ebULL;
-	return h >> 32;
+	return h * 0x94d049bb133111ebULL;
+}
+
+static __always_inline __u32 hash_flow(const struct flow_key *k, __u64 seed)
+{
+	return hash_tuple(k, seed) >> 32;
 }
 
 #endif

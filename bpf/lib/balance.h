@@ -29,14 +29,20 @@ static __always_inline int forward(struct pkt *p, const struct xlate *x, const s
 	return emit(p, h, why);
 }
 
+/* May packets of known flows still go to b? */
+static __always_inline bool backend_usable(const struct pkt *p, const struct backend *b)
+{
+	/* A replica that drains may be gone, and its interface with it; the flow may be another's by now, on the same port. */
+	return p->key->proto != IPPROTO_UDP || (!(b->flags & BE_DOWN) && b->ifindex);
+}
+
 /* May this packet go on along a flow that leads to b? */
 static __always_inline bool flow_usable(const struct pkt *p, const struct flow *f, const struct backend *b)
 {
-	if (!b)
+	if (!b || !backend_usable(p, b))
 		return false;
-	/* A replica that drains may be gone, and its interface with it; the flow may be another's by now, on the same port. */
 	if (p->key->proto == IPPROTO_UDP)
-		return !(b->flags & BE_DOWN) && b->ifindex;
+		return true;
 	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return true;
 	return (b->flags & BE_OPEN) && !flow_over(f);

@@ -2,7 +2,7 @@
 #ifndef FL_FLOW_H
 #define FL_FLOW_H
 
-#include "handshake.h"
+#include "recent.h"
 #include "source.h"
 
 /*
@@ -50,6 +50,8 @@ static __always_inline void flow_close(const struct flow_key *key, struct flow *
 	bpf_map_delete_elem(&fl_embryos, &s->other);
 	bpf_map_delete_elem(&fl_flows, key);
 	bpf_map_delete_elem(&fl_embryos, key);
+	recent_forget(&s->other);
+	recent_forget(key);
 	if (is_handshake(s, f))
 		handshake_find(key, HANDSHAKE_FORGET);
 }
@@ -178,6 +180,7 @@ static __always_inline struct flow *flow_renewed(const struct pkt *p, struct flo
 	if (!now)
 		return f;
 	bpf_map_delete_elem(&fl_flows, p->key);
+	recent_forget(p->key);
 	*embryo = true;
 	return now;
 }
@@ -200,9 +203,11 @@ static __always_inline void flow_mark(const struct flow_key *key, struct flow *f
 	if (!s || (f->state & state) == state)
 		return;
 	f->state |= state;
+	recent_forget(key);
 	if (f->flags & FLOW_SINGLE)
 		return;
 	key_twin(&s->other, f, key->proto);
+	recent_forget(&s->other);
 	t = flow_find(&s->other, &embryo);
 	if (t)
 		t->state |= state;

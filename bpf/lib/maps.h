@@ -62,6 +62,31 @@ struct {
 	__uint(max_entries, 1 << 17);
 } fl_embryos SEC(".maps");
 
+/* Flows of the last seconds (recent.h), and the epoch whose entries count. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct recent_line);
+	__uint(max_entries, 1 << 18); /* a power of two */
+} fl_recent SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} fl_epoch SEC(".maps");
+
+/* By the id of a service, twice, plus one for IPv6. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct vip);
+	__uint(max_entries, 2 * 65536);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} fl_vips SEC(".maps");
+
 /*
  * Mode full-nat: the addresses that backends see, and their free ports, taken
  * from the front and put back at the end, so that a port rests as long as it

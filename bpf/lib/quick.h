@@ -168,6 +168,79 @@ static __always_inline bool quick_hop(const struct pkt *p, const struct hop *h, 
 	return (reply && fits_client(h)) || fits(p, h);
 }
 
+/* What the packets of a confirmed flow become, but for the translation itself. */
+struct known {
+	struct backend *b; /* NULL: a reply */
+	__u32 service;
+	__u32 ifindex; /* where the client's packets arrive */
+};
+
+static __always_inline struct vip *vip_of(const struct pkt *p, __u32 service)
+{
+	__u32 i = service * 2 + p->v6;
+
+	return bpf_map_lookup_elem(&fl_vips, &i);
+}
+
+/* By the entry of the last seconds. */
+static __always_inline bool quick_recent(const struct pkt *p, const struct recent_line *l, __u64 tag, struct xlate *x,
+					 struct known *k)
+{
+	__u32 ident, first, i;
+	struct iface *dev;
+	struct vip *v;
+	__u64 data;
+
+	data = recent_find(l, tag, &ident);
+	if (!data || !recent_fresh(data))
+		return false;
+	first = recent_first(data);
+	if ((__u8)data == RECENT_REPLY) {
+		v = vip_of(p, first);
+		i = recent_second(data) & IFACE_MASK;
+		dev = bpf_map_lookup_elem(&fl_ifaces, &i);
+		if (!v || !dev)
+			return false;
+		k->service = first;
+		k->ifindex = dev->ifindex;
+		x->src = v->addr;
+		x->sport = v->port;
+		x->dst = p->key->dst;
+		x->dport = p->key->dport;
+		return recent_ident(&x->src, x->sport) == ident;
+	}
+	k->b = bpf_map_lookup_elem(&fl_backends, &first);
+	if (!k->b || !(k->b->flags & BE_USED))
+		return false;
+	k->service = recent_second(data);
+	x->src = p->key->src;
+	x->sport = p->key->sport;
+	x->dst = k->b->addr;
+	x->dport = k->b->port;
+	return recent_ident(&x->dst, x->dport) == ident;
+}
+
+/* Remembers the flow for the next packets, if it changes one end alone, and that to what an entry can tell. */
+static __always_inline void quick_remember(const struct pkt *p, const struct flow *f, const struct known *k,
+					   struct recent_line *l, __u64 tag)
+{
+	struct vip *v;
+
+	if (f->flags & FLOW_NAT || f->state & (FLOW_RST | FLOW_FIN_CLIENT | FLOW_FIN_BACKEND) ||
+	    (f->service | f->backend) > RECENT_NUMBER)
+		return;
+	if (k->b) {
+		if (f->sport == p->key->sport && addr_equal(&f->src, &p->key->src))
+			recent_put(l, tag, recent_data(RECENT_CLIENT, f->backend, f->service), recent_ident(&f->dst, f->dport));
+		return;
+	}
+	v = vip_of(p, f->service);
+	if (v && iface_of(f->ifindex) && v->port == f->sport && addr_equal(&v->addr, &f->src) && f->dport == p->key->dport &&
+	    addr_equal(&f->dst, &p->key->dst))
+		recent_put(l, tag, recent_data(RECENT_REPLY, f->service, f->ifindex & IFACE_MASK),
+			   recent_ident(&f->src, f->sport));
+}
+
 /*
  * Is it time to look after the other direction's entry (flow_mend)? In one of
  * eight periods of SEEN_EVERY jiffies, not the same for all flows: the kernel's
@@ -191,32 +264,53 @@ static __always_inline bool quick_direct(const struct pkt *p, struct quick *q, s
 	return true;
 }
 
-/* The way of a packet whose flow is confirmed, and nothing but its time may have to be noted. */
-static __always_inline bool quick_flow(const struct pkt *p, struct xlate *x, struct hop *h, enum reason *why)
+/* By the flow's own entry, if nothing but its time has to be noted there. */
+static __always_inline bool quick_entry(const struct pkt *p, struct recent_line *l, __u64 tag, struct xlate *x, struct known *k)
 {
 	struct flow *f = bpf_map_lookup_elem(&fl_flows, p->key);
 	__u32 now = bpf_jiffies64();
-	struct backend *b;
 
-	if (!f || p->tcp_flags & ~TCP_ACK)
+	if (!f)
 		return false;
-	xlate_of(x, f);
-	if (f->flags & FLOW_REPLY) {
-		*why = REASON_REPLIED;
-		hop_client(p, x, f->ifindex, h);
-		if (!quick_hop(p, h, true))
-			return false;
-	} else {
-		b = backend_of(&f->dst, f->dport, f->backend);
-		if (quick_mends(f, now) || !flow_usable(p, f, b))
-			return false;
-		hop_backend(p, b, h);
-		if (!quick_hop(p, h, false))
+	if (!(f->flags & FLOW_REPLY)) {
+		k->b = backend_of(&f->dst, f->dport, f->backend);
+		if (!k->b || quick_mends(f, now))
 			return false;
 	}
+	xlate_of(x, f);
+	k->service = f->service;
+	k->ifindex = f->ifindex;
+	quick_remember(p, f, k, l, tag);
 	if (now - f->seen > SEEN_EVERY)
 		f->seen = now;
-	count_bytes(f->service, p->bytes, f->flags & FLOW_REPLY);
+	return true;
+}
+
+/* The way of a packet whose flow is confirmed. */
+static __always_inline bool quick_flow(const struct pkt *p, struct xlate *x, struct hop *h, enum reason *why)
+{
+	__u64 tag = recent_tag(p->key);
+	struct recent_line *l = recent_line(tag);
+	struct known k = {};
+
+	if (!l || p->tcp_flags & ~TCP_ACK)
+		return false;
+	if (!quick_recent(p, l, tag, x, &k)) {
+		k.b = NULL;
+		if (!quick_entry(p, l, tag, x, &k))
+			return false;
+	}
+	if (k.b) {
+		if (!backend_usable(p, k.b))
+			return false;
+		hop_backend(p, k.b, h);
+	} else {
+		*why = REASON_REPLIED;
+		hop_client(p, x, k.ifindex, h);
+	}
+	if (!quick_hop(p, h, !k.b))
+		return false;
+	count_bytes(k.service, p->bytes, !k.b);
 	return true;
 }
 

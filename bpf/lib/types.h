@@ -219,6 +219,25 @@ struct handshake_line {
 };
 _Static_assert(sizeof(struct handshake_line) == 480, "handshake_line has no hole");
 
+/* What recent.h says of a flow; data 0: nothing. */
+#define RECENT_PER_LINE 4
+struct recent {
+	__u64 check;
+	__u64 data;
+};
+struct recent_line {
+	struct recent entry[RECENT_PER_LINE];
+};
+_Static_assert(sizeof(struct recent_line) == 64, "recent_line is a cache line");
+
+/* The address and port under which clients reach a service, or one of several. */
+struct vip {
+	struct addr addr;
+	__be16 port;
+	__u8 pad[6];
+};
+_Static_assert(sizeof(struct vip) == 24, "vip has no hole");
+
 /* What the agent knows of an interface, at index (ifindex & IFACE_MASK). */
 #define IFACE_MASK 0xffff
 enum {
@@ -328,6 +347,7 @@ struct scratch {
 	__u32 handshake_now;	       /* jiffies, for handshake_at */
 	struct flow_key handshake_key; /* of handshake_find and the like */
 	struct flow handshake;	       /* what it found */
+	struct flow_key recent_key;    /* of recent_drop */
 };
 
 /*

@@ -8,7 +8,7 @@ package bpf
 
 // The compiler is $BPF2GO_CC, pinned by the Makefile, or clang-19.
 
-//go:generate go tool -modfile=../../tools/go.mod bpf2go -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -g -Wall -Wextra -Werror -Wpadded -mcpu=v3 -nostdlibinc -isystem ../../bpf/include" -target bpfel -no-global-types -type service_key -type service -type backend -type flow_key -type flow -type iface -type svc_stats -type reason -type clock -type slot_line -type allow_key -type trace_filter -type trace_event -type handshake_line lb ../../bpf/lb.c
+//go:generate go tool -modfile=../../tools/go.mod bpf2go -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -g -Wall -Wextra -Werror -Wpadded -mcpu=v3 -nostdlibinc -isystem ../../bpf/include" -target bpfel -no-global-types -type service_key -type service -type backend -type flow_key -type flow -type iface -type svc_stats -type reason -type clock -type slot_line -type allow_key -type trace_filter -type trace_event -type handshake_line -type recent_line -type vip lb ../../bpf/lb.c
 //go:generate go tool -modfile=../../tools/go.mod bpf2go -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -g -Wall -Wextra -Werror -Wpadded -mcpu=v3 -nostdlibinc -isystem ../../bpf/include" -target bpfel -no-global-types -type sock_key -type sock_vip sock ../../bpf/sock.c
 //go:generate go tool -modfile=../../tools/go.mod bpf2go -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -g -Wall -Wextra -Werror -Wpadded -mcpu=v3 -nostdlibinc -isystem ../../bpf/include" -target bpfel -no-global-types listen ../../bpf/listen.c
 //go:generate go tool -modfile=../../tools/go.mod bpf2go -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -g -Wall -Wextra -Werror -Wpadded -mcpu=v3 -nostdlibinc -isystem ../../bpf/include" -target bpfel -no-global-types ops ../../bpf/ops.c

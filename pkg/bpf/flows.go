@@ -42,7 +42,7 @@ func (o *Objects) PutFlow(k FlowKey, f Flow, confirmed bool) error {
 	if err := o.maps[name].Put(k.kernel(), f.kernel()); err != nil {
 		return fmt.Errorf("write flow: %w", err)
 	}
-	return nil
+	return o.forgetRecent()
 }
 
 // DeleteFlow removes an entry from wherever it is, if it is still the one that
@@ -66,6 +66,9 @@ func (o *Objects) DeleteFlow(k FlowKey, seen Flow) (deleted bool, err error) {
 			return deleted, fmt.Errorf("delete flow: %w", err)
 		}
 		deleted = true
+		if err := o.forgetRecent(); err != nil {
+			return deleted, err
+		}
 	}
 	return deleted, nil
 }

@@ -141,6 +141,15 @@ const (
 	lbReasonREASON_MAX            lbReason = 26
 )
 
+type lbRecentLine struct {
+	_     structs.HostLayout
+	Entry [4]struct {
+		_     structs.HostLayout
+		Check uint64
+		Data  uint64
+	}
+}
+
 type lbService struct {
 	_        structs.HostLayout
 	Id       uint32
@@ -215,6 +224,16 @@ type lbTraceFilter struct {
 	Match uint32
 }
 
+type lbVip struct {
+	_    structs.HostLayout
+	Addr struct {
+		_ structs.HostLayout
+		W [4]uint32
+	}
+	Port uint16
+	Pad  [6]uint8
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -224,6 +243,7 @@ const (
 	lbMapFlClients     = "fl_clients"
 	lbMapFlClock       = "fl_clock"
 	lbMapFlEmbryos     = "fl_embryos"
+	lbMapFlEpoch       = "fl_epoch"
 	lbMapFlFilter      = "fl_filter"
 	lbMapFlFlows       = "fl_flows"
 	lbMapFlFrags       = "fl_frags"
@@ -235,6 +255,7 @@ const (
 	lbMapFlPortsTcp6   = "fl_ports_tcp6"
 	lbMapFlPortsUdp4   = "fl_ports_udp4"
 	lbMapFlPortsUdp6   = "fl_ports_udp6"
+	lbMapFlRecent      = "fl_recent"
 	lbMapFlScratch     = "fl_scratch"
 	lbMapFlServices    = "fl_services"
 	lbMapFlSlots       = "fl_slots"
@@ -243,6 +264,7 @@ const (
 	lbMapFlSvcStats    = "fl_svc_stats"
 	lbMapFlTraceEnds   = "fl_trace_ends"
 	lbMapFlTraces      = "fl_traces"
+	lbMapFlVips        = "fl_vips"
 	lbProgFlReadClock  = "fl_read_clock"
 	lbProgFlTc         = "fl_tc"
 	lbProgFlXdp        = "fl_xdp"
@@ -255,6 +277,8 @@ const (
 	lbVarHasCsumIpv6   = "has_csum_ipv6"
 	lbVarHasXdpFrags   = "has_xdp_frags"
 	lbVarHashSeed      = "hash_seed"
+	lbVarRecentLife    = "recent_life"
+	lbVarRecentMask    = "recent_mask"
 )
 
 // loadLb returns the embedded CollectionSpec for lb.
@@ -313,6 +337,7 @@ type lbMapSpecs struct {
 	FlClients    *ebpf.MapSpec `ebpf:"fl_clients"`
 	FlClock      *ebpf.MapSpec `ebpf:"fl_clock"`
 	FlEmbryos    *ebpf.MapSpec `ebpf:"fl_embryos"`
+	FlEpoch      *ebpf.MapSpec `ebpf:"fl_epoch"`
 	FlFilter     *ebpf.MapSpec `ebpf:"fl_filter"`
 	FlFlows      *ebpf.MapSpec `ebpf:"fl_flows"`
 	FlFrags      *ebpf.MapSpec `ebpf:"fl_frags"`
@@ -324,6 +349,7 @@ type lbMapSpecs struct {
 	FlPortsTcp6  *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
 	FlPortsUdp4  *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
 	FlPortsUdp6  *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
+	FlRecent     *ebpf.MapSpec `ebpf:"fl_recent"`
 	FlScratch    *ebpf.MapSpec `ebpf:"fl_scratch"`
 	FlServices   *ebpf.MapSpec `ebpf:"fl_services"`
 	FlSlots      *ebpf.MapSpec `ebpf:"fl_slots"`
@@ -332,6 +358,7 @@ type lbMapSpecs struct {
 	FlSvcStats   *ebpf.MapSpec `ebpf:"fl_svc_stats"`
 	FlTraceEnds  *ebpf.MapSpec `ebpf:"fl_trace_ends"`
 	FlTraces     *ebpf.MapSpec `ebpf:"fl_traces"`
+	FlVips       *ebpf.MapSpec `ebpf:"fl_vips"`
 }
 
 // lbVariableSpecs contains global variables before they are loaded into the kernel.
@@ -347,6 +374,8 @@ type lbVariableSpecs struct {
 	HasCsumIpv6   *ebpf.VariableSpec `ebpf:"has_csum_ipv6"`
 	HasXdpFrags   *ebpf.VariableSpec `ebpf:"has_xdp_frags"`
 	HashSeed      *ebpf.VariableSpec `ebpf:"hash_seed"`
+	RecentLife    *ebpf.VariableSpec `ebpf:"recent_life"`
+	RecentMask    *ebpf.VariableSpec `ebpf:"recent_mask"`
 }
 
 // lbObjects contains all objects after they have been loaded into the kernel.
@@ -374,6 +403,7 @@ type lbMaps struct {
 	FlClients    *ebpf.Map `ebpf:"fl_clients"`
 	FlClock      *ebpf.Map `ebpf:"fl_clock"`
 	FlEmbryos    *ebpf.Map `ebpf:"fl_embryos"`
+	FlEpoch      *ebpf.Map `ebpf:"fl_epoch"`
 	FlFilter     *ebpf.Map `ebpf:"fl_filter"`
 	FlFlows      *ebpf.Map `ebpf:"fl_flows"`
 	FlFrags      *ebpf.Map `ebpf:"fl_frags"`
@@ -385,6 +415,7 @@ type lbMaps struct {
 	FlPortsTcp6  *ebpf.Map `ebpf:"fl_ports_tcp6"`
 	FlPortsUdp4  *ebpf.Map `ebpf:"fl_ports_udp4"`
 	FlPortsUdp6  *ebpf.Map `ebpf:"fl_ports_udp6"`
+	FlRecent     *ebpf.Map `ebpf:"fl_recent"`
 	FlScratch    *ebpf.Map `ebpf:"fl_scratch"`
 	FlServices   *ebpf.Map `ebpf:"fl_services"`
 	FlSlots      *ebpf.Map `ebpf:"fl_slots"`
@@ -393,6 +424,7 @@ type lbMaps struct {
 	FlSvcStats   *ebpf.Map `ebpf:"fl_svc_stats"`
 	FlTraceEnds  *ebpf.Map `ebpf:"fl_trace_ends"`
 	FlTraces     *ebpf.Map `ebpf:"fl_traces"`
+	FlVips       *ebpf.Map `ebpf:"fl_vips"`
 }
 
 func (m *lbMaps) Close() error {
@@ -402,6 +434,7 @@ func (m *lbMaps) Close() error {
 		m.FlClients,
 		m.FlClock,
 		m.FlEmbryos,
+		m.FlEpoch,
 		m.FlFilter,
 		m.FlFlows,
 		m.FlFrags,
@@ -413,6 +446,7 @@ func (m *lbMaps) Close() error {
 		m.FlPortsTcp6,
 		m.FlPortsUdp4,
 		m.FlPortsUdp6,
+		m.FlRecent,
 		m.FlScratch,
 		m.FlServices,
 		m.FlSlots,
@@ -421,6 +455,7 @@ func (m *lbMaps) Close() error {
 		m.FlSvcStats,
 		m.FlTraceEnds,
 		m.FlTraces,
+		m.FlVips,
 	)
 }
 
@@ -437,6 +472,8 @@ type lbVariables struct {
 	HasCsumIpv6   *ebpf.Variable `ebpf:"has_csum_ipv6"`
 	HasXdpFrags   *ebpf.Variable `ebpf:"has_xdp_frags"`
 	HashSeed      *ebpf.Variable `ebpf:"hash_seed"`
+	RecentLife    *ebpf.Variable `ebpf:"recent_life"`
+	RecentMask    *ebpf.Variable `ebpf:"recent_mask"`
 }
 
 // lbPrograms contains all programs after they have been loaded into the kernel.

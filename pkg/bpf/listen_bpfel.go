@@ -20,6 +20,7 @@ const (
 	listenMapFlBackends   = "fl_backends"
 	listenMapFlClients    = "fl_clients"
 	listenMapFlEmbryos    = "fl_embryos"
+	listenMapFlEpoch      = "fl_epoch"
 	listenMapFlFilter     = "fl_filter"
 	listenMapFlFlows      = "fl_flows"
 	listenMapFlFrags      = "fl_frags"
@@ -32,12 +33,14 @@ const (
 	listenMapFlPortsTcp6  = "fl_ports_tcp6"
 	listenMapFlPortsUdp4  = "fl_ports_udp4"
 	listenMapFlPortsUdp6  = "fl_ports_udp6"
+	listenMapFlRecent     = "fl_recent"
 	listenMapFlScratch    = "fl_scratch"
 	listenMapFlServices   = "fl_services"
 	listenMapFlSlots      = "fl_slots"
 	listenMapFlSources    = "fl_sources"
 	listenMapFlStats      = "fl_stats"
 	listenMapFlSvcStats   = "fl_svc_stats"
+	listenMapFlVips       = "fl_vips"
 	listenProgFlListen    = "fl_listen"
 )
 
@@ -94,6 +97,7 @@ type listenMapSpecs struct {
 	FlBackends   *ebpf.MapSpec `ebpf:"fl_backends"`
 	FlClients    *ebpf.MapSpec `ebpf:"fl_clients"`
 	FlEmbryos    *ebpf.MapSpec `ebpf:"fl_embryos"`
+	FlEpoch      *ebpf.MapSpec `ebpf:"fl_epoch"`
 	FlFilter     *ebpf.MapSpec `ebpf:"fl_filter"`
 	FlFlows      *ebpf.MapSpec `ebpf:"fl_flows"`
 	FlFrags      *ebpf.MapSpec `ebpf:"fl_frags"`
@@ -106,12 +110,14 @@ type listenMapSpecs struct {
 	FlPortsTcp6  *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
 	FlPortsUdp4  *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
 	FlPortsUdp6  *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
+	FlRecent     *ebpf.MapSpec `ebpf:"fl_recent"`
 	FlScratch    *ebpf.MapSpec `ebpf:"fl_scratch"`
 	FlServices   *ebpf.MapSpec `ebpf:"fl_services"`
 	FlSlots      *ebpf.MapSpec `ebpf:"fl_slots"`
 	FlSources    *ebpf.MapSpec `ebpf:"fl_sources"`
 	FlStats      *ebpf.MapSpec `ebpf:"fl_stats"`
 	FlSvcStats   *ebpf.MapSpec `ebpf:"fl_svc_stats"`
+	FlVips       *ebpf.MapSpec `ebpf:"fl_vips"`
 }
 
 // listenVariableSpecs contains global variables before they are loaded into the kernel.
@@ -144,6 +150,7 @@ type listenMaps struct {
 	FlBackends   *ebpf.Map `ebpf:"fl_backends"`
 	FlClients    *ebpf.Map `ebpf:"fl_clients"`
 	FlEmbryos    *ebpf.Map `ebpf:"fl_embryos"`
+	FlEpoch      *ebpf.Map `ebpf:"fl_epoch"`
 	FlFilter     *ebpf.Map `ebpf:"fl_filter"`
 	FlFlows      *ebpf.Map `ebpf:"fl_flows"`
 	FlFrags      *ebpf.Map `ebpf:"fl_frags"`
@@ -156,12 +163,14 @@ type listenMaps struct {
 	FlPortsTcp6  *ebpf.Map `ebpf:"fl_ports_tcp6"`
 	FlPortsUdp4  *ebpf.Map `ebpf:"fl_ports_udp4"`
 	FlPortsUdp6  *ebpf.Map `ebpf:"fl_ports_udp6"`
+	FlRecent     *ebpf.Map `ebpf:"fl_recent"`
 	FlScratch    *ebpf.Map `ebpf:"fl_scratch"`
 	FlServices   *ebpf.Map `ebpf:"fl_services"`
 	FlSlots      *ebpf.Map `ebpf:"fl_slots"`
 	FlSources    *ebpf.Map `ebpf:"fl_sources"`
 	FlStats      *ebpf.Map `ebpf:"fl_stats"`
 	FlSvcStats   *ebpf.Map `ebpf:"fl_svc_stats"`
+	FlVips       *ebpf.Map `ebpf:"fl_vips"`
 }
 
 func (m *listenMaps) Close() error {
@@ -170,6 +179,7 @@ func (m *listenMaps) Close() error {
 		m.FlBackends,
 		m.FlClients,
 		m.FlEmbryos,
+		m.FlEpoch,
 		m.FlFilter,
 		m.FlFlows,
 		m.FlFrags,
@@ -182,12 +192,14 @@ func (m *listenMaps) Close() error {
 		m.FlPortsTcp6,
 		m.FlPortsUdp4,
 		m.FlPortsUdp6,
+		m.FlRecent,
 		m.FlScratch,
 		m.FlServices,
 		m.FlSlots,
 		m.FlSources,
 		m.FlStats,
 		m.FlSvcStats,
+		m.FlVips,
 	)
 }
 

@@ -44,7 +44,10 @@ func (o *Objects) PutService(k ServiceKey, s Service) error {
 	if err := o.maps[lbMapFlServices].Put(k.kernel(), s.kernel()); err != nil {
 		return fmt.Errorf("write service %s port %d: %w", k.VIP, k.Port, err)
 	}
-	return nil
+	if k.Port == 0 {
+		return nil
+	}
+	return o.putVIP(k, s.ID)
 }
 
 // DeleteService removes a service entry; one that is gone is no error.
@@ -143,7 +146,7 @@ func (o *Objects) PutSlots(base uint32, ids []uint32) error {
 
 // bytesOf is what the values look like in the kernel: they are in the order of
 // its bytes, without holes.
-func bytesOf[T uint32 | lbBackend](values []T) []byte {
+func bytesOf[T uint32 | lbBackend | lbVip](values []T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(values))), len(values)*int(unsafe.Sizeof(*new(T))))
 }
 

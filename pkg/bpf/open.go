@@ -75,6 +75,8 @@ type Objects struct {
 	backends *ebpf.Memory
 	filter   *ebpf.Memory
 	loads    *ebpf.Memory
+	epoch    *ebpf.Memory
+	vips     *ebpf.Memory
 	trace    traceVars
 	seed     uint64
 
@@ -160,39 +162,42 @@ func (o *Objects) configure(lb *ebpf.CollectionSpec) error {
 		lbMapFlServices: o.cfg.Services, lbMapFlSvcStats: o.cfg.Services,
 		lbMapFlBackends: o.cfg.Backends, lbMapFlSlots: (o.cfg.Slots + slotsPerLine - 1) / slotsPerLine,
 		lbMapFlLoad: o.cfg.Backends, lbMapFlFlows: o.cfg.Flows, lbMapFlEmbryos: o.cfg.Embryos,
-		lbMapFlHandshakes: handshakeLines(o.cfg.Embryos),
+		lbMapFlHandshakes: handshakeLines(o.cfg.Embryos), lbMapFlRecent: recentLines(o.cfg.Flows),
+		lbMapFlVips: 2 * o.cfg.Services,
 	} {
 		lb.Maps[name].MaxEntries = size
 	}
-	if err := lb.Variables[lbVarHashSeed].Set(o.seed); err != nil {
-		return fmt.Errorf("set hash seed: %w", err)
-	}
-	if err := lb.Variables[lbVarHandshakeMask].Set(handshakeLines(o.cfg.Embryos) - 1); err != nil {
-		return fmt.Errorf("set the size of the table of handshakes: %w", err)
-	}
-	if err := lb.Variables[lbVarHasCsumIpv6].Set(probeCsumIPv6()); err != nil {
-		return fmt.Errorf("set feature switch: %w", err)
-	}
-	mtu := !o.cfg.WithoutCheckMTU && ProbeCheckMTU() == nil
-	if err := lb.Variables[lbVarHasCheckMtu].Set(mtu); err != nil {
-		return fmt.Errorf("set feature switch: %w", err)
+	for name, value := range map[string]any{
+		lbVarHashSeed:      o.seed,
+		lbVarHandshakeMask: handshakeLines(o.cfg.Embryos) - 1,
+		lbVarRecentMask:    recentLines(o.cfg.Flows) - 1,
+		lbVarRecentLife:    recentLife(),
+		lbVarHasCsumIpv6:   probeCsumIPv6(),
+		lbVarHasCheckMtu:   !o.cfg.WithoutCheckMTU && ProbeCheckMTU() == nil,
+	} {
+		if err := lb.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
 	}
 	return nil
 }
 
 // mapIntoMemory makes the large arrays readable and writable without a call each.
 func (o *Objects) mapIntoMemory() (err error) {
-	if o.slots, err = o.maps[lbMapFlSlots].Memory(); err != nil {
-		return fmt.Errorf("map table slots into memory: %w", err)
-	}
-	if o.backends, err = o.maps[lbMapFlBackends].Memory(); err != nil {
-		return fmt.Errorf("map backends into memory: %w", err)
-	}
-	if o.loads, err = o.maps[lbMapFlLoad].Memory(); err != nil {
-		return fmt.Errorf("map loads into memory: %w", err)
-	}
-	if o.filter, err = o.maps[lbMapFlFilter].Memory(); err != nil {
-		return fmt.Errorf("map address filter into memory: %w", err)
+	for _, m := range []struct {
+		memory **ebpf.Memory
+		name   string
+	}{
+		{&o.slots, lbMapFlSlots},
+		{&o.backends, lbMapFlBackends},
+		{&o.loads, lbMapFlLoad},
+		{&o.filter, lbMapFlFilter},
+		{&o.epoch, lbMapFlEpoch},
+		{&o.vips, lbMapFlVips},
+	} {
+		if *m.memory, err = o.maps[m.name].Memory(); err != nil {
+			return fmt.Errorf("map %s into memory: %w", m.name, err)
+		}
 	}
 	return nil
 }

@@ -43,6 +43,7 @@ const (
 	sockMapFlBackends      = "fl_backends"
 	sockMapFlClients       = "fl_clients"
 	sockMapFlEmbryos       = "fl_embryos"
+	sockMapFlEpoch         = "fl_epoch"
 	sockMapFlFilter        = "fl_filter"
 	sockMapFlFlows         = "fl_flows"
 	sockMapFlFrags         = "fl_frags"
@@ -54,6 +55,7 @@ const (
 	sockMapFlPortsTcp6     = "fl_ports_tcp6"
 	sockMapFlPortsUdp4     = "fl_ports_udp4"
 	sockMapFlPortsUdp6     = "fl_ports_udp6"
+	sockMapFlRecent        = "fl_recent"
 	sockMapFlScratch       = "fl_scratch"
 	sockMapFlServices      = "fl_services"
 	sockMapFlSlots         = "fl_slots"
@@ -61,6 +63,7 @@ const (
 	sockMapFlSources       = "fl_sources"
 	sockMapFlStats         = "fl_stats"
 	sockMapFlSvcStats      = "fl_svc_stats"
+	sockMapFlVips          = "fl_vips"
 	sockProgFlConnect4     = "fl_connect4"
 	sockProgFlConnect6     = "fl_connect6"
 	sockProgFlGetpeername4 = "fl_getpeername4"
@@ -133,6 +136,7 @@ type sockMapSpecs struct {
 	FlBackends   *ebpf.MapSpec `ebpf:"fl_backends"`
 	FlClients    *ebpf.MapSpec `ebpf:"fl_clients"`
 	FlEmbryos    *ebpf.MapSpec `ebpf:"fl_embryos"`
+	FlEpoch      *ebpf.MapSpec `ebpf:"fl_epoch"`
 	FlFilter     *ebpf.MapSpec `ebpf:"fl_filter"`
 	FlFlows      *ebpf.MapSpec `ebpf:"fl_flows"`
 	FlFrags      *ebpf.MapSpec `ebpf:"fl_frags"`
@@ -144,6 +148,7 @@ type sockMapSpecs struct {
 	FlPortsTcp6  *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
 	FlPortsUdp4  *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
 	FlPortsUdp6  *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
+	FlRecent     *ebpf.MapSpec `ebpf:"fl_recent"`
 	FlScratch    *ebpf.MapSpec `ebpf:"fl_scratch"`
 	FlServices   *ebpf.MapSpec `ebpf:"fl_services"`
 	FlSlots      *ebpf.MapSpec `ebpf:"fl_slots"`
@@ -151,6 +156,7 @@ type sockMapSpecs struct {
 	FlSources    *ebpf.MapSpec `ebpf:"fl_sources"`
 	FlStats      *ebpf.MapSpec `ebpf:"fl_stats"`
 	FlSvcStats   *ebpf.MapSpec `ebpf:"fl_svc_stats"`
+	FlVips       *ebpf.MapSpec `ebpf:"fl_vips"`
 }
 
 // sockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -185,6 +191,7 @@ type sockMaps struct {
 	FlBackends   *ebpf.Map `ebpf:"fl_backends"`
 	FlClients    *ebpf.Map `ebpf:"fl_clients"`
 	FlEmbryos    *ebpf.Map `ebpf:"fl_embryos"`
+	FlEpoch      *ebpf.Map `ebpf:"fl_epoch"`
 	FlFilter     *ebpf.Map `ebpf:"fl_filter"`
 	FlFlows      *ebpf.Map `ebpf:"fl_flows"`
 	FlFrags      *ebpf.Map `ebpf:"fl_frags"`
@@ -196,6 +203,7 @@ type sockMaps struct {
 	FlPortsTcp6  *ebpf.Map `ebpf:"fl_ports_tcp6"`
 	FlPortsUdp4  *ebpf.Map `ebpf:"fl_ports_udp4"`
 	FlPortsUdp6  *ebpf.Map `ebpf:"fl_ports_udp6"`
+	FlRecent     *ebpf.Map `ebpf:"fl_recent"`
 	FlScratch    *ebpf.Map `ebpf:"fl_scratch"`
 	FlServices   *ebpf.Map `ebpf:"fl_services"`
 	FlSlots      *ebpf.Map `ebpf:"fl_slots"`
@@ -203,6 +211,7 @@ type sockMaps struct {
 	FlSources    *ebpf.Map `ebpf:"fl_sources"`
 	FlStats      *ebpf.Map `ebpf:"fl_stats"`
 	FlSvcStats   *ebpf.Map `ebpf:"fl_svc_stats"`
+	FlVips       *ebpf.Map `ebpf:"fl_vips"`
 }
 
 func (m *sockMaps) Close() error {
@@ -211,6 +220,7 @@ func (m *sockMaps) Close() error {
 		m.FlBackends,
 		m.FlClients,
 		m.FlEmbryos,
+		m.FlEpoch,
 		m.FlFilter,
 		m.FlFlows,
 		m.FlFrags,
@@ -222,6 +232,7 @@ func (m *sockMaps) Close() error {
 		m.FlPortsTcp6,
 		m.FlPortsUdp4,
 		m.FlPortsUdp6,
+		m.FlRecent,
 		m.FlScratch,
 		m.FlServices,
 		m.FlSlots,
@@ -229,6 +240,7 @@ func (m *sockMaps) Close() error {
 		m.FlSources,
 		m.FlStats,
 		m.FlSvcStats,
+		m.FlVips,
 	)
 }
 
