@@ -54,6 +54,17 @@ static __always_inline __u32 hash_addr(const struct addr *a)
 	return h * 0x9e3779b1 >> 11;
 }
 
+/*
+ * An address and port, by multiplication: where a collision costs a comparison,
+ * or is one in 2^32 beside other signs. The same in pkg/bpf/front.go.
+ */
+static __always_inline __u32 hash_end(const struct addr *a, __be16 port)
+{
+	__u32 h = a->w[3] ^ a->w[2] * 0x85ebca6b ^ a->w[1] * 0xc2b2ae35 ^ a->w[0] * 0x27d4eb2f;
+
+	return (h ^ port * 0x165667b1) * 0x9e3779b1;
+}
+
 static __always_inline __u64 hash_tuple(const struct flow_key *k, __u64 seed)
 {
 	__u64 h = seed, ports = ((__u64)k->sport << 32) | ((__u64)k->dport << 16) | k->proto;

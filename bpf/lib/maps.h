@@ -20,6 +20,15 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
 } fl_services SEC(".maps");
 
+/* Some of the services once more (front.h). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct front_line);
+	__uint(max_entries, 1 << 16); /* a power of two */
+	__uint(map_flags, BPF_F_MMAPABLE);
+} fl_fronts SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);

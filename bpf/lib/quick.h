@@ -3,6 +3,7 @@
 #define FL_QUICK_H
 
 #include "balance.h"
+#include "front.h"
 
 /*
  * The way of most packets, in few instructions: TCP and UDP over IPv4 or IPv6
@@ -21,7 +22,8 @@
 
 /* A packet of a client, and what is found out about it. */
 struct quick {
-	struct service *svc;
+	struct front_read svc;
+	__u32 rules; /* not 0: there are more for a new connection than the table */
 	struct backend *b;
 	__u8 *pending;
 	__u32 hash;
@@ -94,7 +96,7 @@ static __always_inline bool quick_backend(const struct pkt *p, struct quick *q)
 		return false;
 	q->hash = hash_flow(p->key, hash_seed);
 	q->pending = flow_pending(q->hash);
-	q->b = backend_at(q->svc, q->hash, &q->id);
+	q->b = backend_in(q->svc.base, q->svc.len, q->hash, &q->id);
 	return q->pending && q->b && !addr_equal(&q->b->addr, &p->key->src);
 }
 
@@ -119,14 +121,14 @@ static __always_inline bool quick_open(const struct pkt *p, const struct quick *
 	struct flow f = { .sport = p->key->dport,
 			  .dport = p->key->sport,
 			  .backend = q->id,
-			  .service = q->svc->id,
+			  .service = q->svc.id,
 			  .ifindex = p->ifindex,
 			  .flags = FLOW_REPLY | FLOW_SINGLE,
 			  .hash = q->hash,
 			  .seen = bpf_jiffies64() };
 	int again;
 
-	if (q->svc->flags & SVC_ALLOW || q->svc->rate)
+	if (q->rules)
 		return false;
 	replies = replies_key(p, q);
 	f.src = p->key->dst;
@@ -135,7 +137,7 @@ static __always_inline bool quick_open(const struct pkt *p, const struct quick *
 	if (again < 0)
 		return false;
 	if (!again)
-		count_connection(q->svc->id, false);
+		count_connection(q->svc.id, false);
 	*q->pending = pending_now();
 	return true;
 }
@@ -207,7 +209,7 @@ static __always_inline bool quick_recent(const struct pkt *p, const struct recen
 		x->sport = v->port;
 		x->dst = p->key->dst;
 		x->dport = p->key->dport;
-		return recent_ident(&x->src, x->sport) == ident;
+		return hash_end(&x->src, x->sport) == ident;
 	}
 	k->b = bpf_map_lookup_elem(&fl_backends, &first);
 	if (!k->b || !(k->b->flags & BE_USED))
@@ -217,7 +219,7 @@ static __always_inline bool quick_recent(const struct pkt *p, const struct recen
 	x->sport = p->key->sport;
 	x->dst = k->b->addr;
 	x->dport = k->b->port;
-	return recent_ident(&x->dst, x->dport) == ident;
+	return hash_end(&x->dst, x->dport) == ident;
 }
 
 /* Remembers the flow for the next packets, if it changes one end alone, and that to what an entry can tell. */
@@ -231,14 +233,13 @@ static __always_inline void quick_remember(const struct pkt *p, const struct flo
 		return;
 	if (k->b) {
 		if (f->sport == p->key->sport && addr_equal(&f->src, &p->key->src))
-			recent_put(l, tag, recent_data(RECENT_CLIENT, f->backend, f->service), recent_ident(&f->dst, f->dport));
+			recent_put(l, tag, recent_data(RECENT_CLIENT, f->backend, f->service), hash_end(&f->dst, f->dport));
 		return;
 	}
 	v = vip_of(p, f->service);
 	if (v && iface_of(f->ifindex) && v->port == f->sport && addr_equal(&v->addr, &f->src) && f->dport == p->key->dport &&
 	    addr_equal(&f->dst, &p->key->dst))
-		recent_put(l, tag, recent_data(RECENT_REPLY, f->service, f->ifindex & IFACE_MASK),
-			   recent_ident(&f->src, f->sport));
+		recent_put(l, tag, recent_data(RECENT_REPLY, f->service, f->ifindex & IFACE_MASK), hash_end(&f->src, f->sport));
 }
 
 /*
@@ -254,13 +255,13 @@ static __always_inline bool quick_mends(const struct flow *f, __u32 now)
 /* The way of a packet to a service without SVC_FLOWS. */
 static __always_inline bool quick_direct(const struct pkt *p, struct quick *q, struct xlate *x, struct hop *h)
 {
-	if (q->svc->flags & SVC_WAKES || q->svc->olds || !quick_backend(p, q))
+	if (!quick_backend(p, q))
 		return false;
 	hop_backend(p, q->b, h);
 	if (!quick_hop(p, h, false) || !quick_flags(p, q))
 		return false;
 	xlate_direct(x, p->key, q->b);
-	count_bytes(q->svc->id, p->bytes, false);
+	count_bytes(q->svc.id, p->bytes, false);
 	return true;
 }
 
@@ -314,22 +315,48 @@ static __always_inline bool quick_flow(const struct pkt *p, struct xlate *x, str
 	return true;
 }
 
+/* How the packets of a client find their backend. */
+enum way {
+	WAY_TABLE, /* by the table of the service, which is known now */
+	WAY_FLOW,  /* by their flow's entry */
+	WAY_OTHER, /* there is more to it */
+};
+
+static __always_inline enum way quick_service(const struct pkt *p, struct quick *q)
+{
+	struct service_key vip = { .port = p->key->dport, .proto = IPPROTO_TCP };
+	struct service *svc;
+
+	q->svc = front_find(&p->key->dst, p->key->dport);
+	if (q->svc.len)
+		return WAY_TABLE;
+	vip.vip = p->key->dst;
+	svc = bpf_map_lookup_elem(&fl_services, &vip);
+	if (!svc)
+		return WAY_FLOW;
+	if (svc->flags & SVC_FLOWS)
+		return svc->flags & SVC_WAKES ? WAY_OTHER : WAY_FLOW;
+	if (svc->flags & SVC_WAKES || svc->olds)
+		return WAY_OTHER;
+	q->svc.id = svc->id;
+	q->svc.base = svc->base;
+	q->svc.len = svc->len;
+	q->rules = svc->flags & SVC_ALLOW || svc->rate;
+	return WAY_TABLE;
+}
+
 /* to_us: the destination may be an address of a service. */
 static __always_inline bool quick_way(const struct pkt *p, bool to_us, struct xlate *x, struct hop *h, enum reason *why)
 {
-	struct service_key vip = { .port = p->key->dport, .proto = IPPROTO_TCP };
+	enum way way = WAY_FLOW;
 	struct quick q = {};
 
 	/* Services over UDP have entries for all. */
-	if (to_us && p->key->proto == IPPROTO_TCP) {
-		vip.vip = p->key->dst;
-		q.svc = bpf_map_lookup_elem(&fl_services, &vip);
-		if (q.svc && !(q.svc->flags & SVC_FLOWS))
-			return quick_direct(p, &q, x, h);
-		if (q.svc && q.svc->flags & SVC_WAKES)
-			return false;
-	}
-	return quick_flow(p, x, h, why);
+	if (to_us && p->key->proto == IPPROTO_TCP)
+		way = quick_service(p, &q);
+	if (way == WAY_FLOW)
+		return quick_flow(p, x, h, why);
+	return way == WAY_TABLE && quick_direct(p, &q, x, h);
 }
 
 static __always_inline int quick_family(struct pkt *p)

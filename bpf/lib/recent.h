@@ -9,7 +9,7 @@
  * What the packets of a confirmed flow became a moment ago, in one cache line:
  * fl_flows asks for three, a million flows being far more than a cache holds. An
  * entry has no tuple, only a tag of it, and no address, only the number of the
- * backend or of the service: what these are now is checked (recent_ident).
+ * backend or of the service: what these are now is checked (hash_end).
  *
  * fl_flows remains the truth. An entry that is a few seconds old is made anew of
  * it, which also notes the flow's time there. A program that closes a flow, or
@@ -59,14 +59,6 @@ static __always_inline bool recent_fresh(__u64 data)
 	__u32 now = bpf_jiffies64() / RECENT_UNIT;
 
 	return ((now - (__u32)(data >> 8)) & 0xff) <= recent_life;
-}
-
-/* Tells addresses and ports apart that have had the same number. */
-static __always_inline __u32 recent_ident(const struct addr *a, __be16 port)
-{
-	__u32 h = a->w[3] ^ a->w[2] * 0x85ebca6b ^ a->w[1] * 0xc2b2ae35 ^ a->w[0] * 0x27d4eb2f;
-
-	return (h ^ port * 0x165667b1) * 0x9e3779b1;
 }
 
 static __always_inline __u64 recent_tag(const struct flow_key *k)

@@ -219,6 +219,19 @@ struct handshake_line {
 };
 _Static_assert(sizeof(struct handshake_line) == 480, "handshake_line has no hole");
 
+/* What front.h says of a service. */
+#define FRONT_USED (1u << 16)
+struct front {
+	struct addr vip;
+	__u64 what;  /* port, FRONT_USED, and the id in the upper half; 0: free */
+	__u64 table; /* base, and length in the upper half */
+};
+#define FRONTS_PER_LINE 2
+struct front_line {
+	struct front entry[FRONTS_PER_LINE];
+};
+_Static_assert(sizeof(struct front_line) == 64, "front_line is a cache line");
+
 /* What recent.h says of a flow; data 0: nothing. */
 #define RECENT_PER_LINE 4
 struct recent {

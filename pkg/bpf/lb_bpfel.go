@@ -85,6 +85,19 @@ type lbFlowKey struct {
 	Pad   [3]uint8
 }
 
+type lbFrontLine struct {
+	_     structs.HostLayout
+	Entry [2]struct {
+		_   structs.HostLayout
+		Vip struct {
+			_ structs.HostLayout
+			W [4]uint32
+		}
+		What  uint64
+		Table uint64
+	}
+}
+
 type lbHandshakeLine struct {
 	_    structs.HostLayout
 	Lock struct {
@@ -247,6 +260,7 @@ const (
 	lbMapFlFilter      = "fl_filter"
 	lbMapFlFlows       = "fl_flows"
 	lbMapFlFrags       = "fl_frags"
+	lbMapFlFronts      = "fl_fronts"
 	lbMapFlHandshakes  = "fl_handshakes"
 	lbMapFlIfaces      = "fl_ifaces"
 	lbMapFlLoad        = "fl_load"
@@ -272,6 +286,7 @@ const (
 	lbVarFlTraceLost   = "fl_trace_lost"
 	lbVarFlTraceOn     = "fl_trace_on"
 	lbVarFlTraceUntil  = "fl_trace_until"
+	lbVarFrontShift    = "front_shift"
 	lbVarHandshakeMask = "handshake_mask"
 	lbVarHasCheckMtu   = "has_check_mtu"
 	lbVarHasCsumIpv6   = "has_csum_ipv6"
@@ -341,6 +356,7 @@ type lbMapSpecs struct {
 	FlFilter     *ebpf.MapSpec `ebpf:"fl_filter"`
 	FlFlows      *ebpf.MapSpec `ebpf:"fl_flows"`
 	FlFrags      *ebpf.MapSpec `ebpf:"fl_frags"`
+	FlFronts     *ebpf.MapSpec `ebpf:"fl_fronts"`
 	FlHandshakes *ebpf.MapSpec `ebpf:"fl_handshakes"`
 	FlIfaces     *ebpf.MapSpec `ebpf:"fl_ifaces"`
 	FlLoad       *ebpf.MapSpec `ebpf:"fl_load"`
@@ -369,6 +385,7 @@ type lbVariableSpecs struct {
 	FlTraceLost   *ebpf.VariableSpec `ebpf:"fl_trace_lost"`
 	FlTraceOn     *ebpf.VariableSpec `ebpf:"fl_trace_on"`
 	FlTraceUntil  *ebpf.VariableSpec `ebpf:"fl_trace_until"`
+	FrontShift    *ebpf.VariableSpec `ebpf:"front_shift"`
 	HandshakeMask *ebpf.VariableSpec `ebpf:"handshake_mask"`
 	HasCheckMtu   *ebpf.VariableSpec `ebpf:"has_check_mtu"`
 	HasCsumIpv6   *ebpf.VariableSpec `ebpf:"has_csum_ipv6"`
@@ -407,6 +424,7 @@ type lbMaps struct {
 	FlFilter     *ebpf.Map `ebpf:"fl_filter"`
 	FlFlows      *ebpf.Map `ebpf:"fl_flows"`
 	FlFrags      *ebpf.Map `ebpf:"fl_frags"`
+	FlFronts     *ebpf.Map `ebpf:"fl_fronts"`
 	FlHandshakes *ebpf.Map `ebpf:"fl_handshakes"`
 	FlIfaces     *ebpf.Map `ebpf:"fl_ifaces"`
 	FlLoad       *ebpf.Map `ebpf:"fl_load"`
@@ -438,6 +456,7 @@ func (m *lbMaps) Close() error {
 		m.FlFilter,
 		m.FlFlows,
 		m.FlFrags,
+		m.FlFronts,
 		m.FlHandshakes,
 		m.FlIfaces,
 		m.FlLoad,
@@ -467,6 +486,7 @@ type lbVariables struct {
 	FlTraceLost   *ebpf.Variable `ebpf:"fl_trace_lost"`
 	FlTraceOn     *ebpf.Variable `ebpf:"fl_trace_on"`
 	FlTraceUntil  *ebpf.Variable `ebpf:"fl_trace_until"`
+	FrontShift    *ebpf.Variable `ebpf:"front_shift"`
 	HandshakeMask *ebpf.Variable `ebpf:"handshake_mask"`
 	HasCheckMtu   *ebpf.Variable `ebpf:"has_check_mtu"`
 	HasCsumIpv6   *ebpf.Variable `ebpf:"has_csum_ipv6"`

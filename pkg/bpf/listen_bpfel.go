@@ -24,6 +24,7 @@ const (
 	listenMapFlFilter     = "fl_filter"
 	listenMapFlFlows      = "fl_flows"
 	listenMapFlFrags      = "fl_frags"
+	listenMapFlFronts     = "fl_fronts"
 	listenMapFlHandshakes = "fl_handshakes"
 	listenMapFlIfaces     = "fl_ifaces"
 	listenMapFlListeners  = "fl_listeners"
@@ -101,6 +102,7 @@ type listenMapSpecs struct {
 	FlFilter     *ebpf.MapSpec `ebpf:"fl_filter"`
 	FlFlows      *ebpf.MapSpec `ebpf:"fl_flows"`
 	FlFrags      *ebpf.MapSpec `ebpf:"fl_frags"`
+	FlFronts     *ebpf.MapSpec `ebpf:"fl_fronts"`
 	FlHandshakes *ebpf.MapSpec `ebpf:"fl_handshakes"`
 	FlIfaces     *ebpf.MapSpec `ebpf:"fl_ifaces"`
 	FlListeners  *ebpf.MapSpec `ebpf:"fl_listeners"`
@@ -154,6 +156,7 @@ type listenMaps struct {
 	FlFilter     *ebpf.Map `ebpf:"fl_filter"`
 	FlFlows      *ebpf.Map `ebpf:"fl_flows"`
 	FlFrags      *ebpf.Map `ebpf:"fl_frags"`
+	FlFronts     *ebpf.Map `ebpf:"fl_fronts"`
 	FlHandshakes *ebpf.Map `ebpf:"fl_handshakes"`
 	FlIfaces     *ebpf.Map `ebpf:"fl_ifaces"`
 	FlListeners  *ebpf.Map `ebpf:"fl_listeners"`
@@ -183,6 +186,7 @@ func (m *listenMaps) Close() error {
 		m.FlFilter,
 		m.FlFlows,
 		m.FlFrags,
+		m.FlFronts,
 		m.FlHandshakes,
 		m.FlIfaces,
 		m.FlListeners,

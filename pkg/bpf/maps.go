@@ -41,17 +41,26 @@ func (o *Objects) EachService(yield func(ServiceKey, Service) bool) error {
 
 // PutService writes a service entry; programs see the old or the new one whole.
 func (o *Objects) PutService(k ServiceKey, s Service) error {
+	if err := o.fronts.forget(k); err != nil {
+		return err
+	}
 	if err := o.maps[lbMapFlServices].Put(k.kernel(), s.kernel()); err != nil {
 		return fmt.Errorf("write service %s port %d: %w", k.VIP, k.Port, err)
 	}
 	if k.Port == 0 {
 		return nil
 	}
-	return o.putVIP(k, s.ID)
+	if err := o.putVIP(k, s.ID); err != nil {
+		return err
+	}
+	return o.fronts.put(k, s)
 }
 
 // DeleteService removes a service entry; one that is gone is no error.
 func (o *Objects) DeleteService(k ServiceKey) error {
+	if err := o.fronts.forget(k); err != nil {
+		return err
+	}
 	err := o.maps[lbMapFlServices].Delete(k.kernel())
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("delete service %s port %d: %w", k.VIP, k.Port, err)
@@ -146,7 +155,7 @@ func (o *Objects) PutSlots(base uint32, ids []uint32) error {
 
 // bytesOf is what the values look like in the kernel: they are in the order of
 // its bytes, without holes.
-func bytesOf[T uint32 | lbBackend | lbVip](values []T) []byte {
+func bytesOf[T uint32 | uint64 | lbBackend | lbVip](values []T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(values))), len(values)*int(unsafe.Sizeof(*new(T))))
 }
 

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -77,6 +78,7 @@ type Objects struct {
 	loads    *ebpf.Memory
 	epoch    *ebpf.Memory
 	vips     *ebpf.Memory
+	fronts   fronts
 	trace    traceVars
 	seed     uint64
 
@@ -163,15 +165,25 @@ func (o *Objects) configure(lb *ebpf.CollectionSpec) error {
 		lbMapFlBackends: o.cfg.Backends, lbMapFlSlots: (o.cfg.Slots + slotsPerLine - 1) / slotsPerLine,
 		lbMapFlLoad: o.cfg.Backends, lbMapFlFlows: o.cfg.Flows, lbMapFlEmbryos: o.cfg.Embryos,
 		lbMapFlHandshakes: handshakeLines(o.cfg.Embryos), lbMapFlRecent: recentLines(o.cfg.Flows),
-		lbMapFlVips: 2 * o.cfg.Services,
+		lbMapFlVips: 2 * o.cfg.Services, lbMapFlFronts: frontLines(o.cfg.Services),
 	} {
 		lb.Maps[name].MaxEntries = size
 	}
+	lines := map[string]uint32{}
+	for _, name := range []string{lbMapFlHandshakes, lbMapFlRecent, lbMapFlFronts} {
+		if o.cfg.PinDir != "" {
+			if err := adoptSize(lb.Maps[name], filepath.Join(o.cfg.PinDir, name)); err != nil {
+				return err
+			}
+		}
+		lines[name] = lb.Maps[name].MaxEntries
+	}
 	for name, value := range map[string]any{
 		lbVarHashSeed:      o.seed,
-		lbVarHandshakeMask: handshakeLines(o.cfg.Embryos) - 1,
-		lbVarRecentMask:    recentLines(o.cfg.Flows) - 1,
+		lbVarHandshakeMask: lines[lbMapFlHandshakes] - 1,
+		lbVarRecentMask:    lines[lbMapFlRecent] - 1,
 		lbVarRecentLife:    recentLife(),
+		lbVarFrontShift:    frontShift(lines[lbMapFlFronts]),
 		lbVarHasCsumIpv6:   probeCsumIPv6(),
 		lbVarHasCheckMtu:   !o.cfg.WithoutCheckMTU && ProbeCheckMTU() == nil,
 	} {
@@ -194,11 +206,13 @@ func (o *Objects) mapIntoMemory() (err error) {
 		{&o.filter, lbMapFlFilter},
 		{&o.epoch, lbMapFlEpoch},
 		{&o.vips, lbMapFlVips},
+		{&o.fronts.memory, lbMapFlFronts},
 	} {
 		if *m.memory, err = o.maps[m.name].Memory(); err != nil {
 			return fmt.Errorf("map %s into memory: %w", m.name, err)
 		}
 	}
+	o.fronts.shift, o.fronts.rests = frontShift(o.maps[lbMapFlFronts].MaxEntries()), map[frontPlace]time.Time{}
 	return nil
 }
 

@@ -25,14 +25,16 @@ func recentLines(flows uint32) uint32 {
 	return 1 << bits.Len32(max(2*flows/recentsPerLine, 1)-1)
 }
 
-// recentLife is how long an entry of fl_recent counts, about 4 seconds, in units
-// of 1 024 jiffies (RECENT_UNIT). So long a flow's time may be behind.
+// recentLife is how long an entry of fl_recent counts, at least 4 seconds, in
+// units of 1 024 jiffies (RECENT_UNIT), of which one more may have begun: so long
+// a flow's time may be behind.
 func recentLife() uint32 {
 	var tick unix.Timespec
 	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil || tick.Nano() <= 0 {
-		return 0
+		return 1
 	}
-	return uint32(4 * time.Second / (1024 * time.Duration(tick.Nano())))
+	unit := 1024 * time.Duration(tick.Nano())
+	return uint32((4*time.Second + unit - 1) / unit)
 }
 
 // forgetRecent voids what programs remember of flows. It comes after a change of

@@ -47,6 +47,7 @@ const (
 	sockMapFlFilter        = "fl_filter"
 	sockMapFlFlows         = "fl_flows"
 	sockMapFlFrags         = "fl_frags"
+	sockMapFlFronts        = "fl_fronts"
 	sockMapFlHandshakes    = "fl_handshakes"
 	sockMapFlIfaces        = "fl_ifaces"
 	sockMapFlLoad          = "fl_load"
@@ -140,6 +141,7 @@ type sockMapSpecs struct {
 	FlFilter     *ebpf.MapSpec `ebpf:"fl_filter"`
 	FlFlows      *ebpf.MapSpec `ebpf:"fl_flows"`
 	FlFrags      *ebpf.MapSpec `ebpf:"fl_frags"`
+	FlFronts     *ebpf.MapSpec `ebpf:"fl_fronts"`
 	FlHandshakes *ebpf.MapSpec `ebpf:"fl_handshakes"`
 	FlIfaces     *ebpf.MapSpec `ebpf:"fl_ifaces"`
 	FlLoad       *ebpf.MapSpec `ebpf:"fl_load"`
@@ -195,6 +197,7 @@ type sockMaps struct {
 	FlFilter     *ebpf.Map `ebpf:"fl_filter"`
 	FlFlows      *ebpf.Map `ebpf:"fl_flows"`
 	FlFrags      *ebpf.Map `ebpf:"fl_frags"`
+	FlFronts     *ebpf.Map `ebpf:"fl_fronts"`
 	FlHandshakes *ebpf.Map `ebpf:"fl_handshakes"`
 	FlIfaces     *ebpf.Map `ebpf:"fl_ifaces"`
 	FlLoad       *ebpf.Map `ebpf:"fl_load"`
@@ -224,6 +227,7 @@ func (m *sockMaps) Close() error {
 		m.FlFilter,
 		m.FlFlows,
 		m.FlFrags,
+		m.FlFronts,
 		m.FlHandshakes,
 		m.FlIfaces,
 		m.FlLoad,
