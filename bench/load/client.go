@@ -101,7 +101,7 @@ func (c *client) ready(e unix.EpollEvent) error {
 	if !k.waiting && e.Events&unix.EPOLLOUT != 0 && e.Events&(unix.EPOLLERR|unix.EPOLLHUP) == 0 {
 		return c.ask(k)
 	}
-	n, err := unix.Read(k.fd, c.in[:])
+	n, err := read(k.fd, c.in[:])
 	if errors.Is(err, unix.EAGAIN) {
 		return nil
 	}
@@ -124,7 +124,7 @@ func (c *client) ready(e unix.EpollEvent) error {
 
 func (c *client) ask(k *conn) error {
 	if !k.waiting && len(c.Prefix) > 0 {
-		if _, err := unix.Write(k.fd, c.Prefix); err != nil {
+		if _, err := write(k.fd, c.Prefix); err != nil {
 			return c.failed(k)
 		}
 	}
@@ -132,7 +132,7 @@ func (c *client) ask(k *conn) error {
 	if c.Each && !c.Close {
 		k.since = time.Now()
 	}
-	if _, err := unix.Write(k.fd, c.out[:]); err != nil {
+	if _, err := write(k.fd, c.out[:]); err != nil {
 		return c.failed(k)
 	}
 	return nil

@@ -119,7 +119,7 @@ func answer(fd int32, pending map[int32]int) {
 		buf  [RequestSize]byte
 		text [AnswerSize]byte
 	)
-	n, err := unix.Read(int(fd), buf[:])
+	n, err := read(int(fd), buf[:])
 	if errors.Is(err, unix.EAGAIN) {
 		return
 	}
@@ -129,7 +129,7 @@ func answer(fd int32, pending map[int32]int) {
 			return
 		}
 		delete(pending, fd)
-		if _, err = unix.Write(int(fd), text[:]); err == nil {
+		if _, err = write(int(fd), text[:]); err == nil {
 			return
 		}
 	}

@@ -46,6 +46,7 @@ var measures = []measure{
 type taken struct {
 	rate float64
 	cpu  float64 // of the proxy, µs per operation, or ms per GB
+	ends float64 // CPU of client and server, likewise
 	p99  float64 // µs; exchanges only
 }
 
@@ -57,7 +58,10 @@ type bench struct {
 	w        io.Writer
 	measures []measure
 	subjects []*subject
+	server   int // its process
 	idle     int
+	samples  int
+	loud     int // samples that are not used, or were taken all the same, because of others on the machine
 }
 
 func (b *bench) run() error {
@@ -76,6 +80,7 @@ func (b *bench) run() error {
 	if err := server.Start(); err != nil {
 		return err
 	}
+	b.server = server.Process.Pid
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 		return fmt.Errorf("start the server: %w", err)
 	}
@@ -135,18 +140,43 @@ func (b *bench) round(n int) error {
 	return nil
 }
 
-func (b *bench) take(m measure, s *subject) (taken, error) {
-	before := cpu(s.cmd.Process.Pid)
+// take takes a sample, and again while others disturb.
+func (b *bench) take(m measure, s *subject) (t taken, err error) {
+	for range calmTries {
+		loud := false
+		if t, loud, err = b.sample(m, s); err != nil || !loud {
+			break
+		}
+		b.loud++
+	}
+	return t, err
+}
+
+func (b *bench) sample(m measure, s *subject) (t taken, loud bool, err error) {
+	b.samples++
+	proxy, server := cpu(s.cmd.Process.Pid), cpu(b.server)
+	all, err := machineTime()
+	if err != nil {
+		return t, false, err
+	}
+	start := time.Now()
 	r, err := ask(order{Kind: m.kind, To: s.to(), For: b.cfg.time, N: m.n})
 	if err != nil {
-		return taken{}, err
+		return t, false, err
 	}
-	used := (cpu(s.cmd.Process.Pid) - before).Seconds()
-	t := taken{rate: r.PerSecond(), cpu: used * 1e6 / float64(r.Done), p99: float64(r.P99) / 1e3}
+	elapsed := time.Since(start)
+	after, err := machineTime()
+	if err != nil {
+		return t, false, err
+	}
+	used, ends := cpu(s.cmd.Process.Pid)-proxy, r.CPU+cpu(b.server)-server
+	loud = disturbed(after-all, used+ends, elapsed)
+	done := float64(r.Done)
+	t = taken{rate: r.PerSecond(), cpu: used.Seconds() * 1e6 / done, ends: ends.Seconds() * 1e6 / done, p99: float64(r.P99) / 1e3}
 	if m.kind == "bulk" {
-		t.rate, t.cpu, t.p99 = r.PerSecond()/1e6, used*1e3/(float64(r.Done)/1e9), math.NaN()
+		t = taken{rate: r.PerSecond() / 1e6, cpu: used.Seconds() * 1e3 / (done / 1e9), ends: ends.Seconds() * 1e3 / (done / 1e9), p99: math.NaN()}
 	}
-	return t, nil
+	return t, loud, nil
 }
 
 // idles measures the memory of connections on which nothing happens.
@@ -196,6 +226,7 @@ func median(s *subject, m measure, f func(taken) float64) float64 {
 
 func rateOf(t taken) float64 { return t.rate }
 func costOf(t taken) float64 { return t.cpu }
+func endsOf(t taken) float64 { return t.ends }
 func p99Of(t taken) float64  { return t.p99 }
 
 // best is the highest median rate of the peers: what the aims are about.
@@ -216,13 +247,14 @@ func (b *bench) rows() []report.Row {
 			n := len(s.samples[m.name])
 			v := median(s, m, rateOf)
 			rows = append(rows, report.Row{Case: m.title, Subject: s.title, Value: v, Unit: m.unit, Baseline: who, Ratio: report.Ratio(v, best), Rounds: n})
-			unit := "µs CPU of the proxy per " + m.per
+			unit, ends := "µs CPU of the proxy per "+m.per, "µs CPU of client and server per "+m.per
 			if m.kind == "bulk" {
-				unit = "ms CPU of the proxy per GB"
+				unit, ends = "ms CPU of the proxy per GB", "ms CPU of client and server per GB"
 			} else {
 				rows = append(rows, report.Row{Case: m.title, Subject: s.title, Value: median(s, m, p99Of), Unit: "µs, 99th percentile", Rounds: n})
 			}
 			rows = append(rows, report.Row{Case: m.title, Subject: s.title, Value: median(s, m, costOf), Unit: unit, Rounds: n})
+			rows = append(rows, report.Row{Case: m.title, Subject: s.title, Value: median(s, m, endsOf), Unit: ends, Rounds: n})
 		}
 	}
 	for _, s := range b.subjects {
@@ -237,7 +269,7 @@ func (b *bench) rows() []report.Row {
 
 func (b *bench) print() {
 	rates := &report.Table{Title: "Rates: medians, and × the better of nginx stream and HAProxy", Head: []string{""}}
-	costs := &report.Table{Title: "CPU of the proxy: µs per exchange and connection, ms per GB", Head: []string{""}}
+	costs := &report.Table{Title: "CPU of the proxy + of client and server: µs per exchange and connection, ms per GB", Head: []string{""}}
 	late := &report.Table{Title: "99th percentile of an exchange, µs", Head: []string{""}}
 	for _, m := range b.measures {
 		rates.Head = append(rates.Head, m.short+", "+m.unit, "×")
@@ -260,13 +292,14 @@ func (b *bench) print() {
 			best, _ := b.best(m)
 			v := median(s, m, rateOf)
 			r = append(r, report.Number(int(v)), ratio(v, best))
-			c = append(c, fmt.Sprintf("%.1f", median(s, m, costOf)))
+			c = append(c, fmt.Sprintf("%.1f + %.1f", median(s, m, costOf), median(s, m, endsOf)))
 			if m.kind != "bulk" {
 				l = append(l, fmt.Sprintf("%.0f", median(s, m, p99Of)))
 			}
 		}
 		rates.Rows, costs.Rows, late.Rows = append(rates.Rows, r), append(costs.Rows, c), append(late.Rows, l)
 	}
+	rates.Notes = append(rates.Notes, fmt.Sprintf("%d of %d samples were disturbed by others", b.loud, b.samples))
 	for _, t := range []*report.Table{rates, costs, late} {
 		t.Print(b.w)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,7 +30,6 @@ type worker struct {
 	buf   []byte
 	idle  []*pipe // empty ones
 	pipes int     // there are
-	batch int     // events of the last wait
 
 	events [256]unix.EpollEvent
 }
@@ -93,12 +93,20 @@ func (w *worker) post(o order) bool {
 	return true
 }
 
+// stint is how long a busy worker goes on before other goroutines have a turn
+// on its thread. A turn is not free: it wakes a thread to look for them, and
+// the worker may go on on another. But after 10 ms without one the Go scheduler
+// takes the P away in the next system call, and then looks after it thousands
+// of times a second (sysmon and retake in runtime/proc.go).
+const stint = 5 * time.Millisecond
+
 // run serves until orderStop.
 func (w *worker) run() {
+	since := time.Now()
 	for batch := uint32(1); ; batch++ {
-		// Another goroutine may wait for this thread's turn.
-		if batch%16 == 0 {
+		if batch%16 == 0 && time.Since(since) >= stint {
 			runtime.Gosched()
+			since = time.Now()
 		}
 		n, err := w.wait()
 		if err != nil {
@@ -130,20 +138,14 @@ func (w *worker) run() {
 	}
 }
 
-// busyBatch is how many events at once promise that more are there already.
-const busyBatch = 4
-
 // wait returns how many events there are. It does not block while flows have
-// work left, and not before it has looked while there is much to do: a call
-// that may block is dearer.
+// work left.
 func (w *worker) wait() (n int, err error) {
-	if len(w.more) > 0 || w.batch >= busyBatch {
+	if len(w.more) > 0 {
 		n, err = epollPoll(w.ep, w.events[:])
-	}
-	if n == 0 && err == nil && len(w.more) == 0 {
+	} else {
 		n, err = unix.EpollWait(w.ep, w.events[:], -1)
 	}
-	w.batch = n
 	if errors.Is(err, unix.EINTR) {
 		return 0, nil
 	}
