@@ -120,20 +120,23 @@ func putPrograms(c *cpio, jobs []job, cfg config) error {
 		return err
 	}
 	bin := filepath.Join(cfg.dir, "bin-"+cfg.arch)
-	entries, err := os.ReadDir(bin)
-	if err != nil {
-		return fmt.Errorf("find test binaries: %w: make test-vm builds them", err)
-	}
-	for _, e := range entries {
-		b, err := os.ReadFile(filepath.Join(bin, e.Name()))
+	err = filepath.WalkDir(bin, func(file string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(file)
 		if err != nil {
 			return err
 		}
-		if e.Name() == "vm" {
-			c.file("init", 0o755, b)
-			continue
+		name := "t/" + filepath.ToSlash(strings.TrimPrefix(file, bin+string(filepath.Separator)))
+		if name == "t/vm" {
+			name = "init"
 		}
-		c.file("t/"+e.Name(), 0o755, b)
+		c.file(name, 0o755, b)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read test binaries: %w: make test-vm builds them", err)
 	}
 	return nil
 }
@@ -244,6 +247,11 @@ func putTools(ctx context.Context, c *cpio, withTrees bool) {
 	}
 	if !withTrees {
 		return
+	}
+	for _, t := range bigTools {
+		if file := systemTool(t); file != "" {
+			needs(file)
+		}
 	}
 	for _, pattern := range trees {
 		tops, _ := filepath.Glob(pattern)

@@ -79,6 +79,9 @@ var tools = []string{
 	"python3",
 }
 
+// bigTools come with the trees only: their libraries are large.
+var bigTools = []string{"named"}
+
 // trees of files that tools read, as patterns, and the directories in them that no
 // test needs.
 var (
