@@ -90,5 +90,5 @@ var (
 		"/usr/lib/python3/dist-packages/cryptography", "/usr/lib/python3/dist-packages/_cffi_backend*",
 		"/usr/lib/*-linux-gnu/ossl-modules", // python3-cryptography refuses to start without OpenSSL's legacy module
 	}
-	unused = []string{"__pycache__", "test", "tests", "idlelib", "lib2to3", "ensurepip", "distutils", "tkinter", "pydoc_data"}
+	unused = []string{"__pycache__", "test", "tests", "idlelib", "lib2to3", "ensurepip", "distutils", "tkinter", "pydoc_data", "config-*"}
 )
