@@ -44,7 +44,7 @@ func openWorld(wire uint32, sizes bpf.Config, state *model.State, direct bool) (
 }
 
 func (w *world) fill(wire uint32, state *model.State, direct bool) (err error) {
-	if err := w.objects.SetIface(wire, 1, attach.IfaceXDPXmit); err != nil {
+	if err := w.objects.SetIface(wire, 1, attach.IfaceXDPXmit, 1500); err != nil {
 		return err
 	}
 	if direct {

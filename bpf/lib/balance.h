@@ -20,8 +20,7 @@ static __always_inline int forward(struct pkt *p, const struct xlate *x, const s
 		return drop(p, REASON_NO_ROUTE);
 	if (p->ttl <= 1)
 		return out_of_line(p, SLOW_TTL, REASON_TTL_EXCEEDED);
-	/* A way by the kernel's route has been asked already. */
-	if (h->how == EXIT_TOO_BIG || ((why == REASON_FORWARDED || h->how == EXIT_NEIGHBOR) && !fits(p, h)))
+	if (h->how == EXIT_TOO_BIG || ((why == REASON_FORWARDED || !fits_client(h)) && !fits(p, h)))
 		return out_of_line(p, SLOW_TOO_BIG, REASON_TOO_BIG);
 	if (p->fragment)
 		frag_remember(p, x, h, why);

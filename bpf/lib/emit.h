@@ -39,15 +39,30 @@ static __always_inline __u32 wire_len(const struct pkt *p)
 	return p->tc && skb->gso_size ? segment_len(p->ctx, p->l3, p->l4, p->key->proto) : p->l3_len;
 }
 
+/* What the agent has said of a link's MTU; 0: nothing. */
+static __always_inline __u32 link_mtu(__u32 ifindex)
+{
+	struct iface *dev = iface_of(ifindex);
+
+	return dev ? dev->mtu : 0;
+}
+
 /*
  * Does the packet fit the interface it is to leave by? Into a namespace of this
- * machine anything does: there is no wire, and the kernel does not ask either.
+ * machine anything does, as there is no wire, and the kernel does not ask either;
+ * before Linux 5.12 it does, and drops.
  */
 static __always_inline bool fits(const struct pkt *p, const struct hop *h)
 {
 	struct scratch *s = scratch();
 
-	if (!has_check_mtu || p->l3_len <= LEAST_MTU || h->how == EXIT_PEER || !s)
+	if (p->l3_len <= LEAST_MTU || !s)
+		return true;
+	if (!has_check_mtu) {
+		s->mtu = link_mtu(h->ifindex);
+		return !s->mtu || wire_len(p) <= s->mtu;
+	}
+	if (h->how == EXIT_PEER)
 		return true;
 	/* Asked about one byte, it tells the MTU; about a packet that the stack joined, it finds any length right. */
 	s->mtu = 1;
@@ -68,6 +83,30 @@ static __always_inline void hop_backend(const struct pkt *p, const struct backen
 		h->how = EXIT_PEER;
 	else
 		h->how = b->flags & BE_MAC ? EXIT_REDIRECT : EXIT_NEIGHBOR;
+}
+
+/* Has hop_client asked the kernel whether the packet fits? Before Linux 5.12, of packets that the stack joined, in vain. */
+static __always_inline bool fits_client(const struct hop *h)
+{
+	return has_check_mtu && h->how != EXIT_NEIGHBOR;
+}
+
+/*
+ * What would fit the way of a packet that does not. Before Linux 5.12 the kernel
+ * does not say it: the link's MTU, if that is what is too small, and not a route's.
+ */
+static __always_inline __u32 mtu_client(const struct pkt *p, struct bpf_fib_lookup *fib)
+{
+	__u32 mtu;
+
+	if (has_check_mtu)
+		return fib->mtu_result;
+	fib->tot_len = 0; /* any route will do, and its interface is told */
+	bpf_fib_lookup(p->ctx, fib, sizeof(*fib), 0);
+	mtu = link_mtu(fib->ifindex);
+	if (mtu && wire_len(p) > mtu)
+		return mtu;
+	return p->v6 ? LEAST_MTU : 0;
 }
 
 /*
@@ -101,8 +140,7 @@ static __always_inline void hop_client(const struct pkt *p, const struct xlate *
 	fib->tot_len = wire_len(p);
 	ret = bpf_fib_lookup(p->ctx, fib, sizeof(*fib), 0);
 	if (ret == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
-		/* Before Linux 5.12 it does not say what would fit. */
-		s->mtu = has_check_mtu ? fib->mtu_result : p->v6 ? LEAST_MTU : 0;
+		s->mtu = mtu_client(p, fib);
 		h->how = EXIT_TOO_BIG;
 		return;
 	}

@@ -160,12 +160,12 @@ static __always_inline bool quick_flags(const struct pkt *p, const struct quick 
 	return !(p->tcp_flags & ~TCP_ACK) && !quick_ends(p, q);
 }
 
-/* Is h a way out? A reply's is the kernel's own route, which was asked whether the packet fits. */
+/* Is h a way out, and does the packet fit it? */
 static __always_inline bool quick_hop(const struct pkt *p, const struct hop *h, bool reply)
 {
-	if (h->how == EXIT_NEIGHBOR)
-		return fits(p, h);
-	return (h->how == EXIT_REDIRECT || h->how == EXIT_PEER) && (reply || fits(p, h));
+	if (h->how != EXIT_NEIGHBOR && h->how != EXIT_REDIRECT && h->how != EXIT_PEER)
+		return false;
+	return (reply && fits_client(h)) || fits(p, h);
 }
 
 /*

@@ -227,8 +227,9 @@ enum {
 };
 struct iface {
 	__u32 ifindex; /* 0: unused */
-	__u16 slot;    /* of the counters; 0: other */
-	__u16 flags;
+	__u8 slot;     /* of the counters; 0: other */
+	__u8 flags;
+	__u16 mtu; /* of the link; 0: not known */
 };
 
 struct svc_stats {

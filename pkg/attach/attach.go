@@ -29,8 +29,8 @@ import (
 
 // Flags of an interface in the IfaceMap.
 const (
-	IfaceXDPXmit uint16 = 1 << 0 // XDP may redirect frames to it
-	IfacePeer    uint16 = 1 << 1 // bpf_redirect_peer reaches the namespace behind it
+	IfaceXDPXmit uint8 = 1 << 0 // XDP may redirect frames to it
+	IfacePeer    uint8 = 1 << 1 // bpf_redirect_peer reaches the namespace behind it
 )
 
 // Programs are what is attached. A nil program is not attached anywhere.
@@ -43,11 +43,11 @@ type Programs struct {
 	Cgroup   map[ebpf.AttachType]*ebpf.Program
 }
 
-// IfaceMap is the BPF array that maps an interface index to its counter slot
-// and flags. If it also has `Iface(ifindex uint32) (slot, flags uint16, err
+// IfaceMap is the BPF array that maps an interface index to its counter slot,
+// flags and MTU. If it also has `Iface(ifindex uint32) (slot, flags uint8, err
 // error)`, a new agent keeps the slots of the one before.
 type IfaceMap interface {
-	SetIface(ifindex uint32, slot, flags uint16) error
+	SetIface(ifindex uint32, slot, flags uint8, mtu uint16) error
 	ClearIface(ifindex uint32) error
 }
 

@@ -72,6 +72,22 @@ func TestAttach(t *testing.T) {
 	}
 }
 
+// Before Linux 5.12 programs know a link's MTU from here alone.
+func TestMTUFollowsTheLink(t *testing.T) {
+	_, near := veth(t)
+	w := newWorld(t)
+	target := w.start()
+	for _, mtu := range []uint16{1500, 1400} {
+		if err := netlink.LinkSetMTU(near, int(mtu)); err != nil {
+			t.Fatal(err)
+		}
+		apply(t, target, state(node("auto", "auto", "veth0")))
+		if got := w.ifaces.mtus[uint32(near.Attrs().Index)]; got != mtu {
+			t.Errorf("MTU in the IfaceMap = %d, the link's is %d", got, mtu)
+		}
+	}
+}
+
 // A kernel before 6.6: clsact where tcx is not insisted on.
 func TestNoTCX(t *testing.T) {
 	ns, _ := veth(t)

@@ -5,6 +5,7 @@ package attach
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/model"
@@ -16,9 +17,10 @@ import (
 type iface struct {
 	nexthop.Link
 	role  string
-	slot  uint16 // 0: none yet
-	flags uint16
-	set   bool // the IfaceMap holds slot and flags
+	slot  uint8 // 0: none yet
+	flags uint8
+	mtu   uint16 // as the IfaceMap has it
+	set   bool   // the IfaceMap holds slot, flags and mtu
 
 	xdp        *pinned
 	xdpSetting string    // the node.attach under which xdp was attached; empty: adopted
@@ -55,32 +57,33 @@ func (t *Target) ensure(w want, have *filter, node model.Node) error {
 	return errors.Join(i.tcErr, t.ensureXDP(i, node.Attach, modes))
 }
 
-// mapIface gives the interface its slot and flags before a program runs there.
+// mapIface tells the programs of the interface before one runs there.
 func (t *Target) mapIface(i *iface) error {
 	if i.slot == 0 {
 		i.slot = t.slots.take(t.oldSlot(i.Index))
 	}
-	var flags uint16
+	var flags uint8
 	if t.kernel.links.XDPXmit(i.Link) {
 		flags |= IfaceXDPXmit
 	}
 	if i.Peer {
 		flags |= IfacePeer
 	}
-	if i.set && flags == i.flags {
+	mtu := uint16(min(i.MTU, math.MaxUint16))
+	if i.set && flags == i.flags && mtu == i.mtu {
 		return nil
 	}
-	if err := t.cfg.Ifaces.SetIface(i.Index, i.slot, flags); err != nil {
+	if err := t.cfg.Ifaces.SetIface(i.Index, i.slot, flags, mtu); err != nil {
 		return fmt.Errorf("give interface %s its counter slot: %w", i.Name, err)
 	}
-	i.set, i.flags = true, flags
+	i.set, i.flags, i.mtu = true, flags, mtu
 	return nil
 }
 
 // oldSlot is the slot an agent before gave the interface, 0 if unknown.
-func (t *Target) oldSlot(ifindex uint32) uint16 {
+func (t *Target) oldSlot(ifindex uint32) uint8 {
 	m, ok := t.cfg.Ifaces.(interface {
-		Iface(ifindex uint32) (slot, flags uint16, err error)
+		Iface(ifindex uint32) (slot, flags uint8, err error)
 	})
 	if !ok {
 		return 0

@@ -159,13 +159,12 @@ func probeNetnsCookie() Fact {
 	return f
 }
 
-// probeCheckMTU asks whether programs learn the MTU of the link towards a
-// replica.
+// probeCheckMTU asks whether the kernel tells programs the MTU of any link.
 func probeCheckMTU() Fact {
 	f := Fact{
 		Name: "packets too big for a link",
-		Lost: "a packet that is too big for this node's link towards a replica, or towards a client, may be lost and nobody told",
-		Fix:  "give the links towards replicas and those towards clients the same MTU; Linux 5.12 brought bpf_check_mtu",
+		Lost: "a packet that is too big for a link without fairlead's programs, by which it is to leave, may be lost and nobody told",
+		Fix:  "name the links towards clients in node.interfaces; Linux 5.12 brought bpf_check_mtu",
 	}
 	err := bpf.ProbeCheckMTU()
 	switch {
@@ -174,7 +173,7 @@ func probeCheckMTU() Fact {
 	case errors.Is(err, os.ErrPermission):
 		f.Unknown, f.Value, f.Fix = true, needsRoot, "run the doctor as root"
 	default:
-		f.Value = "answered towards clients only"
+		f.Value = "answered where the link carries fairlead's programs"
 	}
 	return f
 }

@@ -10,12 +10,12 @@ const sharedSlot = 255
 // interface do not continue those of the last one. The zero value is ready.
 type slots struct {
 	used [sharedSlot + 1]bool
-	last uint16
+	last uint8
 }
 
 // take gives out a slot: the preferred one if it is free, else the next.
 // It is never 0; sharedSlot stands for "no more".
-func (s *slots) take(preferred uint16) uint16 {
+func (s *slots) take(preferred uint8) uint8 {
 	if preferred > 0 && preferred < sharedSlot && !s.used[preferred] {
 		s.used[preferred] = true
 		s.last = max(s.last, preferred)
@@ -32,7 +32,7 @@ func (s *slots) take(preferred uint16) uint16 {
 }
 
 // free gives a slot back; 0 and sharedSlot are nobody's own.
-func (s *slots) free(slot uint16) {
+func (s *slots) free(slot uint8) {
 	if slot > 0 && slot < sharedSlot {
 		s.used[slot] = false
 	}

@@ -14,7 +14,7 @@ import (
 type Interface struct {
 	Name  string `json:"name"`
 	Index uint32 `json:"index,omitempty"` // 0: there is none of this name
-	Slot  uint16 `json:"slot,omitempty"`  // 1…254 its own counters, 255 those shared by the rest
+	Slot  uint8  `json:"slot,omitempty"`  // 1…254 its own counters, 255 those shared by the rest
 	Role  string `json:"role"`            // "nic" | "workload"
 	XDP   string `json:"xdp,omitempty"`   // "native" | "generic"
 	TC    string `json:"tc,omitempty"`    // "tcx" | "clsact"

@@ -133,8 +133,8 @@ func TestWatch(t *testing.T) {
 
 func TestSlots(t *testing.T) {
 	var s slots
-	seen := map[uint16]bool{}
-	for i := range uint16(254) {
+	seen := map[uint8]bool{}
+	for i := range uint8(254) {
 		got := s.take(0)
 		if got != i+1 || seen[got] {
 			t.Fatalf("slot %d is %d", i, got)

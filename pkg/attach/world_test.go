@@ -27,17 +27,19 @@ import (
 
 // fakeMap is an IfaceMap that remembers and counts what it was told.
 type fakeMap struct {
-	entries map[uint32][2]uint16
+	entries map[uint32][2]uint8
+	mtus    map[uint32]uint16
 	writes  int
 	fail    error
 }
 
-func (m *fakeMap) SetIface(ifindex uint32, slot, flags uint16) error {
+func (m *fakeMap) SetIface(ifindex uint32, slot, flags uint8, mtu uint16) error {
 	m.writes++
 	if m.fail != nil {
 		return m.fail
 	}
-	m.entries[ifindex] = [2]uint16{slot, flags}
+	m.entries[ifindex] = [2]uint8{slot, flags}
+	m.mtus[ifindex] = mtu
 	return nil
 }
 
@@ -50,7 +52,7 @@ func (m *fakeMap) ClearIface(ifindex uint32) error {
 	return nil
 }
 
-func (m *fakeMap) Iface(ifindex uint32) (slot, flags uint16, err error) {
+func (m *fakeMap) Iface(ifindex uint32) (slot, flags uint8, err error) {
 	e, ok := m.entries[ifindex]
 	if !ok {
 		return 0, 0, errors.New("no entry")
@@ -72,7 +74,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	// The kernel frees links a moment after their last user is gone.
 	nstest.Until(t, "the links of the test before are gone", func() bool { return len(linkIDs(t)) == 0 })
-	w := &world{t: t, ifaces: &fakeMap{entries: map[uint32][2]uint16{}}}
+	w := &world{t: t, ifaces: &fakeMap{entries: map[uint32][2]uint8{}, mtus: map[uint32]uint16{}}}
 	fs := filepath.Join(t.TempDir(), "bpf")
 	if mounted, err := EnsureBPFFS(fs); err != nil || !mounted {
 		t.Fatalf("EnsureBPFFS = %v, %v", mounted, err)

@@ -104,8 +104,9 @@ type lbHandshakeLine struct {
 type lbIface struct {
 	_       structs.HostLayout
 	Ifindex uint32
-	Slot    uint16
-	Flags   uint16
+	Slot    uint8
+	Flags   uint8
+	Mtu     uint16
 }
 
 type lbReason uint32

@@ -147,10 +147,12 @@ func bytesOf[T uint32 | lbBackend](values []T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(values))), len(values)*int(unsafe.Sizeof(*new(T))))
 }
 
-// SetIface tells the programs what they may do with an interface and which
-// counters are its own (slot 1 … 255; attach.IfaceXDPXmit, attach.IfacePeer).
-func (o *Objects) SetIface(ifindex uint32, slot, flags uint16) error {
-	err := o.maps[lbMapFlIfaces].Put(ifindex&0xffff, lbIface{Ifindex: ifindex, Slot: slot, Flags: flags})
+// SetIface tells the programs what they may do with an interface
+// (attach.IfaceXDPXmit, attach.IfacePeer), which counters are its own (slot 1 …
+// 255) and the longest IP packet it takes (0: not known), of which kernels before
+// 5.12 tell programs nothing.
+func (o *Objects) SetIface(ifindex uint32, slot, flags uint8, mtu uint16) error {
+	err := o.maps[lbMapFlIfaces].Put(ifindex&0xffff, lbIface{Ifindex: ifindex, Slot: slot, Flags: flags, Mtu: mtu})
 	if err != nil {
 		return fmt.Errorf("write interface %d: %w", ifindex, err)
 	}

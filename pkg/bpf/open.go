@@ -33,7 +33,10 @@ type Config struct {
 	// HashSeed is the secret of the flow hash; 0: random, kept with the pins.
 	// Nodes of one cluster need the same.
 	HashSeed uint64
-	Log      *slog.Logger // default slog.Default()
+	// WithoutCheckMTU has the programs do without bpf_check_mtu where the kernel
+	// has it (5.12): they go by the MTU of SetIface.
+	WithoutCheckMTU bool
+	Log             *slog.Logger // default slog.Default()
 }
 
 func (c *Config) defaults() {
@@ -170,7 +173,7 @@ func (o *Objects) configure(lb *ebpf.CollectionSpec) error {
 	if err := lb.Variables[lbVarHasCsumIpv6].Set(probeCsumIPv6()); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)
 	}
-	mtu := ProbeCheckMTU() == nil
+	mtu := !o.cfg.WithoutCheckMTU && ProbeCheckMTU() == nil
 	if err := lb.Variables[lbVarHasCheckMtu].Set(mtu); err != nil {
 		return fmt.Errorf("set feature switch: %w", err)
 	}

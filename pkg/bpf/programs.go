@@ -39,7 +39,7 @@ func (o *Objects) Programs() Programs {
 }
 
 // Iface reads what SetIface wrote; slot 0 if it wrote nothing.
-func (o *Objects) Iface(ifindex uint32) (slot, flags uint16, err error) {
+func (o *Objects) Iface(ifindex uint32) (slot, flags uint8, err error) {
 	var v lbIface
 	if err := o.maps[lbMapFlIfaces].Lookup(ifindex&0xffff, &v); err != nil {
 		return 0, 0, fmt.Errorf("read interface %d: %w", ifindex, err)

@@ -21,6 +21,7 @@ type Link struct {
 	Name     string
 	Kind     string // rtnetlink kind: "veth", "bridge" …; empty for real hardware
 	MAC      [6]byte
+	MTU      uint32 // the longest IP packet it takes, in bytes
 	Up       bool
 	Loopback bool
 	Raw      bool   // its frames have no Ethernet header: tun, PPP, WireGuard, tunnels of IP packets
@@ -168,7 +169,7 @@ func (l *Links) Local() (map[netip.Addr]string, error) { return l.mirror.local()
 func linkOf(r netlink.Link) Link {
 	at := r.Attrs()
 	l := Link{
-		Index: uint32(at.Index), Name: at.Name,
+		Index: uint32(at.Index), Name: at.Name, MTU: uint32(at.MTU),
 		Up:       at.Flags&net.FlagUp != 0,
 		Loopback: at.Flags&net.FlagLoopback != 0,
 	}

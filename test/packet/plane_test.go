@@ -74,7 +74,7 @@ func newSizedPlane(t *testing.T, cfg bpf.Config) *plane {
 		t.Fatalf("%+v", err)
 	}
 	t.Cleanup(func() { _ = objects.Close() })
-	if err := objects.SetIface(wireIndex, 1, attach.IfaceXDPXmit); err != nil {
+	if err := objects.SetIface(wireIndex, 1, attach.IfaceXDPXmit, 1500); err != nil {
 		t.Fatal(err)
 	}
 	p := &plane{T: t, objects: objects, now: time.Now(), counts: map[string]uint64{}, gone: map[netip.Addr]bool{}}

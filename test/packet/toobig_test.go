@@ -9,21 +9,46 @@ import (
 	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
 
+	"github.com/fairlead-lb/fairlead/pkg/attach"
 	"github.com/fairlead-lb/fairlead/test/feature"
 )
 
-// narrowWire makes the wire carry at most mtu bytes until the test ends.
-func narrowWire(t *testing.T, mtu int) {
-	t.Helper()
-	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: int(wireIndex)}}
-	if err := netlink.LinkSetMTU(link, mtu); err != nil {
-		t.Fatal(err)
+// narrowWire makes the wire carry at most mtu bytes until the test ends, and tells the programs.
+func narrowWire(p *plane, mtu uint16) {
+	p.Helper()
+	if err := p.objects.SetIface(wireIndex, 1, attach.IfaceXDPXmit, mtu); err != nil {
+		p.Fatal(err)
 	}
-	t.Cleanup(func() {
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: int(wireIndex)}}
+	if err := netlink.LinkSetMTU(link, int(mtu)); err != nil {
+		p.Fatal(err)
+	}
+	p.Cleanup(func() {
 		if err := netlink.LinkSetMTU(link, wireMTU); err != nil {
-			t.Error(err)
+			p.Error(err)
 		}
 	})
+}
+
+// eachMTU is eachHook with the MTU that the kernel tells and with that of the agent.
+func eachMTU(t *testing.T, f func(t *testing.T, p *plane, h hook)) {
+	for _, by := range []string{"kernel", "agent"} {
+		t.Run("by the "+by, func(t *testing.T) {
+			if by == "kernel" {
+				feature.Needs(t, feature.CheckMTU)
+			}
+			for _, h := range hooks {
+				t.Run(h.name, func(t *testing.T) {
+					if h.name == "xdp" {
+						feature.Needs(t, feature.XDPTestContext)
+					}
+					cfg := small
+					cfg.WithoutCheckMTU = by == "agent"
+					f(t, newSizedPlane(t, cfg), h)
+				})
+			}
+		})
+	}
 }
 
 // tooBig is the answer to in, a frame without VLAN tags from MAC from.
@@ -46,10 +71,9 @@ func tooBig(in frame, whole []byte, mtu uint16) frame {
 // leave by is answered with that link's MTU, in both directions; one byte less
 // goes on.
 func TestTooBigIsAnswered(t *testing.T) {
-	feature.Needs(t, feature.CheckMTU)
 	const mtu = 1400
-	eachHook(t, func(p *plane, h hook) {
-		narrowWire(p.T, mtu)
+	eachMTU(t, func(t *testing.T, p *plane, h hook) {
+		narrowWire(p, mtu)
 		p.apply(web())
 		sized := func(f frame, headers int, size int) frame {
 			f.payload = bytes.Repeat([]byte{7}, size-headers)
@@ -90,10 +114,9 @@ func TestTooBigIsAnswered(t *testing.T) {
 // Fragments that do not fit are answered, too, so that their sender makes
 // smaller ones; the quote has the fragment header. Later ones have no first.
 func TestTooBigFragments(t *testing.T) {
-	feature.Needs(t, feature.CheckMTU)
 	const mtu = 1300
-	eachHook(t, func(p *plane, h hook) {
-		narrowWire(p.T, mtu)
+	eachMTU(t, func(t *testing.T, p *plane, h hook) {
+		narrowWire(p, mtu)
 		p.apply(web())
 		early := h.drop
 		counter := "1/fragment"
@@ -119,7 +142,7 @@ func TestTooBigFragments(t *testing.T) {
 // What fits nowhere but ends here is no matter of size.
 func TestTooBigComesAfterTTL(t *testing.T) {
 	eachHook(t, func(p *plane, h hook) {
-		narrowWire(p.T, 1280)
+		narrowWire(p, 1280)
 		p.apply(web())
 		f := datagram4()
 		f.ttl, f.payload = 1, make([]byte, 1400)
