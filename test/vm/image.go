@@ -79,7 +79,7 @@ func writeImage(ctx context.Context, to string, k unpacked, jobs []job, cfg conf
 		return err
 	}
 	defer f.Close()
-	w := bufio.NewWriter(f) // not compressed: inflating it takes the guest longer than all else before its first test
+	w := bufio.NewWriter(f) // not compressed: a guest begins after 11 s of CPU with 163 MB so, after 20 s with 49 MB by gzip (5.10)
 	c := &cpio{w: w, dirs: map[string]bool{}}
 	for _, d := range []string{"proc", "sys", "dev", "tmp", "run", "var", "root", "etc"} {
 		c.mkdir(d)
