@@ -34,18 +34,8 @@ type internet struct {
 	roots *x509.CertPool
 }
 
-// needsPebble skips where there is none. A test whose verdict rests on what its
-// parts did asks before them.
-func needsPebble(t *testing.T) {
-	t.Helper()
-	if os.Getenv("FAIRLEAD_VM") != "" {
-		t.Skip("test/vm's guests have no Pebble; nothing here depends on the kernel")
-	}
-}
-
 func newInternet(t *testing.T) *internet {
 	t.Helper()
-	needsPebble(t)
 	n := &internet{l: lab.New(t, lab.Any(t))}
 	n.zone, n.dns = serveZone(t, n.l)
 	n.ca = pebbletest.New(t, pebbletest.Config{

@@ -20,7 +20,7 @@ import (
 // wake are led to it, although the agent that holds them gives its place away
 // meanwhile.
 func TestL08SleepersAtAHandover(t *testing.T) {
-	l := lab.New(t, lab.Modes()[0])
+	l := lab.New(t, lab.Any(t))
 	a := lab.NewAgent(t, l.Node, l.Mode)
 	mail := sleepy(t, l, 40, "shop/mail", "25", 1500*time.Millisecond, "{min: 0, idle: 1h}")
 	a.Write(t, lab.Config{Services: []lab.Service{mail}})
@@ -75,7 +75,7 @@ func TestL08SleepersAtAHandover(t *testing.T) {
 // TestL08DeadReplicasStayOut: what the agent before found down is down for its
 // successor from the first state on, so that no client meets it.
 func TestL08DeadReplicasStayOut(t *testing.T) {
-	l := lab.New(t, lab.Modes()[0])
+	l := lab.New(t, lab.Any(t))
 	for _, r := range l.Replicas[:2] {
 		r.ServeTCP(t, 7005)
 	}
@@ -123,7 +123,7 @@ func TestL08DeadReplicasStayOut(t *testing.T) {
 // TestL08Upgrade: "fairlead upgrade" starts the program that is installed now,
 // tells the service manager, and tells a person how it went.
 func TestL08Upgrade(t *testing.T) {
-	l := lab.New(t, lab.Modes()[0])
+	l := lab.New(t, lab.Any(t))
 	a := lab.NewAgent(t, l.Node, l.Mode)
 	notify := a.Path("notify")
 	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})

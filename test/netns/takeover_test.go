@@ -126,7 +126,6 @@ func (b *busyNode) taken(t *testing.T) bool {
 // after it has taken the place was the only agent: its connections are lost, and
 // it shows nothing more on that node.
 func TestL08SuccessorKilledAtAnyMoment(t *testing.T) {
-	needsPebble(t)
 	killed := 0
 	for node := 1; killed == 0 && node <= 3; node++ {
 		t.Run(fmt.Sprintf("Node%d", node), func(t *testing.T) { killed = killSuccessors(t) })

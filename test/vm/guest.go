@@ -52,7 +52,7 @@ func runGuest() error {
 	}
 	loadModules()
 	for k, v := range map[string]string{
-		"PATH": "/t:" + toolDirs, "HOME": "/root", "CI": "true", "FAIRLEAD_BIN": "/t/fairlead", "FAIRLEAD_VM": "1",
+		"PATH": "/t:" + toolDirs, "HOME": "/root", "CI": "true", "FAIRLEAD_BIN": "/t/fairlead", "FAIRLEAD_PEBBLE": "/t/pebble",
 		"FAIRLEAD_TEST_SLOWER": argument("slower"), "FAIRLEAD_TEST_MODES": argument("modes"),
 		"FAIRLEAD_TEST_FRAMES": "10000", "FAIRLEAD_TEST_SEEDS": "1", "FAIRLEAD_SLEEP_ROUNDS": "40",
 	} {

@@ -79,6 +79,9 @@ var tools = []string{
 	"python3",
 }
 
+// bigTools come with the trees only: their libraries are large.
+var bigTools = []string{"named"}
+
 // trees of files that tools read, as patterns, and the directories in them that no
 // test needs.
 var (
@@ -87,5 +90,5 @@ var (
 		"/usr/lib/python3/dist-packages/cryptography", "/usr/lib/python3/dist-packages/_cffi_backend*",
 		"/usr/lib/*-linux-gnu/ossl-modules", // python3-cryptography refuses to start without OpenSSL's legacy module
 	}
-	unused = []string{"__pycache__", "test", "tests", "idlelib", "lib2to3", "ensurepip", "distutils", "tkinter", "pydoc_data"}
+	unused = []string{"__pycache__", "test", "tests", "idlelib", "lib2to3", "ensurepip", "distutils", "tkinter", "pydoc_data", "config-*"}
 )

@@ -70,12 +70,10 @@ type CA struct {
 // New makes an authority and waits until it answers.
 func New(t testing.TB, cfg Config) *CA {
 	t.Helper()
-	root := sourceRoot()
 	cfg.defaults(t)
-	ca := &CA{t: t, dir: t.TempDir(), program: tool(t, root, "pebble"), in: cfg.In}
+	program, certs := installed(t)
+	ca := &CA{t: t, dir: t.TempDir(), program: program, in: cfg.In}
 	ca.acme, ca.mgmt = netip.AddrPortFrom(cfg.Address, freePort(t, cfg)), netip.AddrPortFrom(cfg.Address, freePort(t, cfg))
-	module := run(t, root, "go", "list", "-modfile=tools/go.mod", "-m", "-f", "{{.Dir}}", "github.com/letsencrypt/pebble/v2")
-	certs := filepath.Join(module, "test", "certs")
 	ca.Directory = fmt.Sprintf("https://%s/dir", ca.acme)
 	ca.CAFile = filepath.Join(certs, "pebble.minica.pem")
 	cert, key := filepath.Join(certs, "localhost", "cert.pem"), filepath.Join(certs, "localhost", "key.pem")
@@ -351,6 +349,19 @@ func freePort(t testing.TB, cfg Config) (port uint16) {
 	}
 	t.Fatalf("no free port on %s", cfg.Address)
 	return 0
+}
+
+// installed is Pebble and the directory of its own certificates: those of
+// FAIRLEAD_PEBBLE where Go and the sources are not (test/vm's guests), else
+// Pebble is built.
+func installed(t testing.TB) (program, certs string) {
+	t.Helper()
+	if dir := os.Getenv("FAIRLEAD_PEBBLE"); dir != "" {
+		return filepath.Join(dir, "pebble"), filepath.Join(dir, "certs")
+	}
+	root := sourceRoot()
+	module := run(t, root, "go", "list", "-modfile=tools/go.mod", "-m", "-f", "{{.Dir}}", "github.com/letsencrypt/pebble/v2")
+	return tool(t, root, "pebble"), filepath.Join(module, "test", "certs")
 }
 
 var building sync.Mutex
