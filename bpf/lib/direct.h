@@ -144,6 +144,7 @@ static __always_inline void direct_end(const struct pkt *p, const struct backend
 	if (!f)
 		return;
 	f->state |= p->tcp_flags & TCP_RST ? FLOW_RST : FLOW_FIN_CLIENT;
+	recent_forget(&s->other);
 	if (is_handshake(s, f))
 		handshake_note(&s->other, f->state, f->isn);
 }

@@ -42,6 +42,9 @@ func (o *Objects) PutFlow(k FlowKey, f Flow, confirmed bool) error {
 	if err := o.maps[name].Put(k.kernel(), f.kernel()); err != nil {
 		return fmt.Errorf("write flow: %w", err)
 	}
+	if !confirmed {
+		return nil
+	}
 	return o.forgetRecent()
 }
 
@@ -66,6 +69,10 @@ func (o *Objects) DeleteFlow(k FlowKey, seen Flow) (deleted bool, err error) {
 			return deleted, fmt.Errorf("delete flow: %w", err)
 		}
 		deleted = true
+		// Of a flow that is not confirmed, or that ends, nothing is remembered.
+		if name == lbMapFlEmbryos || now.State&(FlowFinClient|FlowFinBackend|FlowRST) != 0 {
+			continue
+		}
 		if err := o.forgetRecent(); err != nil {
 			return deleted, err
 		}
