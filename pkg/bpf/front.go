@@ -115,14 +115,13 @@ func (f *fronts) put(key ServiceKey, s Service) error {
 		if since, rests := f.rests[place]; rests && time.Since(since) < frontRest {
 			continue
 		}
-		e := &line.Entry[i]
-		if _, err := f.memory.WriteAt(bytesOf([]uint32{k.Vip.W[0], k.Vip.W[1], k.Vip.W[2], k.Vip.W[3]}), f.offset(place, unsafe.Offsetof(e.Vip))); err != nil {
+		if _, err := f.memory.WriteAt(bytesOf([]uint32{k.Vip.W[0], k.Vip.W[1], k.Vip.W[2], k.Vip.W[3]}), f.offset(place, unsafe.Offsetof(line.Entry[0].Vip))); err != nil {
 			return fmt.Errorf("write the front of %s port %d: %w", key.VIP, key.Port, err)
 		}
-		if err := f.word(place, unsafe.Offsetof(e.Table), uint64(s.Base)|uint64(s.Len)<<32); err != nil {
+		if err := f.word(place, unsafe.Offsetof(line.Entry[0].Table), uint64(s.Base)|uint64(s.Len)<<32); err != nil {
 			return err
 		}
-		return f.word(place, unsafe.Offsetof(e.What), uint64(s.ID)<<32|frontUsed|uint64(k.Port))
+		return f.word(place, unsafe.Offsetof(line.Entry[0].What), uint64(s.ID)<<32|frontUsed|uint64(k.Port))
 	}
 	return nil
 }
