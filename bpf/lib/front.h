@@ -2,8 +2,7 @@
 #ifndef FL_FRONT_H
 #define FL_FRONT_H
 
-#include "addr.h"
-#include "maps.h"
+#include "pkt.h"
 
 /*
  * Direct services of which nothing but the table has to be known: no rules, no

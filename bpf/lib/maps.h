@@ -4,7 +4,7 @@
 
 #include <bpf/bpf_helpers.h>
 
-#include "types.h"
+#include "lines.h"
 
 /*
  * Sizes are set by the agent before loading. Maps only the agent writes are

@@ -69,11 +69,10 @@ func (f *fronts) forget(key ServiceKey) error {
 	if key.Proto != protoTCP {
 		return nil
 	}
-	k := key.kernel()
-	place := frontPlace{line: hashEnd(k) >> f.shift}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	line, err := f.read(place.line)
+	k := key.kernel()
+	place, line, err := f.find(k)
 	if err != nil {
 		return err
 	}
@@ -99,11 +98,10 @@ func (f *fronts) put(key ServiceKey, s Service) error {
 	if !s.isPlain(key) {
 		return nil
 	}
-	k := key.kernel()
-	place := frontPlace{line: hashEnd(k) >> f.shift}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	line, err := f.read(place.line)
+	k := key.kernel()
+	place, line, err := f.find(k)
 	if err != nil {
 		return err
 	}
@@ -124,6 +122,13 @@ func (f *fronts) put(key ServiceKey, s Service) error {
 		return f.word(place, unsafe.Offsetof(line.Entry[0].What), uint64(s.ID)<<32|frontUsed|uint64(k.Port))
 	}
 	return nil
+}
+
+// find is the line of a key.
+func (f *fronts) find(k lbServiceKey) (p frontPlace, line lbFrontLine, err error) {
+	p.line = hashEnd(k) >> f.shift
+	line, err = f.read(p.line)
+	return p, line, err
 }
 
 func (f *fronts) offset(p frontPlace, field uintptr) int64 {

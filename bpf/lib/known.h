@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef FL_KNOWN_H
+#define FL_KNOWN_H
+
+#include "balance.h"
+
+/* The translation of a confirmed flow, for quick.h: by what is remembered of it (recent.h), or by its entry. */
+
+/* What the packets of a confirmed flow become, but for the translation itself. */
+struct known {
+	struct backend *b; /* NULL: a reply */
+	__u32 service;
+	__u32 ifindex; /* where the client's packets arrive */
+};
+
+static __always_inline struct vip *vip_of(const struct pkt *p, __u32 service)
+{
+	__u32 i = service * 2 + p->v6;
+
+	return bpf_map_lookup_elem(&fl_vips, &i);
+}
+
+/* By the entry of the last seconds. */
+static __always_inline bool quick_recent(const struct pkt *p, const struct recent_line *l, __u64 tag, struct xlate *x,
+					 struct known *k)
+{
+	__u32 ident, first, i;
+	struct iface *dev;
+	struct vip *v;
+	__u64 data;
+
+	data = recent_find(l, tag, &ident);
+	if (!data || !recent_fresh(data))
+		return false;
+	first = recent_first(data);
+	if ((__u8)data == RECENT_REPLY) {
+		v = vip_of(p, first);
+		i = recent_second(data) & IFACE_MASK;
+		dev = bpf_map_lookup_elem(&fl_ifaces, &i);
+		if (!v || !dev)
+			return false;
+		k->service = first;
+		k->ifindex = dev->ifindex;
+		x->src = v->addr;
+		x->sport = v->port;
+		x->dst = p->key->dst;
+		x->dport = p->key->dport;
+		return hash_end(&x->src, x->sport) == ident;
+	}
+	k->b = bpf_map_lookup_elem(&fl_backends, &first);
+	if (!k->b || !(k->b->flags & BE_USED))
+		return false;
+	k->service = recent_second(data);
+	x->src = p->key->src;
+	x->sport = p->key->sport;
+	x->dst = k->b->addr;
+	x->dport = k->b->port;
+	return hash_end(&x->dst, x->dport) == ident;
+}
+
+/* Remembers the flow for the next packets, if it changes one end alone, and that to what an entry can tell. */
+static __always_inline void quick_remember(const struct pkt *p, const struct flow *f, const struct known *k,
+					   struct recent_line *l, __u64 tag)
+{
+	struct vip *v;
+
+	if (f->flags & FLOW_NAT || f->state & (FLOW_RST | FLOW_FIN_CLIENT | FLOW_FIN_BACKEND) ||
+	    (f->service | f->backend) > RECENT_NUMBER)
+		return;
+	if (k->b) {
+		if (f->sport == p->key->sport && addr_equal(&f->src, &p->key->src))
+			recent_put(l, tag, recent_data(RECENT_CLIENT, f->backend, f->service), hash_end(&f->dst, f->dport));
+		return;
+	}
+	v = vip_of(p, f->service);
+	if (v && iface_of(f->ifindex) && v->port == f->sport && addr_equal(&v->addr, &f->src) && f->dport == p->key->dport &&
+	    addr_equal(&f->dst, &p->key->dst))
+		recent_put(l, tag, recent_data(RECENT_REPLY, f->service, f->ifindex & IFACE_MASK), hash_end(&f->src, f->sport));
+}
+
+/*
+ * Is it time to look after the other direction's entry (flow_mend)? In one of
+ * eight periods of SEEN_EVERY jiffies, not the same for all flows: the kernel's
+ * LRU loses entries rarely, and it is two more lookups.
+ */
+static __always_inline bool quick_mends(const struct flow *f, __u32 now)
+{
+	return now - f->seen > SEEN_EVERY && !((now / SEEN_EVERY ^ f->hash) & 7);
+}
+
+/* By the flow's own entry, if nothing but its time has to be noted there. */
+static __always_inline bool quick_entry(const struct pkt *p, struct recent_line *l, __u64 tag, struct xlate *x, struct known *k)
+{
+	struct flow *f = bpf_map_lookup_elem(&fl_flows, p->key);
+	__u32 now = bpf_jiffies64();
+
+	if (!f)
+		return false;
+	if (!(f->flags & FLOW_REPLY)) {
+		k->b = backend_of(&f->dst, f->dport, f->backend);
+		if (!k->b || quick_mends(f, now))
+			return false;
+	}
+	xlate_of(x, f);
+	k->service = f->service;
+	k->ifindex = f->ifindex;
+	quick_remember(p, f, k, l, tag);
+	if (now - f->seen > SEEN_EVERY)
+		f->seen = now;
+	return true;
+}
+
+#endif
