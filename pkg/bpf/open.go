@@ -34,8 +34,8 @@ type Config struct {
 	// HashSeed is the secret of the flow hash; 0: random, kept with the pins.
 	// Nodes of one cluster need the same.
 	HashSeed uint64
-	// WithoutCheckMTU has the programs do without bpf_check_mtu where the kernel
-	// has it (5.12): they go by the MTU of SetIface.
+	// WithoutCheckMTU, for tests, has the programs do without bpf_check_mtu where
+	// the kernel has it (5.12): they go by the MTU of SetIface.
 	WithoutCheckMTU bool
 	Log             *slog.Logger // default slog.Default()
 }
