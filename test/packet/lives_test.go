@@ -53,9 +53,22 @@ func (l life) segment(t *testing.T, r *rand.Rand) []byte {
 	odd := client
 	odd.SYN, odd.FIN = true, true
 	all := []side{
-		{l.reply, *synAck()}, {l.reply, *synAck()}, {l.reply, *synAck()}, {l.request, client}, {l.request, client},
-		{l.request, client}, {l.reply, backend}, {l.reply, backend}, {l.request, fin}, {l.reply, backFin}, {l.request, forged},
-		{l.request, rst}, {l.reply, backRst}, {l.request, bare}, {l.request, odd}, {l.request, *synAck()},
+		{l.reply, *synAck()},
+		{l.reply, *synAck()},
+		{l.reply, *synAck()},
+		{l.request, client},
+		{l.request, client},
+		{l.request, client},
+		{l.reply, backend},
+		{l.reply, backend},
+		{l.request, fin},
+		{l.reply, backFin},
+		{l.request, forged},
+		{l.request, rst},
+		{l.reply, backRst},
+		{l.request, bare},
+		{l.request, odd},
+		{l.request, *synAck()},
 	}
 	next := all[r.IntN(len(all))]
 	next.from.tcp = &next.tcp
