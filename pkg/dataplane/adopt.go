@@ -123,20 +123,36 @@ func (t *Target) rereadTables() error {
 	return nil
 }
 
-// claim gives every wanted service port and backend the id it had in the maps
-// of an earlier agent, recognised by address and port. The sockets of those
-// backends are noted meanwhile: of a million, that takes as long as to find them.
-func (t *Target) claim(units []unit) {
-	k := &t.kernel
-	x := &k.backends
-	k.expect(len(units))
+// recognise gives what the delta wants the ids of an earlier agent, and lets the
+// filter pass its addresses. Of the sockets of a million backends to take note
+// takes as long as to find them, and so does the filter: both are done meanwhile.
+func (t *Target) recognise(d *delta) error {
+	x := &t.kernel.backends
+	if !d.full { // done before another goroutine could begin
+		t.claim(d.fresh, x.noteSockets)
+		return t.cfg.Maps.AddFilter(d.addrs())
+	}
 	found := make(chan []uint32, 8)
+	var filtered error
 	var wg sync.WaitGroup
+	wg.Go(func() { filtered = t.cfg.Maps.AddFilter(d.addrs()) })
 	wg.Go(func() {
 		for ids := range found {
 			x.noteSockets(ids)
 		}
 	})
+	t.claim(d.fresh, func(ids []uint32) { found <- ids })
+	close(found)
+	wg.Wait()
+	return filtered
+}
+
+// claim gives every wanted service port and backend the id it had in the maps
+// of an earlier agent, recognised by address and port. note gets the backends.
+func (t *Target) claim(units []unit, note func([]uint32)) {
+	k := &t.kernel
+	x := &k.backends
+	k.expect(len(units))
 	var some []uint32
 	for p := range eachPort(units) {
 		if p.id = k.ids[p.owner]; p.id == 0 {
@@ -154,13 +170,11 @@ func (t *Target) claim(units []unit) {
 			}
 		}
 		if len(some) >= claimsAtOnce {
-			found <- some
+			note(some)
 			some = make([]uint32, 0, cap(some))
 		}
 	}
-	found <- some
-	close(found)
-	wg.Wait()
+	note(some)
 }
 
 // claimsAtOnce is about how many claims are handed on together.

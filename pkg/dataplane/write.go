@@ -5,7 +5,6 @@ package dataplane
 import (
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
@@ -19,13 +18,8 @@ func (t *Target) write(d *delta) error {
 	k := &t.kernel
 	k.pass++
 	k.ranges.settle(t.cfg.Now())
-	var filtered error
-	var wg sync.WaitGroup
-	wg.Go(func() { filtered = t.cfg.Maps.AddFilter(d.addrs()) })
-	t.claim(d.fresh) // of which the filter knows nothing
-	wg.Wait()
-	if filtered != nil {
-		return filtered
+	if err := t.recognise(d); err != nil {
+		return err
 	}
 	k.drains = k.backends.draining()
 	replaced, err := t.putBackends(d)
