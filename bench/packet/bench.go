@@ -61,6 +61,10 @@ func (b *bench) all() error {
 			tweak: func(s *model.Service) { s.Balance.Affinity = "client-ip" },
 		},
 		{
+			name: "full-nat", what: "1 service × 1 backend, mode full-nat", services: 1, backends: 1, cases: fullNAT, tables: true,
+			tweak: func(s *model.Service) { s.Mode = model.ModeFullNAT },
+		},
+		{
 			name: "churn", what: "1 service × 1 backend, flow table full", services: 1, backends: 1, cases: connections,
 			sizes: func(c *bpf.Config) { c.Flows = 1 << 17 }, flows: []int{1 << 16},
 		},

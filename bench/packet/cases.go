@@ -99,6 +99,16 @@ func affinity(services, flows int) []kase {
 	return []kase{k}
 }
 
+// fullNAT are both directions of flows whose replicas see a source of the node;
+// of the replies, what comes from the one backend.
+func fullNAT(services, flows int) []kase {
+	k := known(services, flows)
+	k.aim = 180
+	back := to(1, uint64(flows), reply4(backend4(0), ack))
+	back.Clients = sources4
+	return []kase{k, {name: "reply to a known flow", traffic: back, reason: reasonReplied, against: subjectBare}}
+}
+
 // connections are whole ones, both directions, to the one backend in a table
 // that is full: every one that comes takes the place of another.
 func connections(_, _ int) []kase {

@@ -20,6 +20,7 @@ var (
 	clients6 = netip.MustParseAddr("2001:db8:9::")
 	vips4    = netip.MustParseAddr("198.18.0.0") // 198.18/15
 	vips6    = netip.MustParseAddr("fd00:198:18::")
+	sources4 = netip.MustParseAddr("192.0.2.64") // of mode full-nat
 	foreign4 = netip.MustParseAddr("203.0.113.7")
 )
 

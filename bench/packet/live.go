@@ -56,16 +56,33 @@ func (w *world) live(t harness.Traffic) error {
 		id := of[svc.ID].id
 		back := netip.AddrPortFrom(of[svc.ID].addr, containerPort)
 		request := bpf.FlowKey{Src: client, Dst: vip, Proto: uint8(model.TCP)}
-		reply := bpf.FlowKey{Src: back, Dst: client, Proto: uint8(model.TCP)}
-		flow := bpf.Flow{Src: vip, Dst: client, Backend: id, Service: svc.ID, Flags: bpf.FlowReply, Seen: uint32(jiffies)}
+		there := bpf.Flow{Src: client, Dst: back, Backend: id, Service: svc.ID, Seen: uint32(jiffies)}
+		if svc.NAT {
+			if err := w.takeSource(&there, i); err != nil {
+				return err
+			}
+		}
+		answer := there
+		answer.Src, answer.Dst, answer.Flags = vip, client, there.Flags|bpf.FlowReply
 		if !svc.Flows {
-			flow.Flags |= bpf.FlowSingle
-		} else if err := w.objects.PutFlow(request, bpf.Flow{Src: client, Dst: back, Backend: id, Service: svc.ID, Seen: uint32(jiffies)}, true); err != nil {
+			answer.Flags |= bpf.FlowSingle
+		} else if err := w.objects.PutFlow(request, there, true); err != nil {
 			return err
 		}
-		if err := w.objects.PutFlow(reply, flow, true); err != nil {
+		if err := w.objects.PutFlow(there.Twin(request.Proto), answer, true); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// takeSource gives the ith flow its source: for every client one with the same
+// ports, so that the harness finds the replies' tuples as it does the requests'.
+func (w *world) takeSource(f *bpf.Flow, i uint64) error {
+	f.Flags, f.Source = bpf.FlowNAT, uint16(i>>15)
+	f.Src = netip.AddrPortFrom(plus(sources4, int(f.Source)), f.Src.Port())
+	if i&0x7fff != 0 {
+		return nil
+	}
+	return w.objects.PutSource(f.Source, f.Src.Addr())
 }

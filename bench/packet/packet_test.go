@@ -36,7 +36,7 @@ func TestCasesAreWhatTheySay(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "packet.json")
 	err := run(config{
 		rounds: 1, sample: time.Millisecond, services: 1, flows: "64", patience: time.Minute,
-		only: "one,six,replies,new,churn", out: out,
+		only: "one,six,replies,new,full-nat,churn", out: out,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -101,6 +101,7 @@ const (
 // own, perBackend each.
 func stateOf(n, backends int, f family) *model.State {
 	s := &model.State{Generation: 1, Services: make([]*model.Service, 0, n)}
+	s.Settings.Node.Sources = []netip.Addr{sources4} // of mode full-nat; live adds more
 	for i := range n {
 		svc := &model.Service{
 			Name:  model.ServiceName{Project: fmt.Sprintf("svc%06d", i), User: "bench"},

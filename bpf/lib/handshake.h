@@ -185,18 +185,21 @@ static __always_inline struct flow *handshake_find(const struct flow_key *k, __u
 	return handshake_at(then) ? &s->handshake : NULL;
 }
 
-/* Adds to the state of a handshake; with FLOW_SEEN_SYN_ACK isn is the backend's. */
-static __always_inline void handshake_note(const struct flow_key *k, __u8 state, __u32 isn)
+/*
+ * Adds to the state of a handshake; with FLOW_SEEN_SYN_ACK isn is the backend's.
+ * Returns what handshake_find does.
+ */
+static __always_inline struct flow *handshake_note(const struct flow_key *k, __u8 state, __u32 isn)
 {
 	struct scratch *s = scratch();
 
 	if (!s)
-		return;
+		return NULL;
 	s->handshake_key = *k;
 	s->handshake_now = bpf_jiffies64();
 	s->handshake.state = state;
 	s->handshake.isn = isn;
-	handshake_at(HANDSHAKE_NOTE);
+	return handshake_at(HANDSHAKE_NOTE) ? &s->handshake : NULL;
 }
 
 #endif

@@ -4,7 +4,11 @@
 
 #include "balance.h"
 
-/* The translation of a confirmed flow, for quick.h: by what is remembered of it (recent.h), or by its entry. */
+/*
+ * The translation of a flow, for quick.h: of a confirmed one by what is
+ * remembered of it (recent.h) or by its entry, and of the SYN-ACK that answers a
+ * handshake.
+ */
 
 /* What the packets of a confirmed flow become, but for the translation itself. */
 struct known {
@@ -88,6 +92,14 @@ static __always_inline bool quick_mends(const struct flow *f, __u32 now)
 	return now - f->seen > SEEN_EVERY && !((now / SEEN_EVERY ^ f->hash) & 7);
 }
 
+/* What the entry says. */
+static __always_inline void quick_of(const struct flow *f, struct xlate *x, struct known *k)
+{
+	xlate_of(x, f);
+	k->service = f->service;
+	k->ifindex = f->ifindex;
+}
+
 /* By the flow's own entry, if nothing but its time has to be noted there. */
 static __always_inline bool quick_entry(const struct pkt *p, struct recent_line *l, __u64 tag, struct xlate *x, struct known *k)
 {
@@ -101,12 +113,44 @@ static __always_inline bool quick_entry(const struct pkt *p, struct recent_line 
 		if (!k->b || quick_mends(f, now))
 			return false;
 	}
-	xlate_of(x, f);
-	k->service = f->service;
-	k->ifindex = f->ifindex;
+	quick_of(f, x, k);
 	quick_remember(p, f, k, l, tag);
 	if (now - f->seen > SEEN_EVERY)
 		f->seen = now;
+	return true;
+}
+
+/* The FIN or RST of a backend whose replies alone have an entry; what has two is left to flow_mark. */
+static __always_inline bool quick_end(const struct pkt *p, struct recent_line *l, __u64 tag, struct xlate *x, struct known *k)
+{
+	struct flow *f = bpf_map_lookup_elem(&fl_flows, p->key);
+
+	if (!f || !(f->flags & FLOW_SINGLE))
+		return false;
+	f->state |= p->tcp_flags & TCP_RST ? FLOW_RST : FLOW_FIN_BACKEND;
+	f->seen = bpf_jiffies64();
+	recent_clear(l, tag);
+	quick_of(f, x, k);
+	return true;
+}
+
+/* The SYN-ACK of a handshake in fl_handshakes, if its tuple has no other entry: that one would come first. */
+static __always_inline bool quick_answer(const struct pkt *p, struct xlate *x, struct known *k)
+{
+	struct tcphdr *th = p->data + p->l4;
+	__u8 *pending;
+	struct flow *f;
+
+	opaque(th);
+	if ((void *)(th + 1) > p->end || bpf_map_lookup_elem(&fl_flows, p->key) || bpf_map_lookup_elem(&fl_embryos, p->key))
+		return false;
+	f = handshake_note(p->key, FLOW_SEEN_SYN_ACK, bpf_ntohl(th->seq));
+	if (!f)
+		return false;
+	pending = flow_pending(f->hash);
+	if (pending)
+		*pending = pending_now(); /* the client's ACK comes now */
+	quick_of(f, x, k);
 	return true;
 }
 

@@ -104,6 +104,8 @@ struct {
  * flows that it deletes, and finds those that got lost.
  */
 #define SOURCES 256
+/* Room for the ports of eight sources, which are as many as fl_flows has flows with two entries. */
+#define PORTS (1 << 19)
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
@@ -115,7 +117,7 @@ struct {
 struct ports {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
 	__type(value, __u32);
-	__uint(max_entries, 1 << 18);
+	__uint(max_entries, PORTS);
 };
 struct ports fl_ports_tcp4 SEC(".maps");
 struct ports fl_ports_udp4 SEC(".maps");

@@ -8,13 +8,15 @@
 /*
  * The way of most packets, in few instructions: TCP and UDP over IPv4 or IPv6
  * without options, extension headers, fragments or tags; to a service whose
- * table says all (direct.h), at the beginning or in the middle of a connection;
- * in either direction of a confirmed flow; and what concerns nobody here. It does
- * to the packet what process() would do, or leaves the whole of it to process(), and decides that before a byte is changed.
+ * table says all (direct.h), from its SYN to its FIN; in either direction of a
+ * confirmed flow; and what concerns nobody here. It does to the packet what
+ * process() would do, or leaves the whole of it to process(), and decides that
+ * before a byte is changed. What it noted of the flow until then process() notes
+ * once more.
  *
- * All it knows of the packet stays in registers and on its own stack. process()
- * hands it on by scratch, and much of what that costs is waiting for its own
- * stores.
+ * What it knows of a packet in the middle of a connection stays in registers and
+ * on its own stack. process() hands it on by scratch, and much of what that costs
+ * is waiting for its own stores.
  */
 
 /* Not a verdict: process() has the packet. */
@@ -142,7 +144,7 @@ static __always_inline bool quick_open(const struct pkt *p, const struct quick *
 	return true;
 }
 
-/* May this be the end of a handshake? Only by tags: what comes after it looks at more. */
+/* May this be the end of a handshake? Only by tags: direct_confirm looks at more. */
 static __always_inline bool quick_ends(const struct pkt *p, const struct quick *q)
 {
 	struct flow_key replies;
@@ -154,12 +156,31 @@ static __always_inline bool quick_ends(const struct pkt *p, const struct quick *
 	return handshake_may_be(hash_flow(&replies, hash_seed));
 }
 
-/* Is there no more to do for the flags of this segment than was done here? */
+/* The client ends or resets its connection, whose replies have a confirmed entry (else direct_end knows). */
+static __always_inline bool quick_leave(const struct pkt *p, const struct quick *q)
+{
+	struct flow_key replies = replies_key(p, q);
+	struct flow *f = bpf_map_lookup_elem(&fl_flows, &replies);
+	__u64 tag = recent_tag(&replies);
+	struct recent_line *l = recent_line(tag);
+
+	if (!f || !l)
+		return false;
+	f->state |= p->tcp_flags & TCP_RST ? FLOW_RST : FLOW_FIN_CLIENT;
+	recent_clear(l, tag);
+	return true;
+}
+
+/* Does what there is to do for the flags of the segment. false: that is not all. */
 static __always_inline bool quick_flags(const struct pkt *p, const struct quick *q)
 {
 	if (p->tcp_flags == TCP_SYN)
 		return quick_open(p, q);
-	return !(p->tcp_flags & ~TCP_ACK) && !quick_ends(p, q);
+	if (p->tcp_flags & TCP_SYN)
+		return false;
+	if (quick_ends(p, q))
+		direct_confirm(p, q->b, q->hash);
+	return !(p->tcp_flags & (TCP_FIN | TCP_RST)) || quick_leave(p, q);
 }
 
 /* Is h a way out, and does the packet fit it? */
@@ -183,20 +204,31 @@ static __always_inline bool quick_direct(const struct pkt *p, struct quick *q, s
 	return true;
 }
 
-/* The way of a packet whose flow is confirmed. */
-static __always_inline bool quick_flow(const struct pkt *p, struct xlate *x, struct hop *h, enum reason *why)
+/* What becomes of a packet of a confirmed flow, or of a SYN-ACK. */
+static __always_inline bool quick_known(const struct pkt *p, struct xlate *x, struct known *k)
 {
 	__u64 tag = recent_tag(p->key);
 	struct recent_line *l = recent_line(tag);
+
+	if (!l)
+		return false;
+	if (p->tcp_flags & TCP_SYN)
+		return p->tcp_flags == (TCP_SYN | TCP_ACK) && quick_answer(p, x, k);
+	if (p->tcp_flags & (TCP_FIN | TCP_RST))
+		return quick_end(p, l, tag, x, k);
+	if (quick_recent(p, l, tag, x, k))
+		return true;
+	k->b = NULL;
+	return quick_entry(p, l, tag, x, k);
+}
+
+/* The way of such a packet. */
+static __always_inline bool quick_flow(const struct pkt *p, struct xlate *x, struct hop *h, enum reason *why)
+{
 	struct known k = {};
 
-	if (!l || p->tcp_flags & ~TCP_ACK)
+	if (!quick_known(p, x, &k))
 		return false;
-	if (!quick_recent(p, l, tag, x, &k)) {
-		k.b = NULL;
-		if (!quick_entry(p, l, tag, x, &k))
-			return false;
-	}
 	if (k.b) {
 		if (!backend_usable(p, k.b))
 			return false;

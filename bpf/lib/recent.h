@@ -110,6 +110,13 @@ static __always_inline void recent_put(struct recent_line *l, __u64 tag, __u64 d
 	l->entry[at].check = tag ^ data ^ ident;
 }
 
+static __always_inline void recent_clear(struct recent_line *l, __u64 tag)
+{
+	for (int i = 0; i < RECENT_PER_LINE; i++)
+		if (!((l->entry[i].check ^ l->entry[i].data ^ tag) >> 32))
+			l->entry[i].data = 0;
+}
+
 /* Forgets the entry of the key in scratch. */
 __noinline int recent_drop(void)
 {
@@ -121,9 +128,8 @@ __noinline int recent_drop(void)
 		return 0;
 	tag = recent_tag(&s->recent_key);
 	l = recent_line(tag);
-	for (int i = 0; l && i < RECENT_PER_LINE; i++)
-		if (!((l->entry[i].check ^ l->entry[i].data ^ tag) >> 32))
-			l->entry[i].data = 0;
+	if (l)
+		recent_clear(l, tag);
 	return 0;
 }
 

@@ -23,11 +23,11 @@ func (a *app) check() *cobra.Command {
 			_, err := a.out.Write(file.Schema())
 			return err
 		}
-		part, err := agent.Check(*path)
+		checked, err := agent.Check(*path)
 		if err != nil {
 			return readable(*path, err)
 		}
-		replicas := 0
+		part, replicas := checked.Part, 0
 		for i := range part.Services {
 			replicas += len(part.Services[i].Backends)
 			if w := part.Services[i].Workload; w != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/health"
 	"github.com/fairlead-lb/fairlead/pkg/metrics"
+	"github.com/fairlead-lb/fairlead/pkg/source/file"
 )
 
 // Config is what an Agent needs.
@@ -78,6 +79,7 @@ type Agent struct {
 	early      *bpf.Objects    // opened before the first term; nil: not, or in use
 	failed     []health.Failed // replicas, as the last term or a predecessor left them
 	begun      time.Time
+	checked    *file.Checked // the config as it was at the start; nil after the first term has it
 
 	// Of the present term.
 	parts  parts
@@ -138,7 +140,8 @@ func (a *Agent) Stop() { a.stopOnce.Do(func() { close(a.stopping) }) }
 // and leaves workloads to the next agent. The error is a *ConfigError, a
 // *HeldError or what kept the agent from starting.
 func (a *Agent) Run(ctx context.Context) error {
-	if _, err := Check(a.cfg.ConfigPath); err != nil {
+	var err error
+	if a.checked, err = Check(a.cfg.ConfigPath); err != nil {
 		return err
 	}
 	a.sockets = newSockets(a.cfg.Log)

@@ -70,7 +70,8 @@ func build(a *Agent) (p parts, err error) {
 		return p, err
 	}
 	links := k.hops.Links()
-	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log})
+	config := file.New(file.Config{Path: a.cfg.ConfigPath, Log: log, Checked: a.checked})
+	a.checked = nil
 	settings := newSettled(config)
 	labels := labeled.New(labeled.Config{Settings: settings.docker, Define: defineBy(config), Log: log})
 	p.instead = func(netip.AddrPort) string { return "" }

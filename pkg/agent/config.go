@@ -5,8 +5,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"io"
-	"os"
 	"sync/atomic"
 
 	"github.com/fairlead-lb/fairlead/pkg/source"
@@ -15,22 +13,13 @@ import (
 
 // Check reads and validates a config file. The error is a *ConfigError, or
 // why the file cannot be read.
-func Check(path string) (source.Part, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return source.Part{}, err
+func Check(path string) (*file.Checked, error) {
+	checked, err := file.Check(path)
+	var faults file.Errors
+	if errors.As(err, &faults) {
+		err = &ConfigError{err}
 	}
-	defer f.Close()
-	// One byte more than is allowed: Parse then says that it is too much.
-	data, err := io.ReadAll(io.LimitReader(f, file.MaxSize+1))
-	if err != nil {
-		return source.Part{}, err
-	}
-	part, err := file.Parse(path, data)
-	if err != nil {
-		return source.Part{}, &ConfigError{err}
-	}
-	return part, nil
+	return checked, err
 }
 
 // required is a source that must publish once. A failure before that is sent

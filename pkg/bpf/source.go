@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // MaxSources is SOURCES of bpf/lib/maps.h.
@@ -87,9 +88,12 @@ func (o *Objects) TakePort(c PortClass) (p SourcePort, ok bool, err error) {
 	return SourcePort{Source: uint16(v >> 16), Port: uint16(v)}, true, nil
 }
 
-// GivePort puts a port behind all that rest.
+// GivePort puts a port behind all that rest. Where there is no room for it, as
+// ports of sources that are gone rest there too, it is left out: an audit makes
+// room and finds it.
 func (o *Objects) GivePort(c PortClass, p SourcePort) error {
-	if err := o.maps[c.mapName()].Put(nil, uint32(p.Source)<<16|uint32(p.Port)); err != nil {
+	err := o.maps[c.mapName()].Put(nil, uint32(p.Source)<<16|uint32(p.Port))
+	if err != nil && !errors.Is(err, unix.E2BIG) {
 		return fmt.Errorf("give back source port %d: %w", p.Port, err)
 	}
 	return nil

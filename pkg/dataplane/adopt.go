@@ -42,20 +42,27 @@ func (t *Target) reread() error {
 	return t.rereadTables()
 }
 
+// served is an entry of the services map. Maps are made in their size once it is
+// known how many there are: to let them grow takes twice as long.
+type served struct {
+	key bpf.ServiceKey
+	bpf.Service
+}
+
 func (t *Target) rereadServices() error {
 	k := &t.kernel
-	services, keys := make(map[bpf.ServiceKey]bpf.Service, len(k.services)), make(map[uint32]int, len(k.keys))
+	var all paged[served]
 	err := t.cfg.Maps.EachService(func(key bpf.ServiceKey, s bpf.Service) bool {
-		if _, twice := services[key]; !twice {
-			keys[s.ID]++
-		}
-		services[key] = s
+		all.add(served{key, s})
 		return true
 	})
 	if err != nil {
 		return err
 	}
-	k.services, k.keys = services, keys
+	k.services, k.keys = make(map[bpf.ServiceKey]bpf.Service, all.len()), make(map[uint32]int, all.len())
+	for _, s := range all.each {
+		k.putService(s.key, s.Service) // some may be listed twice
+	}
 	return nil
 }
 
@@ -63,10 +70,10 @@ func (t *Target) rereadServices() error {
 // books as it should be: who wants it writes it again.
 func (t *Target) rereadBackends() error {
 	x := &t.kernel.backends
-	known, next := len(x.all), 0
+	known, next := x.all.len(), 0
 	missing := func(until int) {
 		for ; next < min(until, known); next++ {
-			x.all[next].drift = true
+			x.all.at(uint32(next)).drift = true
 		}
 	}
 	err := t.cfg.Maps.EachBackend(func(id uint32, b bpf.Backend) bool {
@@ -84,7 +91,7 @@ func (t *Target) rereadBackends() error {
 		return err
 	}
 	missing(known)
-	x.sockets.expect(x.all, x.sockets.n+x.unclaimed)
+	x.sockets.expect(&x.all, x.sockets.n+x.unclaimed)
 	return nil
 }
 
@@ -116,11 +123,37 @@ func (t *Target) rereadTables() error {
 	return nil
 }
 
+// recognise gives what the delta wants the ids of an earlier agent, and lets the
+// filter pass its addresses. Of the sockets of a million backends to take note
+// takes as long as to find them, and so does the filter: both are done meanwhile.
+func (t *Target) recognise(d *delta) error {
+	x := &t.kernel.backends
+	if !d.full { // done before another goroutine could begin
+		t.claim(d.fresh, x.noteSockets)
+		return t.cfg.Maps.AddFilter(d.addrs())
+	}
+	found := make(chan []uint32, 8)
+	var filtered error
+	var wg sync.WaitGroup
+	wg.Go(func() { filtered = t.cfg.Maps.AddFilter(d.addrs()) })
+	wg.Go(func() {
+		for ids := range found {
+			x.noteSockets(ids)
+		}
+	})
+	t.claim(d.fresh, func(ids []uint32) { found <- ids })
+	close(found)
+	wg.Wait()
+	return filtered
+}
+
 // claim gives every wanted service port and backend the id it had in the maps
-// of an earlier agent, recognised by address and port.
-func (t *Target) claim(units []unit) {
+// of an earlier agent, recognised by address and port. note gets the backends.
+func (t *Target) claim(units []unit, note func([]uint32)) {
 	k := &t.kernel
 	x := &k.backends
+	k.expect(len(units))
+	var some []uint32
 	for p := range eachPort(units) {
 		if p.id = k.ids[p.owner]; p.id == 0 {
 			t.claimID(p)
@@ -131,11 +164,21 @@ func (t *Target) claim(units []unit) {
 		g := x.group(p.id)
 		for _, tb := range p.tables {
 			for i := range tb.backends {
-				x.claim(&g, tb.backends[i].Addr, tb.backends[i].Port)
+				if id, ok := x.claim(&g, tb.backends[i].Addr, tb.backends[i].Port); ok {
+					some = append(some, id)
+				}
 			}
 		}
+		if len(some) >= claimsAtOnce {
+			note(some)
+			some = make([]uint32, 0, cap(some))
+		}
 	}
+	note(some)
 }
+
+// claimsAtOnce is about how many claims are handed on together.
+const claimsAtOnce = 4096
 
 // claimID finds the id of a service port by the keys it is reached under.
 func (t *Target) claimID(p *port) {

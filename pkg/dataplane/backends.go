@@ -14,7 +14,7 @@ import (
 // backends is what the map of backends holds. There may be a million: what an
 // entry is found by is kept small, and without pointers where it can be.
 type backends struct {
-	all      []entry              // by index
+	all      paged[entry]         // by index
 	of       map[uint32]*owned    // by service id
 	retiring map[uint32]time.Time // those on their way out: when their flows are released
 	sockets  sockets
@@ -46,16 +46,16 @@ func newBackends() backends {
 
 // at is the entry of an index; nil if there is none.
 func (x *backends) at(id uint32) *entry {
-	if int64(id) >= int64(len(x.all)) || !x.all[id].held {
+	if int64(id) >= int64(x.all.len()) || !x.all.at(id).held {
 		return nil
 	}
-	return &x.all[id]
+	return x.all.at(id)
 }
 
 // each walks the entries by rising index.
 func (x *backends) each(yield func(uint32, *entry) bool) {
-	for id := range x.all {
-		if x.all[id].held && !yield(uint32(id), &x.all[id]) {
+	for id, e := range x.all.each {
+		if e.held && !yield(id, e) {
 			return
 		}
 	}
@@ -64,13 +64,13 @@ func (x *backends) each(yield func(uint32, *entry) bool) {
 // group finds the entries of one service id. It is valid until one of them
 // comes or goes.
 type group struct {
-	all  []entry
+	all  *paged[entry]
 	list []uint32
 	at   int // what is asked for next is mostly here
 }
 
 func (x *backends) group(service uint32) group {
-	g := group{all: x.all}
+	g := group{all: &x.all}
 	if o := x.of[service]; o != nil {
 		g.list = o.ids
 	}
@@ -80,7 +80,7 @@ func (x *backends) group(service uint32) group {
 // place is the entry that the service has for an address.
 func (g *group) place(addr netip.Addr) (uint32, bool) {
 	for _, id := range g.search(addr) {
-		if g.all[id].claimed {
+		if g.all.at(id).claimed {
 			return id, true
 		}
 	}
@@ -90,11 +90,11 @@ func (g *group) place(addr netip.Addr) (uint32, bool) {
 // search lists the entries at an address.
 func (g *group) search(addr netip.Addr) []uint32 {
 	from := g.at
-	if from >= len(g.list) || g.all[g.list[from]].Addr != addr {
-		from, _ = slices.BinarySearchFunc(g.list, addr, func(id uint32, addr netip.Addr) int { return g.all[id].Addr.Compare(addr) })
+	if from >= len(g.list) || g.all.at(g.list[from]).Addr != addr {
+		from, _ = slices.BinarySearchFunc(g.list, addr, func(id uint32, addr netip.Addr) int { return g.all.at(id).Addr.Compare(addr) })
 	}
 	to := from
-	for to < len(g.list) && g.all[g.list[to]].Addr == addr {
+	for to < len(g.list) && g.all.at(g.list[to]).Addr == addr {
 		to++
 	}
 	g.at = to
@@ -102,21 +102,29 @@ func (g *group) search(addr netip.Addr) []uint32 {
 }
 
 // claim makes the entry that an earlier agent had for an address and port one
-// of those that states want, unless there is one already.
-func (x *backends) claim(g *group, addr netip.Addr, port uint16) {
+// of those that states want, unless there is one already. noteSockets must follow.
+func (x *backends) claim(g *group, addr netip.Addr, port uint16) (id uint32, ok bool) {
 	found := g.search(addr)
 	for _, id := range found {
-		if x.all[id].claimed {
-			return
+		if x.all.at(id).claimed {
+			return 0, false
 		}
 	}
 	for _, id := range found {
-		if e := &x.all[id]; e.Port == port {
+		if e := x.all.at(id); e.Port == port {
 			e.claimed = true
 			x.unclaimed--
-			x.sockets.add(x.all, id)
-			return
+			return id, true
 		}
+	}
+	return 0, false
+}
+
+// noteSockets enters the sockets of claimed entries. Others may be claimed
+// meanwhile, but none put or dropped.
+func (x *backends) noteSockets(ids []uint32) {
+	for _, id := range ids {
+		x.sockets.add(&x.all, id)
 	}
 }
 
@@ -127,13 +135,8 @@ func (x *backends) put(id uint32, b bpf.Backend, claimed bool) {
 		return
 	}
 	x.drop(id)
-	if n := int(id) + 1; n > len(x.all) {
-		if n > cap(x.all) {
-			x.all = slices.Grow(x.all, max(n-len(x.all), len(x.all)))
-		}
-		x.all = x.all[:n]
-	}
-	x.all[id] = entry{Backend: b, held: true, claimed: claimed}
+	x.all.grow(int(id) + 1)
+	*x.all.at(id) = entry{Backend: b, held: true, claimed: claimed}
 	o := x.owned(b.Service)
 	at := len(o.ids)
 	if at > 0 && x.order(o.ids[at-1], id) > 0 {
@@ -144,7 +147,7 @@ func (x *backends) put(id uint32, b bpf.Backend, claimed bool) {
 		x.unclaimed++
 		return
 	}
-	x.sockets.add(x.all, id)
+	x.sockets.add(&x.all, id)
 }
 
 // owned is the list that a service id's entries are put into.
@@ -155,6 +158,9 @@ func (x *backends) owned(service uint32) *owned {
 	o := x.of[service]
 	if o == nil {
 		o = &owned{service: service}
+		if x.last != nil {
+			o.ids = make([]uint32, 0, len(x.last.ids)) // most have as many as the one before
+		}
 		x.of[service] = o
 	}
 	x.last = o
@@ -162,7 +168,7 @@ func (x *backends) owned(service uint32) *owned {
 }
 
 func (x *backends) order(a, b uint32) int {
-	p, q := &x.all[a].Backend, &x.all[b].Backend
+	p, q := &x.all.at(a).Backend, &x.all.at(b).Backend
 	return cmp.Or(p.Addr.Compare(q.Addr), cmp.Compare(p.Port, q.Port), cmp.Compare(a, b))
 }
 
@@ -182,7 +188,7 @@ func (x *backends) drop(id uint32) {
 	}
 	delete(x.retiring, id)
 	if e.claimed {
-		x.sockets.remove(x.all, id)
+		x.sockets.remove(&x.all, id)
 	} else {
 		x.unclaimed--
 	}
@@ -191,10 +197,10 @@ func (x *backends) drop(id uint32) {
 
 // disclaim leaves an entry to its flows: its place is free for another one.
 func (x *backends) disclaim(id uint32) {
-	e := &x.all[id]
+	e := x.all.at(id)
 	e.claimed = false
 	x.unclaimed++
-	x.sockets.remove(x.all, id)
+	x.sockets.remove(&x.all, id)
 }
 
 // draining tells whether any backend is on its way out, or of an earlier agent

@@ -88,6 +88,13 @@ func (r *rules) entry(id uint32, sp span) bpf.Service {
 // vipMarker is the entry that makes a VIP's unserved ports refused.
 func vipMarker(vip netip.Addr) bpf.ServiceKey { return bpf.ServiceKey{VIP: vip} }
 
+// compileAll is compile for each of some services, in their order.
+func (t *Target) compileAll(services []*model.Service, lookup func(netip.Addr) nexthop.Hop) []unit {
+	units := make([]unit, len(services))
+	t.split(len(services), func(_ *desk, i int) { units[i] = t.compile(services[i], lookup) })
+	return units
+}
+
 // compile translates a service; lookup tells where its backends are.
 func (t *Target) compile(svc *model.Service, lookup func(netip.Addr) nexthop.Hop) unit {
 	u := unit{ports: make([]port, 0, len(svc.Ports))}

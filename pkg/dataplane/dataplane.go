@@ -58,7 +58,7 @@ type Hops interface {
 	Track([]netip.Addr)
 	// Follow adds to that set and takes from it.
 	Follow(add, drop []netip.Addr)
-	Lookup(netip.Addr) nexthop.Hop
+	Lookup(netip.Addr) nexthop.Hop // by several goroutines at once
 }
 
 // Config is what a Target needs.

@@ -55,7 +55,7 @@ func (d *delta) eachTable(k *kernel, do func(tableName)) {
 // candidates lists backend entries.
 func (d *delta) candidates(k *kernel) (ids []uint32) {
 	if d.full {
-		ids = make([]uint32, 0, len(k.backends.all))
+		ids = make([]uint32, 0, k.backends.all.len())
 		for id := range k.backends.each {
 			ids = append(ids, id)
 		}

@@ -27,12 +27,16 @@ func (d *desk) read(maps Maps, base, n uint32) ([]uint32, error) {
 }
 
 // sumOf tells tables apart: any change of one slot changes it, and as good as
-// every other change does.
+// every other change does. It takes two slots at a time.
 func sumOf(slots []uint32) uint64 {
-	sum := uint64(len(slots))
-	for i, id := range slots {
-		z := (uint64(i)<<32 | uint64(id)) * 0x9e3779b97f4a7c15
+	sum, at := uint64(len(slots)), uint64(0)
+	for ; len(slots) >= 2; slots = slots[2:] {
+		at += 0xd1b54a32d192ed03
+		z := ((uint64(slots[0])<<32 | uint64(slots[1])) + at) * 0x9e3779b97f4a7c15
 		sum += z ^ z>>29
+	}
+	for _, id := range slots {
+		sum += (uint64(id) + at) * 0x9e3779b97f4a7c15
 	}
 	return sum
 }
@@ -43,7 +47,7 @@ func (d *desk) place(members []member) {
 	d.placed, d.held = d.placed[:0], d.held[:0]
 	for i, m := range members {
 		if n := int(m.id) + 1 - len(d.index); n > 0 {
-			d.index = append(d.index, make([]uint32, n)...)
+			d.index = append(d.index, make([]uint32, max(n, len(d.index)))...)
 		}
 		d.index[m.id] = uint32(i) + 1
 		d.placed = append(d.placed, maglev.Backend{Weight: m.weight, Share: m.share})
@@ -73,17 +77,35 @@ func (d *desk) fits(last []uint32, members []member) bool {
 	}
 	d.place(members)
 	defer d.forget(members)
-	if !maglev.Fits(len(last), d.placed) {
-		return false
-	}
-	for _, id := range last {
-		owner := d.owner(id)
-		if owner == maglev.Nobody {
-			return false
+	return maglev.Fits(len(last), d.placed) && d.tally(last, members) && maglev.Even(d.held, d.placed)
+}
+
+// tally counts the slots that each placed member holds; false: some are nobody's.
+// A restart looks at every slot there is: for its time the index holds counts by
+// backend, and whose a slot is, is asked once for all slots of a backend.
+func (d *desk) tally(slots []uint32, members []member) bool {
+	d.forget(members)
+	count, known := d.index, len(slots)
+	for i, id := range slots {
+		if int64(id) >= int64(len(count)) {
+			known = i // no member has such an id
+			break
 		}
-		d.held[owner]++
+		count[id]++
 	}
-	return maglev.Even(d.held, d.placed)
+	total := 0
+	for i, m := range members {
+		d.held[i] = int(count[m.id])
+		total += d.held[i]
+	}
+	d.forget(members)
+	if total == len(slots) {
+		return true
+	}
+	for _, id := range slots[:known] {
+		count[id] = 0 // of those that are no members
+	}
+	return false
 }
 
 // tableAfter is the table of the members that moves the fewest slots of the

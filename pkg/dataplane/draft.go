@@ -9,14 +9,15 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 )
 
-// Tables are drafted by several goroutines, as nothing changes meanwhile, and
-// written by one.
+// Services are compiled and tables drafted by several goroutines, as nothing
+// changes meanwhile; one writes.
 
 const (
 	// draftsAtOnce bounds the tables that are made and not written yet.
 	draftsAtOnce = 1024
-	// draftsAlone is how many are made before another goroutine could help.
-	draftsAlone = 64
+	// splitAlone is how many tables or services are done before another goroutine
+	// could help.
+	splitAlone = 64
 	// maxDesks bounds the goroutines: each holds four bytes for every backend.
 	maxDesks = 4
 )
@@ -38,22 +39,27 @@ type draft struct {
 // drafts makes the draft of each job.
 func (t *Target) drafts(jobs []job) []draft {
 	out := make([]draft, len(jobs))
-	share := max(draftsAlone, (len(jobs)+len(t.desks)-1)/len(t.desks))
+	t.split(len(jobs), func(d *desk, n int) { out[n] = t.draft(d, &jobs[n]) })
+	return out
+}
+
+// split does n things at the desks, each of which takes a run of them.
+func (t *Target) split(n int, do func(d *desk, i int)) {
+	share := max(splitAlone, (n+len(t.desks)-1)/len(t.desks))
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for i := 0; i*share < len(jobs); i++ {
+	for at := 0; at*share < n; at++ {
 		work := func() {
-			for n := i * share; n < min((i+1)*share, len(jobs)); n++ {
-				out[n] = t.draft(&t.desks[i], &jobs[n])
+			for i := at * share; i < min((at+1)*share, n); i++ {
+				do(&t.desks[at], i)
 			}
 		}
-		if i == 0 && len(jobs) <= share {
+		if n <= share {
 			work()
 			break
 		}
 		wg.Go(work)
 	}
-	return out
 }
 
 // draft is the present table if that is right, else the one that moves the

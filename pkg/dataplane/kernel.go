@@ -55,6 +55,13 @@ func newKernel() kernel {
 	}
 }
 
+// expect makes room for n services, if there are none yet.
+func (k *kernel) expect(n int) {
+	if len(k.ids)+len(k.names)+len(k.tables) == 0 {
+		k.ids, k.names, k.tables = make(map[portName]uint32, n), make(map[uint32]portName, n), make(map[tableName]span, n)
+	}
+}
+
 func (k *kernel) putService(key bpf.ServiceKey, s bpf.Service) {
 	have, there := k.services[key]
 	k.services[key] = s

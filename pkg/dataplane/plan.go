@@ -68,17 +68,8 @@ func (t *Target) plot(s *model.State) (*delta, error) {
 		t.cfg.Hops.Follow(model.NewAddrs(last, s), nil)
 	}
 	t.plan.node, t.plan.uses = node, u
-	if d.full {
-		d.fresh = make([]unit, 0, len(s.Services))
-	}
-	for was, is := range model.Changes(last, s) {
-		if was != nil {
-			d.was = append(d.was, t.compile(was, noHop))
-		}
-		if is != nil {
-			d.fresh = append(d.fresh, t.compile(is, t.cfg.Hops.Lookup))
-		}
-	}
+	before, after := changed(last, s)
+	d.was, d.fresh = t.compileAll(before, noHop), t.compileAll(after, t.cfg.Hops.Lookup)
 	for i := range d.was {
 		t.plan.disclaim(&d.was[i])
 	}
@@ -87,6 +78,22 @@ func (t *Target) plot(s *model.State) (*delta, error) {
 		errs = append(errs, t.plan.claim(&d.fresh[i]))
 	}
 	return d, errors.Join(errs...)
+}
+
+// changed lists the services that differ, as they were and as they are.
+func changed(last, s *model.State) (before, after []*model.Service) {
+	if last == nil {
+		return nil, s.Services
+	}
+	for was, is := range model.Changes(last, s) {
+		if was != nil {
+			before = append(before, was)
+		}
+		if is != nil {
+			after = append(after, is)
+		}
+	}
+	return before, after
 }
 
 // noHop is for what was: where it led is in the maps.
@@ -167,7 +174,7 @@ func appendAddrs(addrs []netip.Addr, svc *model.Service) []netip.Addr {
 // tracked lists every address whose next hop is needed: the backends', also of
 // those that are draining.
 func (t *Target) tracked(s *model.State) []netip.Addr {
-	n := len(t.kernel.backends.all)
+	n := t.kernel.backends.all.len()
 	for _, svc := range s.Services {
 		n += len(svc.Backends)
 	}

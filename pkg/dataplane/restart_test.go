@@ -139,7 +139,9 @@ func TestBackendsAreFound(t *testing.T) {
 			service, a, p := uint32(1+r.IntN(3)), addr(), port()
 			g := x.group(service)
 			_, had := g.place(a)
-			x.claim(&g, a, p)
+			if id, ok := x.claim(&g, a, p); ok {
+				x.noteSockets([]uint32{id})
+			}
 			if id, ok := g.place(a); ok && !had {
 				e := all[id]
 				if e.Service != service || e.Addr != a || e.Port != p {

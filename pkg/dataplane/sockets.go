@@ -45,7 +45,7 @@ func newSockets() sockets {
 }
 
 // expect makes room for n entries.
-func (x *sockets) expect(all []entry, n int) {
+func (x *sockets) expect(all *paged[entry], n int) {
 	if n <= len(x.heads) {
 		return
 	}
@@ -64,15 +64,15 @@ func (x *sockets) head(s socket) *uint32 {
 	return &x.heads[maphash.Comparable(x.seed, s)&uint64(len(x.heads)-1)]
 }
 
-func (x *sockets) link(all []entry, id uint32) {
-	head := x.head(socketOf(&all[id].Backend))
+func (x *sockets) link(all *paged[entry], id uint32) {
+	head := x.head(socketOf(&all.at(id).Backend))
 	x.next[id], *head = *head, id+1
 }
 
 // others finds an entry with the same socket; n is 0, 1, or 2 for several.
-func (x *sockets) others(all []entry, s socket) (id uint32, n int) {
+func (x *sockets) others(all *paged[entry], s socket) (id uint32, n int) {
 	for at := *x.head(s); at != 0 && n < 2; at = x.next[at-1] {
-		if socketOf(&all[at-1].Backend) == s {
+		if socketOf(&all.at(at-1).Backend) == s {
 			id, n = at-1, n+1
 		}
 	}
@@ -80,17 +80,17 @@ func (x *sockets) others(all []entry, s socket) (id uint32, n int) {
 }
 
 // add notes the entry of an index.
-func (x *sockets) add(all []entry, id uint32) {
+func (x *sockets) add(all *paged[entry], id uint32) {
 	x.n++
 	x.expect(all, x.n)
-	if n := len(all) - len(x.next); n > 0 {
+	if n := all.len() - len(x.next); n > 0 {
 		x.next = append(x.next, make([]uint32, n)...)
 	}
-	s := socketOf(&all[id].Backend)
+	s := socketOf(&all.at(id).Backend)
 	first, n := x.others(all, s)
 	x.link(all, id)
 	begin := func(id uint32) {
-		table := tableID{all[id].Service, s.v6}
+		table := tableID{all.at(id).Service, s.v6}
 		if x.by[table]++; x.by[table] == 1 {
 			x.begun[table] = true
 		}
@@ -104,8 +104,8 @@ func (x *sockets) add(all []entry, id uint32) {
 }
 
 // remove forgets the entry of an index.
-func (x *sockets) remove(all []entry, id uint32) {
-	s := socketOf(&all[id].Backend)
+func (x *sockets) remove(all *paged[entry], id uint32) {
+	s := socketOf(&all.at(id).Backend)
 	at := x.head(s)
 	for *at != id+1 {
 		at = &x.next[*at-1]
@@ -113,7 +113,7 @@ func (x *sockets) remove(all []entry, id uint32) {
 	*at = x.next[id]
 	x.n--
 	end := func(id uint32) {
-		table := tableID{all[id].Service, s.v6}
+		table := tableID{all.at(id).Service, s.v6}
 		if x.by[table]--; x.by[table] == 0 {
 			delete(x.by, table)
 		}

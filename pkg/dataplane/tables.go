@@ -53,6 +53,9 @@ func (t *Target) jobs(units []unit) (jobs []job) {
 // sharers are the unchanged services whose replicas the delta gave to others, too.
 func (t *Target) sharers(d *delta) (units []unit) {
 	k := &t.kernel
+	if len(k.backends.sockets.begun) == 0 {
+		return nil
+	}
 	changed := map[model.ServiceName]bool{}
 	for p := range eachPort(d.fresh) {
 		changed[p.owner.service] = true

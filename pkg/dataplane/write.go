@@ -18,11 +18,10 @@ func (t *Target) write(d *delta) error {
 	k := &t.kernel
 	k.pass++
 	k.ranges.settle(t.cfg.Now())
-	t.claim(d.fresh)
-	k.drains = k.backends.draining()
-	if err := t.cfg.Maps.AddFilter(d.addrs()); err != nil {
+	if err := t.recognise(d); err != nil {
 		return err
 	}
+	k.drains = k.backends.draining()
 	replaced, err := t.putBackends(d)
 	if err != nil {
 		return err
@@ -167,7 +166,10 @@ func (t *Target) deleteServices(d *delta) error {
 			gone[table] = true
 		}
 	}
-	d.eachKey(k, remove)
+	// Every key that is wanted has been written: as many are there if no other is.
+	if !d.full || len(k.services) != len(t.plan.keys) {
+		d.eachKey(k, remove)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -17,8 +17,8 @@ func Changes(old, now *State) iter.Seq2[*Service, *Service] {
 	return func(yield func(was, is *Service) bool) {
 		a, b := services(old), services(now)
 		for len(a) > 0 || len(b) > 0 {
-			if len(a) > 0 && len(b) > 0 && a[0] == b[0] {
-				a, b = a[1:], b[1:]
+			if n := same(a, b); n > 0 {
+				a, b = a[n:], b[n:]
 				continue
 			}
 			order := 0
@@ -42,6 +42,14 @@ func Changes(old, now *State) iter.Seq2[*Service, *Service] {
 			}
 		}
 	}
+}
+
+// same is how many services two lists begin with in common.
+func same(a, b []*Service) (n int) {
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
 }
 
 func services(s *State) []*Service {

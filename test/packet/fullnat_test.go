@@ -242,6 +242,40 @@ func TestFullNATSourcesChange(t *testing.T) {
 	})
 }
 
+// All addresses that the config may name have room for all their ports, also
+// where a new agent finds them, and where others take their place while they are
+// in the queues.
+func TestFullNATHasRoomForItsSources(t *testing.T) {
+	const most, each = 8, 65536 - 1024
+	p := newPlane(t)
+	named := func(third int) (out []netip.Addr) {
+		for i := range most {
+			out = append(out, netip.MustParseAddr(fmt.Sprintf("10.1.%d.%d", third, 200+i)))
+		}
+		return out
+	}
+	p.settings.Node.Sources = named(0)
+	p.apply(fullNAT())
+	p.restart()
+	p.apply(fullNAT())
+	p.settings.Node.Sources = named(1)
+	p.apply(fullNAT())
+	got := map[bpf.SourcePort]bool{}
+	for len(got) <= most*each {
+		port, ok, err := p.objects.TakePort(bpf.PortClass{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok {
+			break
+		}
+		got[port] = true
+	}
+	if len(got) != most*each {
+		t.Errorf("%d ports are free, wanted %d", len(got), most*each)
+	}
+}
+
 // A service that changes its mode keeps its connections, there and back.
 func TestFullNATIsTurnedOnAndOff(t *testing.T) {
 	eachHook(t, func(p *plane, h hook) {

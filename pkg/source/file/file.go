@@ -30,6 +30,29 @@ type Config struct {
 	// Settle is how long a change may go on before the file is read.
 	// Default 100 ms.
 	Settle time.Duration
+	// Checked is what Check said of the path, if it was asked; the first load does
+	// not parse the same content again.
+	Checked *Checked
+}
+
+// Checked is a config file that was read and is valid.
+type Checked struct {
+	Part source.Part
+	data []byte
+}
+
+// Check reads and validates a config file. The error is an Errors, or why the
+// file cannot be read.
+func Check(path string) (*Checked, error) {
+	data, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	part, err := Parse(path, data)
+	if err != nil {
+		return nil, err
+	}
+	return &Checked{part, data}, nil
 }
 
 // Source reads one config file. Create it with New, run it once. Its methods
@@ -37,6 +60,8 @@ type Config struct {
 type Source struct {
 	cfg    Config
 	reload chan struct{}
+
+	checked *Checked // of the loading goroutine; nil after the first load
 
 	mu      sync.Mutex
 	last    error
@@ -61,7 +86,9 @@ func New(cfg Config) *Source {
 	if cfg.Settle == 0 {
 		cfg.Settle = 100 * time.Millisecond
 	}
-	return &Source{cfg: cfg, reload: make(chan struct{}, 1)}
+	checked := cfg.Checked
+	cfg.Checked = nil
+	return &Source{cfg: cfg, checked: checked, reload: make(chan struct{}, 1)}
 }
 
 // Name is "file".
@@ -152,7 +179,7 @@ func (s *Source) load(publish func(source.Part), always bool) error {
 	}
 	var part source.Part
 	if err == nil {
-		part, err = Parse(s.cfg.Path, data)
+		part, err = s.parse(data)
 	}
 	s.mu.Lock()
 	s.last = err
@@ -171,6 +198,16 @@ func (s *Source) load(publish func(source.Part), always bool) error {
 		return nil
 	}
 	return err
+}
+
+// parse is Parse, but for what was checked before the first load.
+func (s *Source) parse(data []byte) (source.Part, error) {
+	checked := s.checked
+	s.checked = nil
+	if checked != nil && bytes.Equal(checked.data, data) {
+		return checked.Part, nil
+	}
+	return Parse(s.cfg.Path, data)
 }
 
 // read returns the file's content, never nil without an error. It stops one

@@ -302,3 +302,37 @@ func TestFirstLoadFails(t *testing.T) {
 		}
 	}
 }
+
+// A start with many services parses the file once: the first load takes what was
+// checked, unless the file has changed since; a later one parses (issue 3, 2).
+func TestFirstLoadTakesWhatWasChecked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fairlead.yaml")
+	for _, changed := range []bool{false, true} {
+		write(t, path, oneService("a"))
+		checked, err := Check(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "a"
+		if changed {
+			want = "b"
+			write(t, path, oneService(want))
+		}
+		src := New(Config{Path: path, Checked: checked, Log: slog.New(slog.DiscardHandler)})
+		for first := true; ; first = false {
+			var got source.Part
+			if err := src.load(func(p source.Part) { got = p }, true); err != nil {
+				t.Fatal(err)
+			}
+			if name := got.Services[0].Name.Project; name != want {
+				t.Errorf("changed %v: published %s, want %s", changed, name, want)
+			}
+			if same := &got.Services[0] == &checked.Part.Services[0]; same != (first && !changed) {
+				t.Errorf("changed %v, first %v: the part that was checked: %v", changed, first, same)
+			}
+			if !first {
+				break
+			}
+		}
+	}
+}

@@ -78,7 +78,7 @@ func nodeCodec() codec[rawNode] {
 		opt("addresses", "Public addresses of the node. Default: the interfaces' global ones.",
 			list(address("an IP address such as 203.0.113.10", unicast), 1024), func(n *rawNode) *[]netip.Addr { return &n.addresses }),
 		opt("sources", "Addresses that replicas of mode full-nat see in place of the client's; no other program may connect from them. Default: the node's first address of each family.",
-			list(address("an IP address such as 10.0.0.5", unicast), 256), func(n *rawNode) *[]netip.Addr { return &n.sources }),
+			checked(list(address("an IP address such as 10.0.0.5", unicast), 2*maxSources), sourcesFit, nil), func(n *rawNode) *[]netip.Addr { return &n.sources }),
 		opt("cgroup", `cgroup2 subtree whose processes get connect-time balancing. Default: the cgroup2 root. "" turns it off.`,
 			pointer(absolutePath()), func(n *rawNode) **string { return &n.cgroup }),
 		opt("attach", "How programs are attached to interfaces.",
@@ -86,6 +86,23 @@ func nodeCodec() codec[rawNode] {
 		opt("tc", "How TC programs are attached: tcx needs Linux 6.6.",
 			enum("auto", "tcx", "clsact"), func(n *rawNode) *string { return &n.tc }),
 	)
+}
+
+// maxSources is how many addresses of a family have room for their ports in the
+// data plane (PORTS of bpf/lib/maps.h).
+const maxSources = 8
+
+func sourcesFit(sources []netip.Addr) error {
+	v4 := 0
+	for _, a := range sources {
+		if a.Is4() {
+			v4++
+		}
+	}
+	if n := max(v4, len(sources)-v4); n > maxSources {
+		return fmt.Errorf("has %d addresses of a family, at most %d are taken: their ports are as many as there can be connections", n, maxSources)
+	}
+	return nil
 }
 
 func interfaceName() codec[string] {
