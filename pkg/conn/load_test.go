@@ -95,6 +95,22 @@ func TestFlowsAreGivenAway(t *testing.T) {
 	}
 }
 
+// An order that reaches a worker after it gave the flow away is carried out by
+// the one that has it.
+func TestOrdersFollowAFlow(t *testing.T) {
+	p, err := NewPump(PumpConfig{Workers: 2})
+	must(t, err)
+	defer p.Close()
+	_, _, f, ended := joined(t, p)
+	if f.worker.Load() != p.workers[0] {
+		t.Fatal("the flow is not on the first worker")
+	}
+	p.workers[1].post(order{kind: orderCut, flow: f})
+	if m := wait(t, ended); !errors.Is(m.Err, ErrCut) {
+		t.Errorf("%+v", m)
+	}
+}
+
 // Bulk goes on while flows are given away, with what is in pipes and what had
 // its turn; no pipe is left over.
 func TestBulkIsGivenAway(t *testing.T) {

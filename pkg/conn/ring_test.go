@@ -11,14 +11,19 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-lb/fairlead/test/feature"
 )
 
 // ringHere is a ring, where the kernel has one to give.
 func ringHere(t *testing.T) *ring {
 	t.Helper()
 	r, err := newRing()
-	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM) {
-		t.Skipf("needs io_uring of Linux 5.18, and to be allowed it: %v", err)
+	if errors.Is(err, unix.EPERM) {
+		t.Skipf("io_uring is forbidden here: %v", err)
+	}
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
+		feature.Lacks(t, "io_uring with IORING_SETUP_SUBMIT_ALL", 5, 18)
 	}
 	must(t, err)
 	t.Cleanup(r.close)
