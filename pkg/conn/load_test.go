@@ -105,7 +105,15 @@ func TestOrdersFollowAFlow(t *testing.T) {
 	if f.worker.Load() != p.workers[0] {
 		t.Fatal("the flow is not on the first worker")
 	}
+	p.workers[0].mu.Lock() // it takes no order
 	p.workers[1].post(order{kind: orderCut, flow: f})
+	select {
+	case m := <-ended:
+		t.Errorf("cut by the worker that has not got it: %+v", m)
+		ended <- m
+	case <-time.After(20 * time.Millisecond):
+	}
+	p.workers[0].mu.Unlock()
 	if m := wait(t, ended); !errors.Is(m.Err, ErrCut) {
 		t.Errorf("%+v", m)
 	}
