@@ -24,6 +24,30 @@ static __always_inline struct vip *vip_of(const struct pkt *p, __u32 service)
 	return bpf_map_lookup_elem(&fl_vips, &i);
 }
 
+/* What tells a flow of mode full-nat: both ends are others. */
+static __always_inline __u32 nat_ident(const struct xlate *x)
+{
+	return hash_end(&x->dst, x->dport) + hash_end(&x->src, x->sport) * 0x85ebca6b;
+}
+
+static __always_inline struct addr *source_at(__u32 i)
+{
+	return bpf_map_lookup_elem(&fl_sources, &i);
+}
+
+/* Of a client's flow in mode full-nat, whose backend is known. */
+static __always_inline bool quick_nat(__u32 source, __u32 ident, struct xlate *x, struct known *k)
+{
+	struct addr *a = source_at(source >> 16);
+
+	if (!a)
+		return false;
+	k->service = k->b->service;
+	x->src = *a;
+	x->sport = bpf_htons(source);
+	return nat_ident(x) == ident;
+}
+
 /* By the entry of the last seconds. */
 static __always_inline bool quick_recent(const struct pkt *p, const struct recent_line *l, __u64 tag, struct xlate *x,
 					 struct known *k)
@@ -54,23 +78,44 @@ static __always_inline bool quick_recent(const struct pkt *p, const struct recen
 	k->b = bpf_map_lookup_elem(&fl_backends, &first);
 	if (!k->b || !(k->b->flags & BE_USED))
 		return false;
+	x->dst = k->b->addr;
+	x->dport = k->b->port;
+	if ((__u8)data == RECENT_NAT)
+		return quick_nat(recent_second(data), ident, x, k);
 	k->service = recent_second(data);
 	x->src = p->key->src;
 	x->sport = p->key->sport;
-	x->dst = k->b->addr;
-	x->dport = k->b->port;
 	return hash_end(&x->dst, x->dport) == ident;
 }
 
-/* Remembers the flow for the next packets, if it changes one end alone, and that to what an entry can tell. */
-static __always_inline void quick_remember(const struct pkt *p, const struct flow *f, const struct known *k,
-					   struct recent_line *l, __u64 tag)
+/* The same for a client's flow in mode full-nat, of which x is the translation. */
+static __always_inline void quick_remember_nat(const struct flow *f, const struct xlate *x, const struct known *k,
+					       struct recent_line *l, __u64 tag)
+{
+	struct addr *a = source_at(f->source);
+
+	if (a && addr_equal(a, &f->src) && k->b->service == f->service)
+		recent_put(l, tag, recent_data(RECENT_NAT, f->backend, (__u32)f->source << 16 | bpf_ntohs(f->sport)),
+			   nat_ident(x));
+}
+
+/*
+ * Remembers the flow for the next packets, if an entry can tell what it changes:
+ * one end, or a client's both. Of replies in mode full-nat it cannot: there is no
+ * room for the client's address.
+ */
+static __always_inline void quick_remember(const struct pkt *p, const struct flow *f, const struct xlate *x,
+					   const struct known *k, struct recent_line *l, __u64 tag)
 {
 	struct vip *v;
 
-	if (f->flags & FLOW_NAT || f->state & (FLOW_RST | FLOW_FIN_CLIENT | FLOW_FIN_BACKEND) ||
-	    (f->service | f->backend) > RECENT_NUMBER)
+	if (f->state & (FLOW_RST | FLOW_FIN_CLIENT | FLOW_FIN_BACKEND) || (f->service | f->backend) > RECENT_NUMBER)
 		return;
+	if (f->flags & FLOW_NAT) {
+		if (k->b)
+			quick_remember_nat(f, x, k, l, tag);
+		return;
+	}
 	if (k->b) {
 		if (f->sport == p->key->sport && addr_equal(&f->src, &p->key->src))
 			recent_put(l, tag, recent_data(RECENT_CLIENT, f->backend, f->service), hash_end(&f->dst, f->dport));
@@ -114,7 +159,7 @@ static __always_inline bool quick_entry(const struct pkt *p, struct recent_line 
 			return false;
 	}
 	quick_of(f, x, k);
-	quick_remember(p, f, k, l, tag);
+	quick_remember(p, f, x, k, l, tag);
 	if (now - f->seen > SEEN_EVERY)
 		f->seen = now;
 	return true;

@@ -34,6 +34,7 @@ volatile const __u32 recent_life;
 enum {
 	RECENT_CLIENT = 1, /* of the client: backend, service */
 	RECENT_REPLY,	   /* of the backend: index into fl_vips, index into fl_ifaces */
+	RECENT_NAT,	   /* of the client, from an address of the node: backend, index into fl_sources << 16 | port */
 };
 #define RECENT_NUMBER 0xffffff
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
 // warm has a client and a backend exchange datagrams until programs remember what
@@ -102,6 +103,44 @@ func TestRecentSparesTheEntry(t *testing.T) {
 			if time.Since(begun) > 30*time.Second {
 				t.Fatalf("after 30 s of packets the time of %d of 2 entries was noted", noted)
 			}
+		}
+	})
+}
+
+// A client's flow in mode full-nat is remembered with the source it leaves from;
+// it keeps that one when the place of its address is another's.
+func TestRecentKnowsSources(t *testing.T) {
+	eachHook(t, func(p *plane, h hook) {
+		p.sources(1000)
+		p.apply(fullNAT())
+		request := datagram4()
+		port := p.sent(h, request)
+		reply := frame{srcMAC: backMAC, dstMAC: nodeMAC, src: back4, dst: source4, sport: 5353, dport: port, udp: true, payload: []byte("answer")}
+		there := request.toBackend(source4, back4, port, 5353).bytes(t)
+		back := reply.toClient(vip4, client4, 53, clientPort).bytes(t)
+		for range 3 {
+			p.expect(h, "reply", reply.bytes(t), h.out, back, "1/replied")
+			p.expect(h, "request", request.bytes(t), h.out, there, "1/forwarded")
+		}
+		k := bpf.FlowKey{
+			Src: netip.AddrPortFrom(netip.MustParseAddr(client4), clientPort),
+			Dst: netip.AddrPortFrom(netip.MustParseAddr(vip4), 53), Proto: uint8(model.UDP),
+		}
+		before, found := entries(p)[k]
+		if !found {
+			t.Fatalf("no entry of %v", k)
+		}
+		waitJiffies(p, uint64(before.Seen)+seenEvery+1)
+		p.expect(h, "remembered", request.bytes(t), h.out, there, "1/forwarded")
+		if after := entries(p)[k]; after.Seen != before.Seen {
+			t.Errorf("the entry was asked for: time %d, was %d", after.Seen, before.Seen)
+		}
+		if err := p.objects.PutSource(before.Source, netip.MustParseAddr("10.1.0.253")); err != nil {
+			t.Fatal(err)
+		}
+		p.expect(h, "another source", request.bytes(t), h.out, there, "1/forwarded")
+		if after := entries(p)[k]; after.Seen == before.Seen {
+			t.Error("the entry was not asked for though the source is another one")
 		}
 	})
 }
