@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// copySize is the buffer of a worker. A read that fills it is bulk.
+	// copySize is how much is read at once. A read that fills it is bulk.
 	copySize = 16 << 10
 	// bulkAfter is how many full reads in a row make a direction bulk.
 	bulkAfter = 2
@@ -32,6 +32,7 @@ type half struct {
 	eof      bool  // the source's end was read
 	shut     bool  // and passed on; or the destination takes nothing more
 	queued   bool  // in worker.more
+	waits    bool  // in worker.sends
 }
 
 // event takes note of what epoll says of one side, and moves what can be.
@@ -40,6 +41,7 @@ func (f *Flow) event(side int, events uint32) {
 		f.connecting(side, events)
 		return
 	}
+	f.seen = f.worker.Load().load.number
 	in, out := &f.half[side], &f.half[1-side]
 	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		in.readable = true
@@ -58,6 +60,7 @@ func (f *Flow) event(side int, events uint32) {
 
 // resume goes on where a turn was over.
 func (f *Flow) resume() {
+	f.seen = f.worker.Load().load.number
 	for side := range f.half {
 		if f.half[side].queued {
 			f.half[side].queued = false
@@ -73,14 +76,20 @@ func (f *Flow) move(side int) {
 	if f.ended || h.shut {
 		return
 	}
-	src, dst := int(f.fd[side]), int(f.fd[1-side])
+	w := f.worker.Load()
 	for left := turn; ; {
+		// Before more of the same direction, and before bulk, which takes long.
+		if h.waits || h.bulk || h.pipe != nil || w.sends.full() {
+			if w.flush(); f.ended || h.shut {
+				return
+			}
+		}
 		var n int
 		var err error
 		if h.bulk || h.pipe != nil {
-			n, err = h.splice(f.worker, src, dst)
+			n, err = f.splice(side)
 		} else {
-			n, err = h.copy(f.worker.buf, src, dst)
+			n, err = f.copy(side)
 		}
 		switch {
 		case err != nil:
@@ -95,7 +104,7 @@ func (f *Flow) move(side int) {
 		if left -= n; left <= 0 {
 			if !h.queued {
 				h.queued = true
-				f.worker.more = append(f.worker.more, f)
+				w.more = append(w.more, f)
 			}
 			return
 		}
@@ -111,14 +120,17 @@ type writeError struct{ error }
 func (e writeError) Unwrap() error { return e.error }
 
 // copy moves one buffer; 0: nothing can be moved now.
-func (h *half) copy(buf []byte, src, dst int) (int, error) {
+func (f *Flow) copy(side int) (int, error) {
+	h, dst := &f.half[side], int(f.fd[1-side])
 	if len(h.pending) > 0 {
 		return h.flush(dst)
 	}
 	if !h.readable || h.eof {
 		return 0, nil
 	}
-	n, err := recv(src, buf)
+	s := &f.worker.Load().sends
+	buf := s.room()
+	n, err := recv(int(f.fd[side]), buf)
 	switch {
 	case errors.Is(err, unix.EAGAIN):
 		h.readable = false
@@ -136,20 +148,28 @@ func (h *half) copy(buf []byte, src, dst int) (int, error) {
 		h.full = 0
 		// Less than was asked for: the queue is empty. What comes after this
 		// read is a new edge. An end announced before it is not.
-		h.readable = h.hangup
+		if h.readable = h.hangup; !h.readable && h.writable {
+			s.put(f, side, n)
+			return n, nil
+		}
 	}
-	m, err := 0, error(nil)
+	m := 0
 	if h.writable {
 		if m, err = send(dst, buf[:n]); err != nil && !errors.Is(err, unix.EAGAIN) {
 			return 0, writeError{err}
 		}
 	}
-	h.moved.Add(int64(m))
-	if m < n {
-		h.writable = false
-		h.pending = append([]byte(nil), buf[m:n]...)
-	}
+	h.sent(m, buf[:n])
 	return n, nil
+}
+
+// sent takes note of how much of p was sent; the rest is pending.
+func (h *half) sent(n int, p []byte) {
+	h.moved.Add(int64(n))
+	if n < len(p) {
+		h.writable = false
+		h.pending = append([]byte(nil), p[n:]...)
+	}
 }
 
 // flush writes what is pending.
@@ -195,7 +215,7 @@ func (f *Flow) broken(side int, err error) {
 	if errors.As(err, &write) && !back.shut {
 		h := &f.half[side]
 		h.shut = true
-		h.drop(f.worker)
+		h.drop(f.worker.Load())
 		back.readable, back.hangup = true, true
 		f.move(1 - side)
 		if !f.ended && back.empty() {
@@ -231,7 +251,10 @@ func (f *Flow) end(reset bool) {
 		return
 	}
 	f.ended = true
-	w := f.worker
+	w := f.worker.Load()
+	if f.half[0].waits || f.half[1].waits {
+		w.flush()
+	}
 	for side := range f.fd {
 		fd := int(f.fd[side])
 		if reset {

@@ -45,11 +45,13 @@ func (p *Pump) Open(a *net.TCPConn, to netip.AddrPort, first []byte, limit time.
 		_ = unix.Close(fdB)
 		return nil, err
 	}
-	f := &Flow{done: done, worker: p.worker(), opening: &opening{opened: opened, to: to}}
+	f := &Flow{done: done, opening: &opening{opened: opened, to: to}}
 	f.fd = [2]int32{int32(fdA), int32(fdB)}
 	f.half[0].pending = first
-	f.opening.expiry = time.AfterFunc(limit, func() { f.worker.post(order{kind: orderExpire, flow: f}) })
-	if !f.worker.post(order{kind: orderStart, flow: f}) {
+	w := p.worker()
+	f.worker.Store(w)
+	f.opening.expiry = time.AfterFunc(limit, func() { f.worker.Load().post(order{kind: orderExpire, flow: f}) })
+	if !w.take(f, false) {
 		f.opening.expiry.Stop()
 		_ = unix.Close(fdA)
 		_ = unix.Close(fdB)
@@ -148,7 +150,7 @@ func connected(fd int, to netip.AddrPort) error {
 // unopened ends a flow whose second side cannot be connected, and gives the
 // first one back.
 func (f *Flow) unopened(why error) {
-	o, w := f.opening, f.worker
+	o, w := f.opening, f.worker.Load()
 	f.opening, f.ended = nil, true
 	o.expiry.Stop()
 	_ = unix.EpollCtl(w.ep, unix.EPOLL_CTL_DEL, int(f.fd[0]), nil)

@@ -10,21 +10,25 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Pump moves bytes between pairs of TCP connections. A few workers, each with
 // an epoll instance of its own, serve all pairs: a pair that is idle costs no
-// goroutine, no stack and no buffer, only its descriptors and a Flow.
+// goroutine, no stack and no buffer, only its descriptors and a Flow. As few of
+// them work as can serve the traffic (load.go).
 //
-// A direction begins with read and write, which is best for small messages.
+// A direction begins with read and write, which is best for small messages;
+// those of many pairs are written together (sends.go).
 // One whose reads fill the buffer is bulk and goes on with splice(2), which
 // copies nothing, until a read is small again.
 //
 // The end of one direction is passed on by itself (half-close); a reset ends
 // both.
 type Pump struct {
+	cfg     PumpConfig
 	workers []*worker
 	next    atomic.Uint32
 	wg      sync.WaitGroup
@@ -33,6 +37,10 @@ type Pump struct {
 // PumpConfig tunes a Pump; the zero value is production.
 type PumpConfig struct {
 	Workers int // default GOMAXPROCS - 1, and at least 1, so that the rest of the process has its turn
+
+	plain  bool          // without io_uring, as where there is none
+	window time.Duration // see window, and for spare
+	spare  float64
 }
 
 // NewPump starts the workers. Close it.
@@ -40,14 +48,21 @@ func NewPump(cfg PumpConfig) (*Pump, error) {
 	if cfg.Workers == 0 {
 		cfg.Workers = max(runtime.GOMAXPROCS(0)-1, 1)
 	}
-	p := &Pump{}
+	if cfg.window == 0 {
+		cfg.window, cfg.spare = window, spare
+	}
+	p := &Pump{cfg: cfg}
 	for range cfg.Workers {
 		w, err := newWorker(p)
 		if err != nil {
-			p.Close()
+			for _, w := range p.workers {
+				w.close()
+			}
 			return nil, err
 		}
 		p.workers = append(p.workers, w)
+	}
+	for _, w := range p.workers {
 		p.wg.Go(w.run)
 	}
 	return p, nil
@@ -89,18 +104,15 @@ func (p *Pump) Start(a, b *net.TCPConn, done func(Moved)) (*Flow, error) {
 		_ = unix.Close(fdA)
 		return nil, err
 	}
-	f := &Flow{done: done, worker: p.worker()}
+	f := &Flow{done: done}
 	f.fd = [2]int32{int32(fdA), int32(fdB)}
-	if !f.worker.post(order{kind: orderStart, flow: f}) {
+	if !p.worker().take(f, false) {
 		_ = unix.Close(fdA)
 		_ = unix.Close(fdB)
 		return nil, errPumpClosed
 	}
 	return f, nil
 }
-
-// worker is whose turn it is.
-func (p *Pump) worker() *worker { return p.workers[int(p.next.Add(1))%len(p.workers)] }
 
 // Pipe joins two connections and waits for their end, or cuts them when ctx
 // ends. Both are closed. sent is what went from a to b.
@@ -139,13 +151,14 @@ func detach(c *net.TCPConn) (int, error) {
 
 // Flow is a pair of connections in a Pump.
 type Flow struct {
-	worker  *worker
+	worker  atomic.Pointer[worker]
 	done    func(Moved)
 	opening *opening // nil: both sides are connected
 	half    [2]half  // 0: a to b; 1: b to a. half[i] reads fd[i]
 	err     error    // the first one
 	slot    int32    // in the worker's table
 	fd      [2]int32
+	seen    uint32 // the worker's window in which there was last something to do
 	ended   bool
 }
 
@@ -156,4 +169,4 @@ func (f *Flow) Moved() (sent, received int64) {
 
 // Cut ends the flow by resets in both directions. It returns at once; done is
 // called later. A flow that has ended is left alone.
-func (f *Flow) Cut() { f.worker.post(order{kind: orderCut, flow: f}) }
+func (f *Flow) Cut() { f.worker.Load().post(order{kind: orderCut, flow: f}) }

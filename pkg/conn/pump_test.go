@@ -49,9 +49,35 @@ func pair(t testing.TB) (client, server *net.TCPConn) {
 	return c.(*net.TCPConn), s
 }
 
+// plainPumps has newPump do without io_uring.
+var plainPumps bool
+
+// What every pump does, one does that may not use io_uring: before Linux 5.18,
+// in most containers.
+func TestPumpWithoutRing(t *testing.T) {
+	plainPumps = true
+	defer func() { plainPumps = false }()
+	for _, c := range []struct {
+		name string
+		test func(*testing.T)
+	}{
+		{"everything", TestPumpMovesEverything},
+		{"half-close", TestPumpHalfClose},
+		{"resets", TestPumpPassesResetsOn},
+		{"last words", TestPumpKeepsLastWords},
+		{"back pressure", TestPumpBackPressure},
+		{"cut", TestPumpCut},
+		{"many flows", TestPumpManyFlows},
+		{"open", TestOpenBeginsWithTheFirstBytes},
+		{"give back", TestOpenGivesBack},
+	} {
+		t.Run(c.name, c.test)
+	}
+}
+
 func newPump(t testing.TB) *Pump {
 	t.Helper()
-	p, err := NewPump(PumpConfig{})
+	p, err := NewPump(PumpConfig{plain: plainPumps})
 	must(t, err)
 	t.Cleanup(p.Close)
 	return p

@@ -63,7 +63,8 @@ func (w *worker) putPipe(p *pipe) {
 // splice fills a pipe from the source and empties it into the destination; 0:
 // nothing can be moved now. A direction holds a pipe only while bytes are in
 // it.
-func (h *half) splice(w *worker, src, dst int) (int, error) {
+func (f *Flow) splice(side int) (int, error) {
+	w, h, src, dst := f.worker.Load(), &f.half[side], int(f.fd[side]), int(f.fd[1-side])
 	if h.pipe == nil {
 		if len(h.pending) > 0 {
 			return h.flush(dst)
@@ -74,7 +75,7 @@ func (h *half) splice(w *worker, src, dst int) (int, error) {
 		p := w.takePipe()
 		if p == nil {
 			h.bulk = false
-			return h.copy(w.buf, src, dst)
+			return f.copy(side)
 		}
 		n, err := splice(src, p.w, pipeSize)
 		if n <= 0 || err != nil {
@@ -104,6 +105,7 @@ func (h *half) splice(w *worker, src, dst int) (int, error) {
 		h.pipe.n -= n
 		h.moved.Add(int64(n))
 		moved += n
+		w.load.bulk += int64(n)
 	}
 	if h.pipe.n == 0 {
 		w.putPipe(h.pipe)

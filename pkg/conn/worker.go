@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,17 +28,21 @@ type worker struct {
 	freed []int32 // of flows that ended in this batch: an event of theirs may still come
 	more  []*Flow // with work left that was put off for others
 	spare []*Flow
-	buf   []byte
+	sends sends
 	idle  []*pipe // empty ones
 	pipes int     // there are
+
+	load   load
+	loaded atomic.Bool // had no time to spare in the last window
 
 	events [256]unix.EpollEvent
 }
 
 // order is what others want of a worker.
 type order struct {
-	kind orderKind
-	flow *Flow
+	kind  orderKind
+	given bool // orderStart: by another worker
+	flow  *Flow
 }
 
 type orderKind uint8
@@ -62,7 +67,7 @@ func newWorker(p *Pump) (*worker, error) {
 		_ = unix.Close(ep)
 		return nil, fmt.Errorf("start pump: eventfd: %w", err)
 	}
-	w := &worker{pump: p, ep: ep, bell: bell, buf: make([]byte, copySize)}
+	w := &worker{pump: p, ep: ep, bell: bell, sends: newSends(p.cfg.plain), load: load{epoch: time.Now(), number: 1}}
 	err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, bell, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: bellSlot})
 	if err != nil {
 		w.close()
@@ -74,6 +79,7 @@ func newWorker(p *Pump) (*worker, error) {
 func (w *worker) close() {
 	_ = unix.Close(w.ep)
 	_ = unix.Close(w.bell)
+	w.sends.close()
 	for _, p := range w.idle {
 		p.close()
 	}
@@ -83,6 +89,24 @@ func (w *worker) close() {
 func (w *worker) post(o order) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return w.put(o)
+}
+
+// take gets a flow, new or another worker's: orders to it that are given from
+// now on come to this worker, after it.
+func (w *worker) take(f *Flow, given bool) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before := f.worker.Swap(w)
+	if w.put(order{kind: orderStart, given: given, flow: f}) {
+		return true
+	}
+	f.worker.Store(before)
+	return false
+}
+
+// put is post with mu held.
+func (w *worker) put(o order) bool {
 	if w.stopped {
 		return false
 	}
@@ -102,11 +126,10 @@ const stint = 5 * time.Millisecond
 
 // run serves until orderStop.
 func (w *worker) run() {
-	since := time.Now()
-	for batch := uint32(1); ; batch++ {
-		if batch%16 == 0 && time.Since(since) >= stint {
+	for {
+		if w.load.now-w.load.turned >= stint {
 			runtime.Gosched()
-			since = time.Now()
+			w.load.turned = w.load.now
 		}
 		n, err := w.wait()
 		if err != nil {
@@ -124,15 +147,18 @@ func (w *worker) run() {
 				f.event(int(e.Fd&1), e.Events)
 			}
 		}
+		w.flush()
 		again := w.more
 		w.more, w.spare = w.spare[:0], again
 		for _, f := range again {
 			f.resume()
 		}
+		w.flush()
 		if ring && w.obey() {
 			w.stop(ErrCut)
 			return
 		}
+		w.look()
 		w.free = append(w.free, w.freed...)
 		w.freed = w.freed[:0]
 	}
@@ -143,8 +169,11 @@ func (w *worker) run() {
 func (w *worker) wait() (n int, err error) {
 	if len(w.more) > 0 {
 		n, err = epollPoll(w.ep, w.events[:])
+		w.load.now = time.Since(w.load.epoch)
 	} else {
+		before := time.Since(w.load.epoch)
 		n, err = unix.EpollWait(w.ep, w.events[:], -1)
+		w.load.wait(before)
 	}
 	if errors.Is(err, unix.EINTR) {
 		return 0, nil
@@ -163,8 +192,14 @@ func (w *worker) obey() (stop bool) {
 	for _, o := range orders {
 		switch o.kind {
 		case orderStart:
-			w.add(o.flow)
+			if w.add(o.flow); o.given {
+				w.load.begin()
+			}
 		case orderCut:
+			if at := o.flow.worker.Load(); at != w {
+				at.post(o) // given away meanwhile
+				continue
+			}
 			o.flow.abort(ErrCut)
 		case orderExpire:
 			if o.flow.opening != nil {
@@ -188,6 +223,11 @@ func (w *worker) add(f *Flow) {
 		w.flows = append(w.flows, f)
 	}
 	f.slot = slot
+	for side := range f.half {
+		if f.half[side].pipe != nil {
+			w.pipes++ // of a flow that was given away
+		}
+	}
 	for side := range f.fd {
 		e := unix.EpollEvent{
 			Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | edge,
