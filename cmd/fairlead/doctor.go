@@ -24,7 +24,7 @@ func (a *app) doctor() *cobra.Command {
 	asJSON := outputFlag(c)
 	host := c.Flags().String("docker", "unix:///var/run/docker.sock", "the Docker daemon to look for, as docker.host in the config")
 	c.RunE = func(*cobra.Command, []string) error {
-		facts := append(attach.Probe(), agent.ProbeDocker(c.Context(), *host))
+		facts := append(attach.Probe(), agent.ProbeSends(), agent.ProbeDocker(c.Context(), *host))
 		if asJSON() {
 			if err := printJSON(a.out, facts); err != nil {
 				return err
