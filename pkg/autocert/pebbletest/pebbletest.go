@@ -360,8 +360,10 @@ func installed(t testing.TB) (program, certs string) {
 		return filepath.Join(dir, "pebble"), filepath.Join(dir, "certs")
 	}
 	root := sourceRoot()
+	program = tool(t, root, "pebble")
+	// Only now: of a module that was not downloaded yet Go tells no directory.
 	module := run(t, root, "go", "list", "-modfile=tools/go.mod", "-m", "-f", "{{.Dir}}", "github.com/letsencrypt/pebble/v2")
-	return tool(t, root, "pebble"), filepath.Join(module, "test", "certs")
+	return program, filepath.Join(module, "test", "certs")
 }
 
 var building sync.Mutex
