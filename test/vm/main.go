@@ -117,7 +117,7 @@ func writeReport(c config, results []result) error {
 		fmt.Fprintf(&b, "\nNot run: tests that match `%s`.\n", c.skip)
 	}
 	if c.skip == heavy {
-		fmt.Fprintln(&b, "They take a million packets each; they run on the host.")
+		fmt.Fprintln(&b, "They take a million packets, or system calls, each; they run on the host.")
 	}
 	fmt.Print(b.String())
 	if c.report == "" {

@@ -32,7 +32,7 @@ func suiteNames() []string {
 // heavy tests run a million packets: too long without hardware virtualization,
 // and what they prove does not depend on the kernel. Others of the kind are
 // run with fewer (environment in guest.go).
-const heavy = "OverAllCarries|Flood"
+const heavy = "OverAllCarries|Flood|HasRoom"
 
 // job is what the guest's first process runs.
 type job struct {
