@@ -135,6 +135,7 @@ func (a *Agent) giveWay(ctx context.Context, next *successor) (gone bool) {
 
 // offer gives the successor all there is and waits until it is ready.
 func (a *Agent) offer(ctx context.Context, next *successor) error {
+	next.conn.Resume() // whatever the end of the term it came in said
 	stop := make(chan struct{})
 	defer close(stop)
 	go func() {

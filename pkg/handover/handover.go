@@ -24,6 +24,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -81,6 +82,9 @@ func (e *RefusedError) Error() string { return e.Reason }
 type Conn struct {
 	c    *net.UnixConn
 	peer *Process
+
+	mu          sync.Mutex // of the time a Receive has
+	interrupted bool
 }
 
 // newConn checks that the other end is a process of the same user.
@@ -134,10 +138,30 @@ func (c *Conn) Close() error {
 
 // Interrupt ends the Receive under way, and every later one, by
 // os.ErrDeadlineExceeded.
-func (c *Conn) Interrupt() { _ = c.c.SetReadDeadline(time.Unix(1, 0)) }
+func (c *Conn) Interrupt() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.interrupted = true
+	_ = c.c.SetReadDeadline(time.Unix(1, 0))
+}
 
 // Resume takes an Interrupt back.
-func (c *Conn) Resume() { _ = c.c.SetReadDeadline(time.Time{}) }
+func (c *Conn) Resume() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.interrupted = false
+	_ = c.c.SetReadDeadline(time.Time{})
+}
+
+// await has the next wait end in time; one that is interrupted has ended.
+func (c *Conn) await(within time.Duration) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if within == 0 || c.interrupted {
+		return nil
+	}
+	return c.c.SetReadDeadline(time.Now().Add(within))
+}
 
 // File is a copy of the socket, for Adopt in another process. The caller closes
 // it.
@@ -181,10 +205,8 @@ func (c *Conn) Send(m Message, within time.Duration, files ...*os.File) error {
 // the caller's to close. The error is io.EOF when the other side hung up, a
 // *RefusedError when it refused, os.ErrDeadlineExceeded when it says nothing.
 func (c *Conn) Receive(within time.Duration) (m Message, files []*os.File, err error) {
-	if within > 0 {
-		if err := c.c.SetReadDeadline(time.Now().Add(within)); err != nil {
-			return m, nil, err
-		}
+	if err := c.await(within); err != nil {
+		return m, nil, err
 	}
 	b, rights := make([]byte, MaxMessage+1), make([]byte, unix.CmsgSpace(4*MaxFiles))
 	n, k, flags, _, err := c.c.ReadMsgUnix(b, rights)
