@@ -229,29 +229,19 @@ func costOf(t taken) float64 { return t.cpu }
 func endsOf(t taken) float64 { return t.ends }
 func p99Of(t taken) float64  { return t.p99 }
 
-// best is the highest median rate of the peers: what the aims are about.
-func (b *bench) best(m measure) (rate float64, who string) {
-	for _, s := range b.subjects {
-		if v := median(s, m, rateOf); !s.own && v > rate {
-			rate, who = v, s.title
-		}
-	}
-	return rate, who
-}
-
 func (b *bench) rows() []report.Row {
 	var rows []report.Row
 	for _, m := range b.measures {
-		best, who := b.best(m)
 		for _, s := range b.subjects {
 			n := len(s.samples[m.name])
-			v := median(s, m, rateOf)
-			rows = append(rows, report.Row{Case: m.title, Subject: s.title, Value: v, Unit: m.unit, Baseline: who, Ratio: report.Ratio(v, best), Rounds: n})
+			rate, who := b.against(s, m, rateOf, lower)
+			rows = append(rows, report.Row{Case: m.title, Subject: s.title, Value: median(s, m, rateOf), Unit: m.unit, Baseline: who, Ratio: rate, Rounds: n})
 			unit, ends := "µs CPU of the proxy per "+m.per, "µs CPU of client and server per "+m.per
 			if m.kind == "bulk" {
 				unit, ends = "ms CPU of the proxy per GB", "ms CPU of client and server per GB"
 			} else {
-				rows = append(rows, report.Row{Case: m.title, Subject: s.title, Value: median(s, m, p99Of), Unit: "µs, 99th percentile", Rounds: n})
+				late, who := b.against(s, m, p99Of, higher)
+				rows = append(rows, report.Row{Case: m.title, Subject: s.title, Value: median(s, m, p99Of), Unit: "µs, 99th percentile", Baseline: who, Ratio: late, Rounds: n})
 			}
 			rows = append(rows, report.Row{Case: m.title, Subject: s.title, Value: median(s, m, costOf), Unit: unit, Rounds: n})
 			rows = append(rows, report.Row{Case: m.title, Subject: s.title, Value: median(s, m, endsOf), Unit: ends, Rounds: n})
@@ -268,20 +258,19 @@ func (b *bench) rows() []report.Row {
 }
 
 func (b *bench) print() {
-	rates := &report.Table{Title: "Rates: medians, and × the better of nginx stream and HAProxy", Head: []string{""}}
+	rates := &report.Table{Title: "Rates: medians, and × the better of nginx stream and HAProxy, by the median of the rounds' ratios", Head: []string{""}}
 	costs := &report.Table{Title: "CPU of the proxy + of client and server: µs per exchange and connection, ms per GB", Head: []string{""}}
-	late := &report.Table{Title: "99th percentile of an exchange, µs", Head: []string{""}}
+	late := &report.Table{Title: "99th percentile of an exchange, µs, and × the better peer's, likewise", Head: []string{""}}
 	for _, m := range b.measures {
 		rates.Head = append(rates.Head, m.short+", "+m.unit, "×")
 		costs.Head = append(costs.Head, m.short)
 		if m.kind != "bulk" {
-			late.Head = append(late.Head, m.short)
+			late.Head = append(late.Head, m.short, "×")
 		}
 		if m.aim > 0 {
-			best, _ := b.best(m)
 			for _, s := range b.subjects {
-				if s.name == "fairlead" && best > 0 {
-					rates.Notes = append(rates.Notes, fmt.Sprintf("%s: aim %.2f, measured %.2f", m.title, m.aim, median(s, m, rateOf)/best))
+				if r, who := b.against(s, m, rateOf, lower); s.name == "fairlead" && who != "" {
+					rates.Notes = append(rates.Notes, fmt.Sprintf("%s: aim %.2f, measured %.2f", m.title, m.aim, r))
 				}
 			}
 		}
@@ -289,12 +278,10 @@ func (b *bench) print() {
 	for _, s := range b.subjects {
 		r, c, l := []string{s.title}, []string{s.title}, []string{s.title}
 		for _, m := range b.measures {
-			best, _ := b.best(m)
-			v := median(s, m, rateOf)
-			r = append(r, report.Number(int(v)), ratio(v, best))
+			r = append(r, report.Number(int(median(s, m, rateOf))), b.ratio(s, m, rateOf, lower))
 			c = append(c, fmt.Sprintf("%.1f + %.1f", median(s, m, costOf), median(s, m, endsOf)))
 			if m.kind != "bulk" {
-				l = append(l, fmt.Sprintf("%.0f", median(s, m, p99Of)))
+				l = append(l, fmt.Sprintf("%.0f", median(s, m, p99Of)), b.ratio(s, m, p99Of, higher))
 			}
 		}
 		rates.Rows, costs.Rows, late.Rows = append(rates.Rows, r), append(costs.Rows, c), append(late.Rows, l)
@@ -314,14 +301,6 @@ func (b *bench) print() {
 		idle.Add(s.title, report.Number(int(report.Median(s.idle))))
 	}
 	idle.Print(b.w)
-}
-
-// ratio is a cell; there may be no peer.
-func ratio(v, best float64) string {
-	if best == 0 {
-		return "–"
-	}
-	return fmt.Sprintf("%.2f", v/best)
 }
 
 // nofile is how many descriptors a process may have.

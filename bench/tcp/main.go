@@ -56,8 +56,8 @@ func main() {
 		return
 	}
 	cfg := config{}
-	flag.IntVar(&cfg.rounds, "rounds", 9, "interleaved rounds, of which the median counts")
-	flag.DurationVar(&cfg.time, "time", time.Second, "length of one measurement")
+	flag.IntVar(&cfg.rounds, "rounds", 41, "interleaved rounds, of which the median counts")
+	flag.DurationVar(&cfg.time, "time", 250*time.Millisecond, "length of one measurement")
 	flag.IntVar(&cfg.idle, "idle", 20_000, "idle connections; fewer where the limit of descriptors is lower; 0: none")
 	flag.StringVar(&cfg.only, "only", "", "proxies to measure, by comma: fairlead,nginx,haproxy; default: all")
 	flag.StringVar(&cfg.measures, "measures", "", "what to measure, by comma: exchange,single,bulk1,bulk4,connect; default: all")
