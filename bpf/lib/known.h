@@ -48,6 +48,19 @@ static __always_inline bool quick_nat(__u32 source, __u32 ident, struct xlate *x
 	return nat_ident(x) == ident;
 }
 
+/* A reply of mode full-nat, of which everything but its new destination is known. */
+static __always_inline bool quick_nat_reply(const struct recent_line *l, __u64 tag, __u32 ident, struct xlate *x)
+{
+	__u32 none = 0;
+	__u64 to = recent_find(l, recent_tail(tag), &none);
+
+	if (none || (__u8)to != RECENT_TO)
+		return false;
+	addr_map4(&x->dst, recent_first(to) | recent_second(to) << 24);
+	x->dport = recent_second(to) >> 8;
+	return nat_ident(x) == ident;
+}
+
 /* By the entry of the last seconds. */
 static __always_inline bool quick_recent(const struct pkt *p, const struct recent_line *l, __u64 tag, struct xlate *x,
 					 struct known *k)
@@ -61,7 +74,7 @@ static __always_inline bool quick_recent(const struct pkt *p, const struct recen
 	if (!data || !recent_fresh(data))
 		return false;
 	first = recent_first(data);
-	if ((__u8)data == RECENT_REPLY) {
+	if ((__u8)data == RECENT_REPLY || (__u8)data == RECENT_NAT_REPLY) {
 		v = vip_of(p, first);
 		i = recent_second(data) & IFACE_MASK;
 		dev = bpf_map_lookup_elem(&fl_ifaces, &i);
@@ -71,6 +84,8 @@ static __always_inline bool quick_recent(const struct pkt *p, const struct recen
 		k->ifindex = dev->ifindex;
 		x->src = v->addr;
 		x->sport = v->port;
+		if ((__u8)data == RECENT_NAT_REPLY)
+			return quick_nat_reply(l, tag, ident, x);
 		x->dst = p->key->dst;
 		x->dport = p->key->dport;
 		return hash_end(&x->src, x->sport) == ident;
@@ -88,7 +103,7 @@ static __always_inline bool quick_recent(const struct pkt *p, const struct recen
 	return hash_end(&x->dst, x->dport) == ident;
 }
 
-/* The same for a client's flow in mode full-nat, of which x is the translation. */
+/* A flow in mode full-nat, of which x is the translation. */
 static __always_inline void quick_remember_nat(const struct flow *f, const struct xlate *x, const struct known *k,
 					       struct recent_line *l, __u64 tag)
 {
@@ -99,11 +114,17 @@ static __always_inline void quick_remember_nat(const struct flow *f, const struc
 			   nat_ident(x));
 }
 
-/*
- * Remembers the flow for the next packets, if an entry can tell what it changes:
- * one end, or a client's both. Of replies in mode full-nat it cannot: there is no
- * room for the client's address.
- */
+static __always_inline void quick_remember_nat_reply(const struct flow *f, const struct xlate *x, struct recent_line *l,
+						     __u64 tag)
+{
+	__u32 to = f->dst.w[3];
+
+	if (addr_is4(&f->dst) &&
+	    recent_put(l, recent_tail(tag), recent_data(RECENT_TO, to & RECENT_NUMBER, (__u32)f->dport << 8 | to >> 24), 0))
+		recent_put(l, tag, recent_data(RECENT_NAT_REPLY, f->service, f->ifindex & IFACE_MASK), nat_ident(x));
+}
+
+/* Remembers the flow for the next packets, if an entry can tell what it changes. */
 static __always_inline void quick_remember(const struct pkt *p, const struct flow *f, const struct xlate *x,
 					   const struct known *k, struct recent_line *l, __u64 tag)
 {
@@ -111,19 +132,19 @@ static __always_inline void quick_remember(const struct pkt *p, const struct flo
 
 	if (f->state & (FLOW_RST | FLOW_FIN_CLIENT | FLOW_FIN_BACKEND) || (f->service | f->backend) > RECENT_NUMBER)
 		return;
-	if (f->flags & FLOW_NAT) {
-		if (k->b)
-			quick_remember_nat(f, x, k, l, tag);
-		return;
-	}
 	if (k->b) {
-		if (f->sport == p->key->sport && addr_equal(&f->src, &p->key->src))
+		if (f->flags & FLOW_NAT)
+			quick_remember_nat(f, x, k, l, tag);
+		else if (f->sport == p->key->sport && addr_equal(&f->src, &p->key->src))
 			recent_put(l, tag, recent_data(RECENT_CLIENT, f->backend, f->service), hash_end(&f->dst, f->dport));
 		return;
 	}
 	v = vip_of(p, f->service);
-	if (v && iface_of(f->ifindex) && v->port == f->sport && addr_equal(&v->addr, &f->src) && f->dport == p->key->dport &&
-	    addr_equal(&f->dst, &p->key->dst))
+	if (!v || !iface_of(f->ifindex) || v->port != f->sport || !addr_equal(&v->addr, &f->src))
+		return;
+	if (f->flags & FLOW_NAT)
+		quick_remember_nat_reply(f, x, l, tag);
+	else if (f->dport == p->key->dport && addr_equal(&f->dst, &p->key->dst))
 		recent_put(l, tag, recent_data(RECENT_REPLY, f->service, f->ifindex & IFACE_MASK), hash_end(&f->src, f->sport));
 }
 

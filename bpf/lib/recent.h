@@ -35,6 +35,8 @@ enum {
 	RECENT_CLIENT = 1, /* of the client: backend, service */
 	RECENT_REPLY,	   /* of the backend: index into fl_vips, index into fl_ifaces */
 	RECENT_NAT,	   /* of the client, from an address of the node: backend, index into fl_sources << 16 | port */
+	RECENT_NAT_REPLY,  /* of the backend, to an address of the node: as RECENT_REPLY, and the client is in the next kind */
+	RECENT_TO,	   /* an IPv4 address and a port, by recent_tail(tag): 24 bits, 8 and 16 */
 };
 #define RECENT_NUMBER 0xffffff
 
@@ -70,6 +72,12 @@ static __always_inline __u64 recent_tag(const struct flow_key *k)
 	return hash_tuple(k, hash_seed ^ (epoch ? *epoch : 0) * 0x9e3779b97f4a7c15ULL);
 }
 
+/* The tag of what did not fit into a flow's entry; in the same line. */
+static __always_inline __u64 recent_tail(__u64 tag)
+{
+	return tag ^ 0x9e3779b900000000ULL;
+}
+
 static __always_inline struct recent_line *recent_line(__u64 tag)
 {
 	__u32 i = tag & recent_mask;
@@ -93,9 +101,10 @@ static __always_inline __u64 recent_find(const struct recent_line *l, __u64 tag,
 
 /*
  * In place of the same flow's, or of one that no longer counts. Where all four
- * are others', they stay: to take turns would leave none of them a hit.
+ * are others', they stay: to take turns would leave none of them a hit. false:
+ * there was no place.
  */
-static __always_inline void recent_put(struct recent_line *l, __u64 tag, __u64 data, __u32 ident)
+static __always_inline bool recent_put(struct recent_line *l, __u64 tag, __u64 data, __u32 ident)
 {
 	__u32 at = RECENT_PER_LINE;
 
@@ -106,9 +115,10 @@ static __always_inline void recent_put(struct recent_line *l, __u64 tag, __u64 d
 		if (!((l->entry[i].check ^ l->entry[i].data ^ tag) >> 32))
 			at = i;
 	if (at >= RECENT_PER_LINE)
-		return;
+		return false;
 	l->entry[at].data = data;
 	l->entry[at].check = tag ^ data ^ ident;
+	return true;
 }
 
 static __always_inline void recent_clear(struct recent_line *l, __u64 tag)

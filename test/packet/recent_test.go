@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gopacket/gopacket/layers"
+
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 	"github.com/fairlead-lb/fairlead/pkg/model"
 )
@@ -142,6 +144,38 @@ func TestRecentKnowsSources(t *testing.T) {
 		if after := entries(p)[k]; after.Seen == before.Seen {
 			t.Error("the entry was not asked for though the source is another one")
 		}
+	})
+}
+
+// Replies of mode full-nat are remembered with the client, of IPv4; and when the
+// port is another client's, they are that one's.
+func TestRecentKnowsClients(t *testing.T) {
+	eachHook(t, func(p *plane, h hook) {
+		p.sources(1)
+		p.apply(fullNAT())
+		talk := func(sport uint16) (request, reply frame) {
+			request = request4()
+			request.sport = sport
+			port := p.sent(h, request)
+			reply = frame{srcMAC: backMAC, dstMAC: nodeMAC, src: back4, dst: source4, sport: 8090, dport: port, tcp: synAck()}
+			p.expect(h, "SYN-ACK", reply.bytes(t), h.out, reply.toClient(vip4, client4, 90, sport).bytes(t), "1/replied")
+			request.tcp, reply.tcp = ack(), ack()
+			p.sent(h, request)
+			for range 3 {
+				p.expect(h, "reply", reply.bytes(t), h.out, reply.toClient(vip4, client4, 90, sport).bytes(t), "1/replied")
+			}
+			return request, reply
+		}
+		request, reply := talk(clientPort)
+		k, before := repliesOf(p)
+		waitJiffies(p, uint64(before.Seen)+seenEvery+1)
+		p.expect(h, "remembered", reply.bytes(t), h.out, reply.toClient(vip4, client4, 90, clientPort).bytes(t), "1/replied")
+		if after := entries(p)[k]; after.Seen != before.Seen {
+			t.Errorf("the entry was asked for: time %d, was %d", after.Seen, before.Seen)
+		}
+		request.tcp = &layers.TCP{RST: true, Seq: 1001}
+		p.sent(h, request)
+		talk(clientPort + 1)
 	})
 }
 
