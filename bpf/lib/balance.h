@@ -119,8 +119,10 @@ static __always_inline enum reason direct_of(struct pkt *p, struct service *svc,
 		if (why != REASON_FORWARDED)
 			return why;
 	}
-	if (!syn)
+	if (!syn) {
+		direct_mend(p->ifindex);
 		direct_confirm(p, b, hash);
+	}
 	if (p->tcp_flags & (TCP_FIN | TCP_RST))
 		direct_end(p, b);
 	xlate_direct(x, p->key, b);

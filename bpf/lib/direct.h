@@ -130,6 +130,62 @@ static __always_inline void direct_confirm(const struct pkt *p, const struct bac
 	flow_confirm(bpf_ntohl(th->ack_seq), true);
 }
 
+/*
+ * When fl_flows is full the kernel's LRU takes the entries used longest ago: those
+ * of idle connections. The client's packets touch none here, so they look
+ * whether the replies still have theirs, but only after the agent has seen the
+ * table nearly full: it is a lookup among all flows.
+ */
+static __always_inline bool mends(void)
+{
+	__u32 zero = 0;
+	__u64 *until = bpf_map_lookup_elem(&fl_mend, &zero);
+
+	return until && bpf_jiffies64() < *until;
+}
+
+/*
+ * Sees to it that the replies to the packet in scratch, one in mid-connection to the
+ * service and backend there, have an entry. A new one is that of a handshake, so
+ * forged segments leave nothing in fl_flows: the backend's next segment confirms
+ * it, or is a RST.
+ */
+__noinline int direct_mend(__u32 ifindex)
+{
+	struct scratch *s = scratch();
+	struct service *svc;
+	struct backend *b;
+	bool embryo;
+
+	if (!s || !mends())
+		return 0;
+	s->key = s->pkt_key;
+	svc = bpf_map_lookup_elem(&fl_services, &s->service_key);
+	if (!svc)
+		return 0;
+	/* Where there are older tables, direct_owner has been here. */
+	b = svc->olds ? bpf_map_lookup_elem(&fl_backends, &s->owner)
+		      : backend_at(svc, hash_flow(&s->key, hash_seed), &s->owner);
+	if (!b || replies_of(s, b, &embryo))
+		return 0;
+	s->twin = s->other;
+	/* Field by field: a literal would be put together on the stack, of which Linux 5.10 has too little. */
+	__builtin_memset(&s->reply, 0, sizeof(s->reply));
+	s->reply.src = s->key.dst;
+	s->reply.dst = s->key.src;
+	s->reply.sport = s->key.dport;
+	s->reply.dport = s->key.sport;
+	s->reply.backend = s->owner;
+	s->reply.service = svc->id;
+	s->reply.ifindex = ifindex;
+	s->reply.flags = FLOW_REPLY | FLOW_SINGLE;
+	s->reply.hash = hash_flow(&s->key, hash_seed);
+	s->reply.seen = bpf_jiffies64();
+	if (handshake_open() >= 0)
+		count_connection(s->reply.service, true);
+	return 0;
+}
+
 /* The client ends or resets its connection: noted where replies are. */
 static __always_inline void direct_end(const struct pkt *p, const struct backend *b)
 {

@@ -87,6 +87,15 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 } fl_epoch SEC(".maps");
 
+/* Until when, in jiffies, connections may have lost the entry of their replies (direct_mend). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} fl_mend SEC(".maps");
+
 /* By the id of a service, twice, plus one for IPv6. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

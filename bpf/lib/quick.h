@@ -176,7 +176,7 @@ static __always_inline bool quick_flags(const struct pkt *p, const struct quick 
 {
 	if (p->tcp_flags == TCP_SYN)
 		return quick_open(p, q);
-	if (p->tcp_flags & TCP_SYN)
+	if (p->tcp_flags & TCP_SYN || mends())
 		return false;
 	if (quick_ends(p, q))
 		direct_confirm(p, q->b, q->hash);

@@ -264,6 +264,7 @@ const (
 	lbMapFlHandshakes  = "fl_handshakes"
 	lbMapFlIfaces      = "fl_ifaces"
 	lbMapFlLoad        = "fl_load"
+	lbMapFlMend        = "fl_mend"
 	lbMapFlPending     = "fl_pending"
 	lbMapFlPortsTcp4   = "fl_ports_tcp4"
 	lbMapFlPortsTcp6   = "fl_ports_tcp6"
@@ -360,6 +361,7 @@ type lbMapSpecs struct {
 	FlHandshakes *ebpf.MapSpec `ebpf:"fl_handshakes"`
 	FlIfaces     *ebpf.MapSpec `ebpf:"fl_ifaces"`
 	FlLoad       *ebpf.MapSpec `ebpf:"fl_load"`
+	FlMend       *ebpf.MapSpec `ebpf:"fl_mend"`
 	FlPending    *ebpf.MapSpec `ebpf:"fl_pending"`
 	FlPortsTcp4  *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
 	FlPortsTcp6  *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
@@ -428,6 +430,7 @@ type lbMaps struct {
 	FlHandshakes *ebpf.Map `ebpf:"fl_handshakes"`
 	FlIfaces     *ebpf.Map `ebpf:"fl_ifaces"`
 	FlLoad       *ebpf.Map `ebpf:"fl_load"`
+	FlMend       *ebpf.Map `ebpf:"fl_mend"`
 	FlPending    *ebpf.Map `ebpf:"fl_pending"`
 	FlPortsTcp4  *ebpf.Map `ebpf:"fl_ports_tcp4"`
 	FlPortsTcp6  *ebpf.Map `ebpf:"fl_ports_tcp6"`
@@ -460,6 +463,7 @@ func (m *lbMaps) Close() error {
 		m.FlHandshakes,
 		m.FlIfaces,
 		m.FlLoad,
+		m.FlMend,
 		m.FlPending,
 		m.FlPortsTcp4,
 		m.FlPortsTcp6,

@@ -29,6 +29,7 @@ const (
 	listenMapFlIfaces     = "fl_ifaces"
 	listenMapFlListeners  = "fl_listeners"
 	listenMapFlLoad       = "fl_load"
+	listenMapFlMend       = "fl_mend"
 	listenMapFlPending    = "fl_pending"
 	listenMapFlPortsTcp4  = "fl_ports_tcp4"
 	listenMapFlPortsTcp6  = "fl_ports_tcp6"
@@ -107,6 +108,7 @@ type listenMapSpecs struct {
 	FlIfaces     *ebpf.MapSpec `ebpf:"fl_ifaces"`
 	FlListeners  *ebpf.MapSpec `ebpf:"fl_listeners"`
 	FlLoad       *ebpf.MapSpec `ebpf:"fl_load"`
+	FlMend       *ebpf.MapSpec `ebpf:"fl_mend"`
 	FlPending    *ebpf.MapSpec `ebpf:"fl_pending"`
 	FlPortsTcp4  *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
 	FlPortsTcp6  *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
@@ -161,6 +163,7 @@ type listenMaps struct {
 	FlIfaces     *ebpf.Map `ebpf:"fl_ifaces"`
 	FlListeners  *ebpf.Map `ebpf:"fl_listeners"`
 	FlLoad       *ebpf.Map `ebpf:"fl_load"`
+	FlMend       *ebpf.Map `ebpf:"fl_mend"`
 	FlPending    *ebpf.Map `ebpf:"fl_pending"`
 	FlPortsTcp4  *ebpf.Map `ebpf:"fl_ports_tcp4"`
 	FlPortsTcp6  *ebpf.Map `ebpf:"fl_ports_tcp6"`
@@ -191,6 +194,7 @@ func (m *listenMaps) Close() error {
 		m.FlIfaces,
 		m.FlListeners,
 		m.FlLoad,
+		m.FlMend,
 		m.FlPending,
 		m.FlPortsTcp4,
 		m.FlPortsTcp6,

@@ -77,6 +77,7 @@ type Objects struct {
 	filter   *ebpf.Memory
 	loads    *ebpf.Memory
 	epoch    *ebpf.Memory
+	mend     *ebpf.Memory
 	vips     *ebpf.Memory
 	fronts   fronts
 	trace    traceVars
@@ -205,6 +206,7 @@ func (o *Objects) mapIntoMemory() (err error) {
 		{&o.loads, lbMapFlLoad},
 		{&o.filter, lbMapFlFilter},
 		{&o.epoch, lbMapFlEpoch},
+		{&o.mend, lbMapFlMend},
 		{&o.vips, lbMapFlVips},
 		{&o.fronts.memory, lbMapFlFronts},
 	} {

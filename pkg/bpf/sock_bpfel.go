@@ -51,6 +51,7 @@ const (
 	sockMapFlHandshakes    = "fl_handshakes"
 	sockMapFlIfaces        = "fl_ifaces"
 	sockMapFlLoad          = "fl_load"
+	sockMapFlMend          = "fl_mend"
 	sockMapFlPending       = "fl_pending"
 	sockMapFlPortsTcp4     = "fl_ports_tcp4"
 	sockMapFlPortsTcp6     = "fl_ports_tcp6"
@@ -145,6 +146,7 @@ type sockMapSpecs struct {
 	FlHandshakes *ebpf.MapSpec `ebpf:"fl_handshakes"`
 	FlIfaces     *ebpf.MapSpec `ebpf:"fl_ifaces"`
 	FlLoad       *ebpf.MapSpec `ebpf:"fl_load"`
+	FlMend       *ebpf.MapSpec `ebpf:"fl_mend"`
 	FlPending    *ebpf.MapSpec `ebpf:"fl_pending"`
 	FlPortsTcp4  *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
 	FlPortsTcp6  *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
@@ -201,6 +203,7 @@ type sockMaps struct {
 	FlHandshakes *ebpf.Map `ebpf:"fl_handshakes"`
 	FlIfaces     *ebpf.Map `ebpf:"fl_ifaces"`
 	FlLoad       *ebpf.Map `ebpf:"fl_load"`
+	FlMend       *ebpf.Map `ebpf:"fl_mend"`
 	FlPending    *ebpf.Map `ebpf:"fl_pending"`
 	FlPortsTcp4  *ebpf.Map `ebpf:"fl_ports_tcp4"`
 	FlPortsTcp6  *ebpf.Map `ebpf:"fl_ports_tcp6"`
@@ -231,6 +234,7 @@ func (m *sockMaps) Close() error {
 		m.FlHandshakes,
 		m.FlIfaces,
 		m.FlLoad,
+		m.FlMend,
 		m.FlPending,
 		m.FlPortsTcp4,
 		m.FlPortsTcp6,

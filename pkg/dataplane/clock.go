@@ -41,9 +41,18 @@ func (c *clockRate) age(now uint64, seen uint32) time.Duration {
 	if ago <= 0 {
 		return 0
 	}
-	hz := c.hz
-	if hz == 0 {
-		hz = likelyHz
+	return time.Duration(float64(ago) / c.rate() * float64(time.Second))
+}
+
+// in is the time d after now, in jiffies.
+func (c *clockRate) in(now uint64, d time.Duration) uint64 {
+	return now + uint64(d.Seconds()*c.rate())
+}
+
+// rate is how many jiffies a second has.
+func (c *clockRate) rate() float64 {
+	if c.hz == 0 {
+		return likelyHz
 	}
-	return time.Duration(float64(ago) / hz * float64(time.Second))
+	return c.hz
 }

@@ -40,6 +40,7 @@ type Maps interface {
 	EachFlow(yield func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool) error
 	PutFlow(k bpf.FlowKey, f bpf.Flow, confirmed bool) error
 	DeleteFlow(k bpf.FlowKey, seen bpf.Flow) (deleted bool, err error)
+	MendUntil(jiffies uint64) error
 	Sources() ([]netip.Addr, error)
 	PutSource(i uint16, a netip.Addr) error
 	PortLimit() uint32

@@ -23,18 +23,19 @@ var errFault = errors.New("injected fault")
 // fakeMaps behaves as bpf.Objects does, in memory. With faults above zero each
 // write fails with that probability, before or after it has taken effect.
 type fakeMaps struct {
-	sizes    bpf.Sizes
-	services map[bpf.ServiceKey]bpf.Service
-	backends map[uint32]bpf.Backend
-	allows   map[bpf.Allow]bool
-	filter   map[netip.Addr]bool
-	slots    []uint32
-	flows    map[bpf.FlowKey]bpf.Flow
-	stats    map[uint32]bpf.ServiceStats
-	sources  []netip.Addr
-	ports    map[bpf.PortClass][]bpf.SourcePort
-	load     map[uint32]uint32
-	jiffies  uint64
+	sizes     bpf.Sizes
+	services  map[bpf.ServiceKey]bpf.Service
+	backends  map[uint32]bpf.Backend
+	allows    map[bpf.Allow]bool
+	filter    map[netip.Addr]bool
+	slots     []uint32
+	flows     map[bpf.FlowKey]bpf.Flow
+	stats     map[uint32]bpf.ServiceStats
+	sources   []netip.Addr
+	ports     map[bpf.PortClass][]bpf.SourcePort
+	load      map[uint32]uint32
+	jiffies   uint64
+	mendUntil uint64
 
 	faults float64
 	rnd    *rand.Rand
@@ -219,6 +220,11 @@ func (m *fakeMaps) GivePort(c bpf.PortClass, p bpf.SourcePort) error {
 
 func (m *fakeMaps) SetLoad(backend, flows uint32) error {
 	m.load[backend] = flows
+	return nil
+}
+
+func (m *fakeMaps) MendUntil(jiffies uint64) error {
+	m.mendUntil = jiffies
 	return nil
 }
 

@@ -39,6 +39,7 @@ func (o *Timeouts) defaults() {
 // sweep is what the last look at the flow table saw.
 type sweep struct {
 	entries uint64
+	live    uint64            // of flows that are confirmed
 	active  map[uint32]uint64 // by service id
 	load    map[uint32]uint32 // by backend, of services that choose by it
 	ports   map[held]bool     // that flows hold
@@ -92,6 +93,9 @@ func (t *Target) Sweep() error {
 	expired, leaving := map[bpf.FlowKey]bpf.Flow{}, map[bpf.FlowKey]bpf.Flow{}
 	err = t.cfg.Maps.EachFlow(func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool {
 		seen.entries++
+		if confirmed {
+			seen.live++
+		}
 		unsettled.see(t.cfg.Maps, k, f)
 		seen.holdings(k, f)
 		switch {
@@ -115,7 +119,7 @@ func (t *Target) Sweep() error {
 			errs = append(errs, t.deleteFlow(k, f))
 		}
 	}
-	errs = append(errs, t.auditIfDue(seen.ports))
+	errs = append(errs, t.auditIfDue(seen.ports), t.mendIfFull(seen.live, rate.in(now, t.cfg.Timeouts.TCP)))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	errs = append(errs, t.setLoads(seen.load))
@@ -126,6 +130,17 @@ func (t *Target) Sweep() error {
 		return fmt.Errorf("sweep flow table: %w", err)
 	}
 	return t.settle(unsettled)
+}
+
+// mendIfFull has programs watch for entries that the kernel's LRU took, until all
+// connections that are idle now will have been given up. It takes entries when there
+// is no room for new ones; nobody tells when, and each CPU keeps some free ones to
+// itself, so the last eighth counts as full.
+func (t *Target) mendIfFull(live, until uint64) error {
+	if size := uint64(t.cfg.Maps.Sizes().Flows); live < size-size/8 {
+		return nil
+	}
+	return t.cfg.Maps.MendUntil(until)
 }
 
 // release ends the flows of backends whose drain is over, and the backends'
