@@ -61,7 +61,7 @@ func openBPF(t *testing.T, pid int) (out []string) {
 // breaks, whichever front it came by. The recorded long run has
 // FAIRLEAD_TEST_UPGRADES=100.
 func TestL08Upgrades(t *testing.T) {
-	rounds := 20
+	rounds := 20 / lab.Slower()
 	if n, err := strconv.Atoi(os.Getenv("FAIRLEAD_TEST_UPGRADES")); err == nil {
 		rounds = n
 	}
@@ -152,7 +152,7 @@ func TestL08UpgradesUnderWrk(t *testing.T) {
 	if strings.Contains(r.out, "Socket errors") || strings.Contains(r.out, "Non-2xx") || !strings.Contains(r.out, " requests in ") {
 		t.Errorf("%s", r.out)
 	}
-	if upgrades < 4 {
+	if upgrades < max(4/lab.Slower(), 1) {
 		t.Errorf("only %d upgrades", upgrades)
 	}
 	t.Logf("%d upgrades under wrk: %s", upgrades, strings.TrimSpace(r.out))
