@@ -94,12 +94,29 @@ func (t *Target) setSources(s *model.State) error {
 		}
 	}
 	p.sources, p.own, p.local = next, own, local
+	t.warnOfSmallQueues(want)
 	used, err := t.portsInUse()
 	if err != nil {
 		return err
 	}
 	p.missing, p.next = nil, t.cfg.Now().Add(auditEvery)
 	return t.audit(used, true)
+}
+
+// warnOfSmallQueues tells of queues that an agent made which had room for fewer
+// ports: they keep their size as long as they are pinned.
+func (t *Target) warnOfSmallQueues(sources []netip.Addr) {
+	v6 := 0
+	for _, a := range sources {
+		if a.Is6() {
+			v6++
+		}
+	}
+	room := int(t.cfg.Maps.PortLimit()) / (1<<16 - firstPort)
+	if n := max(v6, len(sources)-v6); n > room {
+		t.cfg.Log.Warn("not every source port will be used: the queues of free ports are those of an earlier version; \"fairlead detach\" once makes new ones",
+			"room for addresses of a family", room, "addresses", n)
+	}
 }
 
 // wantSources are the addresses that backends shall see.
