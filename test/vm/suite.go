@@ -73,7 +73,7 @@ var modules = []string{
 
 // tools of this machine that the namespace tests run; amd64 only.
 var tools = []string{
-	"ip", "tc", "ss", "nft", "ethtool", "curl", "ping", "nsenter", "iperf3", "traceroute", "bpftool", "sh", "bash", "sed", "cat", "sleep",
+	"ip", "tc", "ss", "nft", "ethtool", "curl", "ping", "nsenter", "iperf3", "wrk", "traceroute", "bpftool", "sh", "bash", "sed", "cat", "sleep",
 	"grep", "nc", "kill", "sysctl", "tcpdump", "iptables", "mount", "umount", "seq",
 	"getent", "timeout", "false", "true", "openssl", "awk", "cut", "sort", "head", "tail", "tr", "wc", "find", "readlink", "uname", "rm", "mkdir", "ls", "ps",
 	"python3",
