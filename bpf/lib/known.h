@@ -103,7 +103,7 @@ static __always_inline bool quick_recent(const struct pkt *p, const struct recen
 	return hash_end(&x->dst, x->dport) == ident;
 }
 
-/* A flow in mode full-nat, of which x is the translation. */
+/* A client's flow in mode full-nat, of which x is the translation. */
 static __always_inline void quick_remember_nat(const struct flow *f, const struct xlate *x, const struct known *k,
 					       struct recent_line *l, __u64 tag)
 {
