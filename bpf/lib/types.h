@@ -146,8 +146,9 @@ struct backend {
 	__u8 dmac[6];
 	__u8 smac[6];
 	__u32 service;
-	__u32 weight; /* for SVC_LEAST; the table has its own idea of it */
-	__u32 pad[5];
+	__u32 weight;  /* for SVC_LEAST; the table has its own idea of it */
+	__u32 release; /* the agent's own: when the drain ends, in seconds of CLOCK_MONOTONIC; 0: none */
+	__u32 pad[4];
 };
 _Static_assert(sizeof(struct backend) == 64, "backend is a cache line");
 

@@ -37,7 +37,8 @@ type lbBackend struct {
 	Smac    [6]uint8
 	Service uint32
 	Weight  uint32
-	Pad     [5]uint32
+	Release uint32
+	Pad     [4]uint32
 }
 
 type lbClock struct {

@@ -82,6 +82,9 @@ type Backend struct {
 	SMAC    [6]byte
 	Service uint32
 	Weight  uint32 // where the load decides
+	// Release is when the drain ends, in seconds of CLOCK_MONOTONIC, for the next
+	// agent; 0: it does not drain.
+	Release uint32
 }
 
 // FlowKey is a tuple as seen on the wire.
@@ -201,7 +204,7 @@ func serviceKeyOf(k lbServiceKey) ServiceKey {
 func (b Backend) kernel() lbBackend {
 	out := lbBackend{
 		Port: swap16(b.Port), Proto: b.Proto, Flags: b.Flags, Ifindex: b.IfIndex,
-		Dmac: b.DMAC, Smac: b.SMAC, Service: b.Service, Weight: b.Weight,
+		Dmac: b.DMAC, Smac: b.SMAC, Service: b.Service, Weight: b.Weight, Release: b.Release,
 	}
 	out.Addr.W = toAddr(b.Addr)
 	return out
@@ -210,7 +213,7 @@ func (b Backend) kernel() lbBackend {
 func backendOf(b lbBackend) Backend {
 	return Backend{
 		Addr: fromAddr(b.Addr.W), Port: swap16(b.Port), Proto: b.Proto, Flags: b.Flags, IfIndex: b.Ifindex,
-		DMAC: b.Dmac, SMAC: b.Smac, Service: b.Service, Weight: b.Weight,
+		DMAC: b.Dmac, SMAC: b.Smac, Service: b.Service, Weight: b.Weight, Release: b.Release,
 	}
 }
 

@@ -8,13 +8,22 @@ import (
 	"sync"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
 // adopt reads the maps. Who owns what is only known by the first state: until
 // then entries keep their ids by address (claim).
 func (t *Target) adopt() error {
 	t.kernel = newKernel()
-	return t.reread()
+	if err := t.reread(); err != nil {
+		return err
+	}
+	for key, s := range t.kernel.services {
+		if s.Flows && key.Proto == uint8(model.TCP) {
+			t.kernel.halfway[key] = t.kernel.pass // nobody knows where the last agent was stopped
+		}
+	}
+	return nil
 }
 
 // reread takes services and backends as the maps have them, not as they were

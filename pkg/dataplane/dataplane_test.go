@@ -293,52 +293,6 @@ func TestIDsAreKeptOverRestarts(t *testing.T) {
 	}
 }
 
-// Row A05: a removed replica's flows live for the drain time and are released
-// then; flows of others stay.
-func TestA05DrainEnds(t *testing.T) {
-	m, c := newFakeMaps(), &clock{time.Unix(1e9, 0)}
-	target := newTarget(t, m, c)
-	apply(t, target, stateOfOne(1, "10.1.0.2", "10.1.0.3"))
-	ids := map[string]uint32{}
-	for i, b := range m.backends {
-		ids[b.Addr.String()] = i
-	}
-	flowTo := func(addr string, port uint16) bpf.FlowKey {
-		client := netip.AddrPortFrom(netip.MustParseAddr("203.0.113.9"), port)
-		vip, back := netip.MustParseAddrPort("198.18.0.10:90"), netip.MustParseAddrPort(addr+":8090")
-		k := bpf.FlowKey{Src: client, Dst: vip, Proto: 6}
-		m.flows[k] = bpf.Flow{Src: client, Dst: back, Backend: ids[addr], Seen: uint32(m.jiffies)}
-		m.flows[bpf.FlowKey{Src: back, Dst: client, Proto: 6}] = bpf.Flow{Src: vip, Dst: client, Backend: ids[addr], Flags: bpf.FlowReply, Seen: uint32(m.jiffies)}
-		return k
-	}
-	gone, kept := flowTo("10.1.0.2", 1), flowTo("10.1.0.3", 2)
-
-	apply(t, target, stateOfOne(2, "10.1.0.3"))
-	c.now = c.now.Add(29 * time.Second)
-	if err := target.Sweep(); err != nil {
-		t.Fatal(err)
-	}
-	if _, ok := m.flows[gone]; !ok {
-		t.Fatal("the flow was released before the drain time ended")
-	}
-	if m.backends[ids["10.1.0.2"]].Flags&bpf.BackendOpen != 0 {
-		t.Error("the removed backend still takes new connections")
-	}
-	c.now = c.now.Add(2 * time.Second)
-	if err := target.Sweep(); err != nil {
-		t.Fatal(err)
-	}
-	if _, ok := m.flows[gone]; ok {
-		t.Error("the drain ended and the flow is still there")
-	}
-	if _, ok := m.backends[ids["10.1.0.2"]]; ok {
-		t.Error("the drain ended and the backend's entry is still in use")
-	}
-	if _, ok := m.flows[kept]; !ok || len(m.flows) != 2 {
-		t.Errorf("flows of the other backend: %v", m.flows)
-	}
-}
-
 func TestIdleFlowsExpireInPairs(t *testing.T) {
 	m, c := newFakeMaps(), &clock{time.Unix(1e9, 0)}
 	target := newTarget(t, m, c)

@@ -8,18 +8,21 @@ import (
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 )
 
-// materialize writes the client's direction of every flow of a service port
-// that has only the replies', so that from now on its flows follow entries.
+// materialize writes the client's direction of every flow of some services that
+// has only the replies', so that from now on their flows follow entries.
 // Unconfirmed ones too: their handshake goes on.
-func (t *Target) materialize(id uint32, v6 bool) error {
+func (t *Target) materialize(services map[tableID]bool) error {
 	type single struct {
 		key       bpf.FlowKey
 		flow      bpf.Flow
 		confirmed bool
 	}
+	if len(services) == 0 {
+		return nil
+	}
 	var found []single
 	err := t.cfg.Maps.EachFlow(func(k bpf.FlowKey, f bpf.Flow, confirmed bool) bool {
-		if f.Service == id && f.Flags&bpf.FlowSingle != 0 && k.Src.Addr().Is6() == v6 {
+		if f.Flags&bpf.FlowSingle != 0 && services[tableID{f.Service, k.Src.Addr().Is6()}] {
 			found = append(found, single{k, f, confirmed})
 		}
 		return true
@@ -41,40 +44,70 @@ func (t *Target) materialize(id uint32, v6 bool) error {
 	return nil
 }
 
-// toFlows makes a direct service follow flow entries, while its table stays:
+// toFlows makes direct services follow flow entries, while their tables stay:
 // flows that begin between the first and the second look are where the table
-// says, and the second look finds them.
-func (t *Target) toFlows(key bpf.ServiceKey) error {
-	have := t.kernel.services[key]
-	if err := t.materialize(have.ID, key.VIP.Is6()); err != nil {
+// says, and the second look finds them. It is the only one for those that
+// follow entries already, for want of it. All flows are read twice, however
+// many services there are.
+func (t *Target) toFlows(keys []bpf.ServiceKey) error {
+	k := &t.kernel
+	first, second := map[tableID]bool{}, map[tableID]bool{}
+	for _, key := range keys {
+		have := k.services[key]
+		id := tableID{have.ID, key.VIP.Is6()}
+		if second[id] = true; !have.Flows {
+			first[id] = true
+		}
+	}
+	if err := t.materialize(first); err != nil {
 		return err
 	}
-	have.Flows = true
-	if err := t.putService(key, have); err != nil {
+	for _, key := range keys {
+		have := k.services[key]
+		if have.Flows {
+			continue
+		}
+		have.Flows = true
+		k.halfway[key] = k.pass // also if it fails: it may have been written
+		if err := t.putService(key, have); err != nil {
+			return err
+		}
+	}
+	if err := t.materialize(second); err != nil {
 		return err
 	}
-	return t.materialize(have.ID, key.VIP.Is6())
+	for _, key := range keys {
+		delete(k.halfway, key)
+	}
+	return nil
+}
+
+// direct tells whether a service may have flows without an entry of the
+// client's direction.
+func (k *kernel) direct(key bpf.ServiceKey, s bpf.Service) bool {
+	_, halfway := k.halfway[key]
+	return key.Port != 0 && (!s.Flows || halfway)
 }
 
 // nextEntry is the service entry of a key for a table that lies at sp: what it
-// remembers of the one before, and whether flows need entries.
-func (t *Target) nextEntry(r *rules, key bpf.ServiceKey, sp span, id uint32) (bpf.Service, error) {
-	next := r.entry(id, sp)
-	have, live := t.kernel.services[key]
+// remembers of the one before, and whether flows need entries. toFlows: the
+// key's present flows must have them before it is written.
+func (t *Target) nextEntry(r *rules, key bpf.ServiceKey, sp span, id uint32) (next bpf.Service, toFlows bool) {
+	k := &t.kernel
+	next = r.entry(id, sp)
+	have, live := k.services[key]
 	if live && have.ID != id {
 		// Another service's address: its flows live on, by entries.
 		next.Flows = true
-		if !have.Flows {
-			return next, t.toFlows(key)
-		}
-		return next, nil
+		return next, k.direct(key, have)
 	}
-	next.Flows = t.kernel.needFlows(&sp, tableID{id, key.VIP.Is6()}) || live && have.Flows // the sweep sets it back
-	if !live && t.kernel.drains {
-		next.Flows = true // a service that was here before may have left flows
+	next.Flows = k.needFlows(&sp, tableID{id, key.VIP.Is6()}) || live && have.Flows // the sweep sets it back
+	if !live {
+		next.Flows = next.Flows || k.drains // a service that was here before may have left flows
+		return next, false
 	}
-	if !live || have.Flows {
-		return next, nil
+	if have.Flows {
+		return next, next != have && k.direct(key, have)
 	}
 	if !next.Flows {
 		next.Old = have.Old
@@ -84,9 +117,8 @@ func (t *Target) nextEntry(r *rules, key bpf.ServiceKey, sp span, id uint32) (bp
 	}
 	if next.Flows {
 		next.Old = [bpf.OldTables]bpf.Table{}
-		return next, t.toFlows(key)
 	}
-	return next, nil
+	return next, next.Flows
 }
 
 // remember puts a table in front of the old ones; false: there is no room.

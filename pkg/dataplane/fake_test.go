@@ -37,6 +37,9 @@ type fakeMaps struct {
 	jiffies   uint64
 	mendUntil uint64
 
+	looks  int                  // at all flows
+	onLook func(look int) error // before each; optional
+
 	faults float64
 	rnd    *rand.Rand
 	writes int
@@ -180,6 +183,12 @@ func (m *fakeMaps) PutSlots(base uint32, ids []uint32) error {
 }
 
 func (m *fakeMaps) EachFlow(yield func(bpf.FlowKey, bpf.Flow, bool) bool) error {
+	m.looks++
+	if m.onLook != nil {
+		if err := m.onLook(m.looks); err != nil {
+			return err
+		}
+	}
 	for k, f := range m.flows {
 		if !yield(k, f, true) {
 			return nil

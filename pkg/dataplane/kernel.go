@@ -18,9 +18,12 @@ type kernel struct {
 	ids      map[portName]uint32 // counters of service ports
 	names    map[uint32]portName // the reverse; ids nobody claimed yet are absent
 	keys     map[uint32]int      // services that refer to an id
-	ranges   ranges
-	pass     uint32 // one for every write
-	drains   bool   // something was draining when the last write began
+	// halfway are services that follow entries, though some of their flows may
+	// not have them yet (toFlows), with the pass that left them so.
+	halfway map[bpf.ServiceKey]uint32
+	ranges  ranges
+	pass    uint32 // one for every write
+	drains  bool   // something was draining when the last write began
 
 	nextID uint32
 }
@@ -52,6 +55,7 @@ func newKernel() kernel {
 		ids:      map[portName]uint32{},
 		names:    map[uint32]portName{},
 		keys:     map[uint32]int{},
+		halfway:  map[bpf.ServiceKey]uint32{},
 	}
 }
 
@@ -76,6 +80,7 @@ func (k *kernel) putService(key bpf.ServiceKey, s bpf.Service) {
 func (k *kernel) dropService(key bpf.ServiceKey) {
 	if s, ok := k.services[key]; ok {
 		delete(k.services, key)
+		delete(k.halfway, key)
 		k.unref(s.ID)
 	}
 }

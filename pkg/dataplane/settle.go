@@ -4,14 +4,15 @@ package dataplane
 
 import (
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
 )
 
-// settleAfter is how long a table must stand before a sweep may conclude that
-// every flow follows it: a packet that met the table before may still be
-// writing its flow.
+// settleAfter is how long a table and its services must stand before a sweep may
+// conclude that every flow follows them: a packet that met what was before may
+// still be writing its flow.
 const settleAfter = time.Second
 
 // watched is a direct service that remembers old tables, or one that follows
@@ -55,12 +56,12 @@ func (t *Target) unsettled(key bpf.ServiceKey, s bpf.Service) bool {
 
 // see notes what a flow tells. Its service's table is read from the map, where it
 // may have been replaced meanwhile: settle will see that, and drop the note.
-func (u unsettled) see(maps Maps, k bpf.FlowKey, f bpf.Flow) {
+func (u unsettled) see(kernel Maps, k bpf.FlowKey, f bpf.Flow) {
 	w := u[tableID{f.Service, k.Src.Addr().Is6()}]
 	if w == nil || f.Flags&bpf.FlowReply == 0 {
 		return
 	}
-	if owner, ok := ownerOf(maps, w.was.Base, w.was.Len, f.Hash); !ok || owner != f.Backend {
+	if owner, ok := ownerOf(kernel, w.was.Base, w.was.Len, f.Hash); !ok || owner != f.Backend {
 		w.elsewhere = true
 	}
 	// A hairpin flow (its source is the VIP) has entries in any case.
@@ -92,4 +93,38 @@ func (t *Target) settle(all unsettled) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// stragglers is a look at the services that are halfway to entries: which of
+// them still have a flow without.
+type stragglers struct {
+	was   map[bpf.ServiceKey]uint32
+	found map[tableID]bool
+}
+
+func (t *Target) watchStragglers() stragglers {
+	return stragglers{was: maps.Clone(t.kernel.halfway), found: map[tableID]bool{}}
+}
+
+func (s *stragglers) see(k bpf.FlowKey, f bpf.Flow) {
+	if len(s.was) > 0 && f.Flags&bpf.FlowSingle != 0 {
+		s.found[tableID{f.Service, k.Src.Addr().Is6()}] = true
+	}
+}
+
+// finish does what a toFlows left that failed, or was stopped with its agent.
+func (t *Target) finish(s stragglers) error {
+	var left []bpf.ServiceKey
+	for key, pass := range s.was {
+		if now, still := t.kernel.halfway[key]; !still || now != pass {
+			continue
+		}
+		have := t.kernel.services[key]
+		if have.Flows && s.found[tableID{have.ID, key.VIP.Is6()}] {
+			left = append(left, key)
+		} else {
+			delete(t.kernel.halfway, key)
+		}
+	}
+	return t.toFlows(left)
 }

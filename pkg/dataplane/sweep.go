@@ -84,7 +84,7 @@ func (t *Target) untilSweep() time.Duration {
 func (t *Target) Sweep() error {
 	t.mu.Lock()
 	now, err := t.hz.read(t.cfg.Maps)
-	rate, released, unsettled := t.hz, t.released(), t.watchUnsettled()
+	rate, released, unsettled, late := t.hz, t.released(), t.watchUnsettled(), t.watchStragglers()
 	t.mu.Unlock()
 	if err != nil {
 		return err
@@ -97,6 +97,7 @@ func (t *Target) Sweep() error {
 			seen.live++
 		}
 		unsettled.see(t.cfg.Maps, k, f)
+		late.see(k, f)
 		seen.holdings(k, f)
 		switch {
 		case released[f.Backend]:
@@ -125,7 +126,7 @@ func (t *Target) Sweep() error {
 	errs = append(errs, t.setLoads(seen.load))
 	seen.ports = nil
 	t.swept = seen
-	errs = append(errs, t.release(released, leaving))
+	errs = append(errs, t.finish(late), t.release(released, leaving))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("sweep flow table: %w", err)
 	}

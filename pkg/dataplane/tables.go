@@ -19,14 +19,8 @@ func (t *Target) putTables(d *delta) (stale []bpf.Table, err error) {
 	// The flows of those that share a replica from now on need entries first.
 	for _, units := range [][]unit{t.sharers(d), d.fresh} {
 		for some := range slices.Chunk(t.jobs(units), draftsAtOnce) {
-			for i, now := range t.drafts(some) {
-				p := some[i].port
-				gone, err := t.putTable(&some[i], now)
-				if err != nil {
-					errs = append(errs, fmt.Errorf("service %s port %d: %w", p.owner.service, p.owner.port, err))
-				}
-				stale = append(stale, gone...)
-			}
+			gone, err := t.putDrafts(some, t.drafts(some))
+			stale, errs = append(stale, gone...), append(errs, err)
 		}
 	}
 	for _, u := range d.fresh {
@@ -71,21 +65,62 @@ func (t *Target) sharers(d *delta) (units []unit) {
 	return units
 }
 
-func (t *Target) putTable(j *job, now draft) (stale []bpf.Table, err error) {
-	k, tb, id := &t.kernel, j.table, j.port.id
-	sp, err := t.putSlots(now)
-	if err != nil {
-		return nil, err
+// placed is a table that is in the map, and what its services shall be.
+type placed struct {
+	span
+	next    []bpf.Service // by key
+	toFlows bool          // before they are written
+	err     error
+}
+
+// putDrafts writes tables, and then the services that lead to them.
+func (t *Target) putDrafts(jobs []job, drafts []draft) (stale []bpf.Table, err error) {
+	all, toFlows := make([]placed, len(jobs)), []bpf.ServiceKey(nil)
+	for i := range jobs {
+		j, at := &jobs[i], &all[i]
+		if at.span, at.err = t.putSlots(drafts[i]); at.err != nil {
+			continue
+		}
+		at.entries, at.pass = j.table.entries, t.kernel.pass
+		at.next = make([]bpf.Service, len(j.table.keys))
+		for n, key := range j.table.keys {
+			first := false
+			if at.next[n], first = t.nextEntry(&j.port.rules, key, at.span, j.port.id); first {
+				toFlows, at.toFlows = append(toFlows, key), true
+			}
+		}
 	}
-	sp.entries, sp.pass = tb.entries, k.pass
+	flowsErr := t.toFlows(toFlows)
+	var errs []error
+	for i := range jobs {
+		if all[i].toFlows {
+			all[i].err = flowsErr
+		}
+		gone, err := t.putServices(&jobs[i], &all[i])
+		if err != nil {
+			p := jobs[i].port
+			errs = append(errs, fmt.Errorf("service %s port %d: %w", p.owner.service, p.owner.port, err))
+		}
+		stale = append(stale, gone...)
+	}
+	return stale, errors.Join(errs...)
+}
+
+// putServices has a table's services lead to it. The ranges that none of them
+// refers to any longer are returned.
+func (t *Target) putServices(j *job, at *placed) (stale []bpf.Table, err error) {
+	if at.err != nil {
+		return nil, at.err
+	}
+	k, tb := &t.kernel, j.table
 	before, after := make([]bpf.Table, 0, bpf.OldTables+1), make([]bpf.Table, 0, bpf.OldTables+1)
-	for _, key := range tb.keys {
-		if have, ok := k.services[key]; ok && have.ID == id {
+	for n, key := range tb.keys {
+		have, next := k.services[key], at.next[n]
+		if have.ID == j.port.id {
 			before = slices.AppendSeq(before, tablesOf(&have))
 		}
-		next, err := t.nextEntry(&j.port.rules, key, sp, id)
-		if err != nil {
-			return nil, err
+		if have != next {
+			at.since = t.cfg.Now()
 		}
 		if err := t.putService(key, next); err != nil {
 			// Some keys may point to either table: both stay, the next Apply decides.
@@ -93,7 +128,7 @@ func (t *Target) putTable(j *job, now draft) (stale []bpf.Table, err error) {
 		}
 		after = slices.AppendSeq(after, tablesOf(&next))
 	}
-	k.tables[tb.name] = sp
+	k.tables[tb.name] = at.span
 	for i, table := range before {
 		if !slices.Contains(after, table) && !slices.Contains(before[:i], table) {
 			stale = append(stale, table)
@@ -122,7 +157,6 @@ func (t *Target) putSlots(now draft) (span, error) {
 	if now.err != nil || now.kept {
 		return sp, now.err
 	}
-	sp.since = t.cfg.Now()
 	if len(now.slots) == 0 {
 		return sp, nil
 	}

@@ -144,31 +144,37 @@ func (t *Target) deleteServices(d *delta) error {
 	k := &t.kernel
 	var errs []error
 	gone := map[bpf.Table]bool{}
-	remove := func(key bpf.ServiceKey) {
-		s, there := k.services[key]
-		if _, wanted := t.plan.keys[key]; wanted || !there {
-			return
-		}
-		if key.Port != 0 && !s.Flows {
-			// Its connections drain: without a table they need entries.
-			if err := t.toFlows(key); err != nil {
-				errs = append(errs, err)
+	var keys, toFlows []bpf.ServiceKey
+	// Every key that is wanted has been written: as many are there if no other is.
+	if !d.full || len(k.services) != len(t.plan.keys) {
+		d.eachKey(k, func(key bpf.ServiceKey) {
+			s, there := k.services[key]
+			if _, wanted := t.plan.keys[key]; wanted || !there {
 				return
 			}
+			keys = append(keys, key)
+			if k.direct(key, s) {
+				toFlows = append(toFlows, key) // its connections drain: without a table they need entries
+			}
+		})
+	}
+	if err := t.toFlows(toFlows); err != nil {
+		return err
+	}
+	for _, key := range keys {
+		s, there := k.services[key]
+		if !there {
+			continue // a key that was listed twice
 		}
 		if err := t.cfg.Maps.DeleteService(key); err != nil {
 			errs = append(errs, err)
-			return
+			continue
 		}
 		k.dropService(key)
 		t.filterTrim = true
 		for table := range tablesOf(&s) {
 			gone[table] = true
 		}
-	}
-	// Every key that is wanted has been written: as many are there if no other is.
-	if !d.full || len(k.services) != len(t.plan.keys) {
-		d.eachKey(k, remove)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -205,12 +211,19 @@ func (t *Target) retireBackends(d *delta, replaced []uint32) error {
 		}
 		b := withHop(e.Backend, t.cfg.Hops.Lookup(e.Addr))
 		b.Flags &^= bpf.BackendOpen
+		until, since := x.retiring[id]
+		if !since {
+			var err error
+			if until, err = t.drainUntil(d, &b); err != nil {
+				errs = append(errs, err)
+			}
+		}
 		if err := t.putBackend(id, b, e.claimed); err != nil {
 			errs = append(errs, err)
 			return
 		}
-		if _, since := x.retiring[id]; !since {
-			x.retiring[id] = t.cfg.Now().Add(t.drainOf(d.state, b.Service))
+		if !since {
+			x.retiring[id] = until
 			t.alarm()
 		}
 	}
@@ -223,16 +236,38 @@ func (t *Target) retireBackends(d *delta, replaced []uint32) error {
 	return errors.Join(errs...)
 }
 
-// drainOf is how long a backend that nobody wants keeps its flows. After a
-// restart only its service's id tells whose it was.
-func (t *Target) drainOf(s *model.State, id uint32) time.Duration {
-	if svc, ok := s.Service(t.kernel.names[id].service); ok {
-		return svc.Drain
+// drainUntil is when the drain of a backend ends that nobody wants: when an
+// earlier agent said, or after the drain time from now on, which is noted in its
+// entry.
+func (t *Target) drainUntil(d *delta, b *bpf.Backend) (until time.Time, err error) {
+	now, drain := t.cfg.Now(), t.drainOf(d, b.Service)
+	_, mono, err := t.cfg.Maps.Clock()
+	if err != nil {
+		return now.Add(drain), err
+	}
+	if b.Release == 0 {
+		b.Release = uint32((mono + drain + time.Second - 1) / time.Second)
+		return now.Add(drain), nil
+	}
+	return now.Add(time.Duration(b.Release)*time.Second - mono), nil
+}
+
+// drainOf is how long a backend that nobody wants keeps its flows.
+func (t *Target) drainOf(d *delta, id uint32) time.Duration {
+	name := t.kernel.names[id].service
+	for _, s := range [...]*model.State{d.state, d.last} {
+		if s == nil {
+			continue
+		}
+		if svc, ok := s.Service(name); ok {
+			return svc.Drain
+		}
 	}
 	return defaultDrain
 }
 
-// defaultDrain is for backends whose service is gone from the state.
+// defaultDrain is for backends of a service that is gone and that this agent has
+// not known.
 const defaultDrain = 30 * time.Second
 
 // forget drops the ids of service ports that are gone without a trace.
