@@ -13,8 +13,16 @@ log=bin/log/$name.log
 mkdir -p bin/log
 : "${GO:=go}"
 
+# The first `ip netns add` on a machine makes /run/netns a mount, which stays.
+netns_mounted() { grep -q ' /run/netns ' /proc/self/mounts; }
+netns_mounted && keep=1 || keep=
+
 status=$(mktemp)
-trap 'rm -f "$status"' EXIT
+end() {
+	rm -f "$status"
+	[ -z "$keep" ] && netns_mounted && [ -z "$(ls /run/netns)" ] && umount /run/netns
+}
+trap end EXIT
 {
 	$GO test -v "$@" 2>&1
 	echo $? >"$status"
