@@ -201,6 +201,17 @@ func stateOfOne(generation uint64, backends ...string) *model.State {
 	return &model.State{Generation: generation, Services: []*model.Service{&svc}}
 }
 
+// stateOfHundred has as many services at 198.18.1.0 and so on, of two replicas each.
+func stateOfHundred() *model.State {
+	s := &model.State{Generation: 1}
+	for i := range 100 {
+		one := stateOfOne(1, fmt.Sprintf("10.1.%d.2", i), fmt.Sprintf("10.1.%d.3", i)).Services[0]
+		one.Name.Project, one.VIP4 = fmt.Sprintf("p%02d", i), netip.AddrFrom4([4]byte{198, 18, 1, byte(i)})
+		s.Services = append(s.Services, one)
+	}
+	return s
+}
+
 func apply(t *testing.T, target *Target, s *model.State) {
 	t.Helper()
 	if err := target.Apply(context.Background(), s); err != nil {
@@ -213,12 +224,7 @@ func apply(t *testing.T, target *Target, s *model.State) {
 func TestAChangeTouchesItsOwnEntries(t *testing.T) {
 	m, c := newFakeMaps(), &clock{time.Unix(1e9, 0)}
 	target := newTarget(t, m, c)
-	s := &model.State{Generation: 1}
-	for i := range 100 {
-		one := *stateOfOne(1, fmt.Sprintf("10.1.%d.2", i), fmt.Sprintf("10.1.%d.3", i)).Services[0]
-		one.Name.Project, one.VIP4 = fmt.Sprintf("p%02d", i), netip.AddrFrom4([4]byte{198, 18, 1, byte(i)})
-		s.Services = append(s.Services, &one)
-	}
+	s := stateOfHundred()
 	apply(t, target, s)
 	change := func(want int, what string, do func(svc *model.Service)) {
 		t.Helper()

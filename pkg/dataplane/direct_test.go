@@ -134,12 +134,7 @@ func TestASweepTrustsEntries(t *testing.T) {
 func TestManyServicesComeToNeedEntries(t *testing.T) {
 	d := newDirect()
 	target := newTarget(t, d.fakeMaps, d.c)
-	s := &model.State{Generation: 1}
-	for i := range 100 {
-		one := *stateOfOne(1, fmt.Sprintf("10.1.%d.2", i), fmt.Sprintf("10.1.%d.3", i)).Services[0]
-		one.Name.Project, one.VIP4 = fmt.Sprintf("p%02d", i), netip.AddrFrom4([4]byte{198, 18, 1, byte(i)})
-		s.Services = append(s.Services, &one)
-	}
+	s := stateOfHundred()
 	apply(t, target, s)
 	for i, svc := range s.Services {
 		d.key.VIP = svc.VIP4
