@@ -84,6 +84,7 @@ type Target struct {
 	mu     sync.Mutex // one Apply, Sweep or reading at a time
 	kernel kernel
 	plan   plan
+	whole  *model.State // the last that was applied whole; nil: none was
 	ports  ports
 	fresh  bool // the bookkeeping was just read from the maps
 	swept  sweep
@@ -147,6 +148,6 @@ func (t *Target) Apply(_ context.Context, s *model.State) error {
 	if err := t.write(d); err != nil {
 		return err
 	}
-	t.plan.state = s
+	t.plan.state, t.whole = s, s
 	return nil
 }

@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -127,6 +128,27 @@ func TestA05DrainOutlivesTheAgent(t *testing.T) {
 				t.Errorf("%d backends after the drain, wanted %d", left, after)
 			}
 		})
+	}
+}
+
+// A removed service's own time counts also where its removal fails at first.
+func TestA05DrainAfterAnError(t *testing.T) {
+	a := newAgents(t)
+	a.apply(stateOfOne(1, "10.1.0.2"))
+	a.onLook = func(int) error { return errFault } // at the flows, which need entries
+	gone := &model.State{Generation: 2}
+	if err := a.target.Apply(t.Context(), gone); !errors.Is(err, errFault) {
+		t.Fatalf("apply: %v, wanted the fault", err)
+	}
+	a.onLook = nil
+	a.apply(gone)
+	a.pass(4 * time.Minute)
+	if left := a.apply(gone); left != 1 {
+		t.Error("the drain ended too early")
+	}
+	a.pass(2 * time.Minute)
+	if left := a.apply(gone); left != 0 {
+		t.Errorf("%d backends after the drain", left)
 	}
 }
 

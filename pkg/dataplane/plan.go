@@ -39,7 +39,7 @@ type claimed struct {
 // delta is the way from what is in the maps to a state.
 type delta struct {
 	state *model.State
-	last  *model.State // the one before; nil: not known
+	last  *model.State // the last that was applied whole; nil: not known
 	fresh []unit       // services that are new or changed
 	was   []unit       // the same as they were, and those that are gone
 	// full: fresh is the whole state, and what it lacks is gone.
@@ -51,7 +51,7 @@ type delta struct {
 // tells the next-hop table what to follow.
 func (t *Target) plot(s *model.State) (*delta, error) {
 	last := t.plan.state
-	d := &delta{state: s, last: last, full: last == nil || last.Generation == s.Generation || !reflect.DeepEqual(last.Settings, s.Settings)}
+	d := &delta{state: s, last: t.whole, full: last == nil || last.Generation == s.Generation || !reflect.DeepEqual(last.Settings, s.Settings)}
 	u := t.plan.uses
 	if d.full {
 		u = uses{}
