@@ -80,6 +80,20 @@ static __always_inline __u64 hash_tuple(const struct flow_key *k, __u64 seed)
 	return h * 0x94d049bb133111ebULL;
 }
 
+/* The client's end of a flow, which the tuples of both directions have unless it is translated. */
+static __always_inline __u32 hash_client(const struct addr *a, __be16 port, __u8 proto, __u64 seed)
+{
+	__u64 h = seed;
+
+	if (!addr_is4(a)) {
+		h = hash_mix(h, ((__u64)a->w[0] << 32) | a->w[1]);
+		h = hash_mix(h, a->w[2]);
+	}
+	h = hash_mix(h, a->w[3]);
+	h = hash_mix(h, ((__u64)port << 8) | proto);
+	return h * 0x94d049bb133111ebULL >> 32;
+}
+
 static __always_inline __u32 hash_flow(const struct flow_key *k, __u64 seed)
 {
 	return hash_tuple(k, seed) >> 32;

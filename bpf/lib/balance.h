@@ -159,7 +159,7 @@ static __always_inline int balance(struct pkt *p)
 		why = direct_of(p, svc, x, h, &entries);
 	}
 	if (entries)
-		f = flow_find(p->key, &embryo);
+		f = flow_find(p->key, svc && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN ? LOOK_CLIENT : LOOK_ANY, &embryo);
 	if (!entries) {
 		/* why, x and h are set */
 	} else if (f && f->flags & FLOW_REPLY) {

@@ -20,7 +20,7 @@ static __always_inline struct flow *replies_of(struct scratch *s, const struct b
 	s->other = (struct flow_key){ .src = b->addr, .dst = k->src, .sport = b->port, .dport = k->sport, .proto = k->proto };
 	if (addr_equal(&b->addr, &k->src))
 		s->other.dst = k->dst; /* hairpin */
-	return flow_find(&s->other, embryo);
+	return flow_find(&s->other, LOOK_REPLY, embryo);
 }
 
 /* Deletes the entry that replies_of found. */
@@ -28,7 +28,7 @@ static __always_inline void replies_forget(struct scratch *s)
 {
 	bpf_map_delete_elem(&fl_flows, &s->other);
 	bpf_map_delete_elem(&fl_embryos, &s->other);
-	handshake_find(&s->other, HANDSHAKE_FORGET);
+	handshake_find(&s->other, LOOK_REPLY | HANDSHAKE_FORGET);
 }
 
 /* Is the flow of these replies the one the packet belongs to? A SYN may begin another on its tuple. */
@@ -202,7 +202,7 @@ static __always_inline void direct_end(const struct pkt *p, const struct backend
 	f->state |= p->tcp_flags & TCP_RST ? FLOW_RST : FLOW_FIN_CLIENT;
 	recent_forget(&s->other);
 	if (is_handshake(s, f))
-		handshake_note(&s->other, f->state, f->isn);
+		handshake_note(&s->other, LOOK_REPLY, f->state, f->isn);
 }
 
 static __always_inline struct backend *direct_backend(const struct flow_key *k, const struct service *svc, bool syn,

@@ -161,7 +161,7 @@ static __always_inline int icmp_error(struct pkt *p, bool *handled)
 	q.key = &s->quote_key;
 	if (quote_parse(p, &q))
 		return 0;
-	f = flow_find(q.key, &embryo);
+	f = flow_find(q.key, LOOK_ANY, &embryo);
 	if (!f) {
 		svc = q.key->proto == IPPROTO_TCP ? service_find(&q.key->dst, q.key->dport, q.key->proto) : NULL;
 		if (!svc || svc->flags & SVC_FLOWS)
@@ -180,7 +180,7 @@ static __always_inline int icmp_error(struct pkt *p, bool *handled)
 			f->state |= FLOW_UNREACHABLE;
 			f->seen = bpf_jiffies64();
 			if (is_handshake(s, f))
-				handshake_note(q.key, f->state, f->isn);
+				handshake_note(q.key, LOOK_REPLY, f->state, f->isn);
 		}
 	} else {
 		xlate_of(x, f);

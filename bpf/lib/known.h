@@ -208,12 +208,12 @@ static __always_inline bool quick_answer(const struct pkt *p, struct xlate *x, s
 	struct flow *f;
 
 	opaque(th);
-	if ((void *)(th + 1) > p->end || bpf_map_lookup_elem(&fl_flows, p->key) || bpf_map_lookup_elem(&fl_embryos, p->key))
+	if ((void *)(th + 1) > p->end || bpf_map_lookup_elem(&fl_flows, p->key) || embryo_find(p->key))
 		return false;
-	f = handshake_note(p->key, FLOW_SEEN_SYN_ACK, bpf_ntohl(th->seq));
+	f = handshake_note(p->key, LOOK_REPLY, FLOW_SEEN_SYN_ACK, bpf_ntohl(th->seq));
 	if (!f)
 		return false;
-	pending = flow_pending(f->hash);
+	pending = f->flags & FLOW_SINGLE ? flow_pending(f->hash) : NULL;
 	if (pending)
 		*pending = pending_now(); /* the client's ACK comes now */
 	quick_of(f, x, k);

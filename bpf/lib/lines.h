@@ -7,8 +7,9 @@
 /* Tables that are searched by the cache line. */
 
 /*
- * Handshakes of connections whose only entry is that of the replies, by its key.
- * One that is older than HANDSHAKE_LIFE is not there any longer.
+ * Flows nobody has confirmed yet: the entry of the replies, with its key. Without
+ * FLOW_SINGLE it tells the client's direction, too. One that is older than
+ * HANDSHAKE_LIFE is not there any longer.
  */
 #define HANDSHAKE_LIFE (1 << 15) /* jiffies: half a minute to five, by HZ */
 #define HANDSHAKES_PER_LINE 4
@@ -19,11 +20,26 @@ struct handshake {
 struct handshake_line {
 	struct bpf_spin_lock lock;
 	__u32 pad[7];
-	__u32 tag[HANDSHAKES_PER_LINE];	  /* of the hash of the key; 0: free */
+	__u32 tag[HANDSHAKES_PER_LINE];	  /* of the hash of the client's end; 0: free */
 	__u32 since[HANDSHAKES_PER_LINE]; /* jiffies */
 	struct handshake entry[HANDSHAKES_PER_LINE];
 };
 _Static_assert(sizeof(struct handshake_line) == 480, "handshake_line has no hole");
+
+/* Clients of services (client.h): affinity, rate limit. */
+#define CLIENTS_PER_LINE 8
+struct client {
+	__u64 seen;   /* ns: last new connection, for affinity */
+	__u64 filled; /* ns: when tokens were last added */
+	__u32 backend;
+	__u32 tokens; /* thousandths of a connection */
+};
+struct client_line {
+	__u32 tag[CLIENTS_PER_LINE];  /* of the keyed hash of client and service; 0: free */
+	__u32 used[CLIENTS_PER_LINE]; /* ms, about; modulo 2^32 */
+	struct client entry[CLIENTS_PER_LINE];
+};
+_Static_assert(sizeof(struct client_line) == 256, "client_line is four cache lines");
 
 /* What front.h says of a service. */
 #define FRONT_USED (1u << 16)

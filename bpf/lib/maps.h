@@ -54,8 +54,8 @@ struct {
 
 /*
  * Flows nobody has confirmed yet: a flood of SYNs (or of lone datagrams) fills
- * these tables and cannot evict an established flow from the other. Those that
- * have an entry for the replies alone are in the lines, the others in the hash.
+ * these tables and cannot evict an established flow from the other. What a line
+ * can tell (handshake.h) is in the lines, the rest in the hash.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -70,6 +70,15 @@ struct {
 	__type(value, struct flow);
 	__uint(max_entries, 1 << 17);
 } fl_embryos SEC(".maps");
+
+/* When, in jiffies, something last was in fl_embryos. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} fl_embryos_used SEC(".maps");
 
 /* Flows of the last seconds (recent.h), and the epoch whose entries count. */
 struct {
@@ -186,12 +195,13 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
 } fl_allow SEC(".maps");
 
+#define CLIENT_LINES (1 << 15)
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__type(key, struct client_key);
-	__type(value, struct client);
-	__uint(max_entries, 1 << 16);
-} fl_clients SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct client_line);
+	__uint(max_entries, CLIENT_LINES);
+} fl_client_lines SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -135,7 +135,7 @@ static __always_inline bool quick_open(const struct pkt *p, const struct quick *
 	replies = replies_key(p, q);
 	f.src = p->key->dst;
 	f.dst = p->key->src;
-	again = handshake_put(&replies, &f, hash_flow(&replies, hash_seed));
+	again = handshake_put(&replies, &f);
 	if (again < 0)
 		return false;
 	if (!again)
@@ -153,7 +153,7 @@ static __always_inline bool quick_ends(const struct pkt *p, const struct quick *
 	if (!pending_fresh(since))
 		return false;
 	replies = replies_key(p, q);
-	return handshake_may_be(hash_flow(&replies, hash_seed));
+	return handshake_may_be(handshake_hash(&replies));
 }
 
 /* The client ends or resets its connection, whose replies have a confirmed entry (else direct_end knows). */

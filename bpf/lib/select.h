@@ -166,7 +166,7 @@ claimed:
 	s->flow.dst = s->twin.src;
 	s->flow.sport = s->twin.dport;
 	s->flow.dport = s->twin.sport;
-	if (!single && bpf_map_update_elem(&fl_embryos, &s->key, &s->flow, BPF_ANY)) {
+	if (!s->in_line && bpf_map_update_elem(&fl_embryos, &s->key, &s->flow, BPF_ANY)) {
 		bpf_map_delete_elem(&fl_embryos, &s->twin);
 		flow_unclaim(s);
 		return REASON_TABLE_FULL;

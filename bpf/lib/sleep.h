@@ -56,7 +56,7 @@ __noinline int sleep_begun(void)
 
 	if (!s)
 		return 0;
-	f = flow_find(&s->key, &embryo);
+	f = flow_find(&s->key, LOOK_CLIENT, &embryo);
 	if (f)
 		return embryo && !flow_over(f);
 	hash = hash_flow(&s->key, hash_seed);

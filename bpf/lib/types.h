@@ -64,21 +64,6 @@ struct allow_key {
 };
 _Static_assert(sizeof(struct allow_key) == 24, "allow_key has no hole");
 
-/* One client of one service: affinity, rate limit. */
-struct client_key {
-	__u32 service;
-	struct addr addr;
-};
-_Static_assert(sizeof(struct client_key) == 20, "client_key has no hole");
-
-struct client {
-	__u64 seen;   /* ns: last new connection, for affinity */
-	__u64 filled; /* ns: when tokens were last added */
-	__u32 backend;
-	__u32 tokens; /* thousandths of a connection */
-};
-_Static_assert(sizeof(struct client) == 24, "client has no hole");
-
 /* The fragments of one datagram, found by its first one (RFC 791, RFC 8200). */
 struct frag_key {
 	struct addr src;
@@ -289,14 +274,16 @@ struct scratch {
 	__u32 vlans;
 	__u32 icmp_type;
 	__u32 id;
-	__u32 owner;  /* of direct_owner: index of the backend */
-	__u32 source; /* of source_take: index into fl_sources and port */
-	__u32 vacant; /* of direct_owner: nobody has an entry of the replies' tuple */
+	__u32 owner;	   /* of direct_owner: index of the backend */
+	__u32 source;	   /* of source_take: index into fl_sources and port */
+	__u32 vacant;	   /* of direct_owner: nobody has an entry of the replies' tuple */
+	__u32 in_line;	   /* of flow_claim: the flow is in a line, both directions of it */
+	__u32 client_line; /* of client_find: the client is in this line */
 	struct frag_key frag_key;
 	struct frag frag;
-	struct client_key client_key;
-	__u32 traits; /* of pkt_forget */
-	struct client client;
+	__u32 traits;	  /* of pkt_forget */
+	__u32 client_at;  /* of client_find: where in its line */
+	__u64 client_now; /* ns, at that */
 	struct bpf_fib_lookup fib;
 	struct flow_key pkt_key;	/* of the packet at hand */
 	struct service_key service_key; /* of service_find */
@@ -309,8 +296,10 @@ struct scratch {
 	struct bpf_sock_tuple tuple;   /* of is_held */
 	__u32 handshake_now;	       /* jiffies, for handshake_at */
 	struct flow_key handshake_key; /* of handshake_find and the like */
-	struct flow handshake;	       /* what it found */
-	struct flow_key recent_key;    /* of recent_drop */
+	struct service_key handshake_service;
+	struct flow handshake;	    /* what it found */
+	struct flow_key recent_key; /* of recent_drop */
+	__u32 pad;
 };
 
 /*

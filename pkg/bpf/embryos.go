@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -10,7 +11,7 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// The lines of fl_handshakes (bpf/lib/types.h).
+// The lines of fl_handshakes (bpf/lib/lines.h).
 const (
 	handshakesPerLine = 4
 	handshakeLife     = 1 << 15 // jiffies; an older one is none
@@ -21,6 +22,18 @@ const (
 // of two, at least 1.
 func handshakeLines(n uint32) uint32 {
 	return 1 << bits.Len32(max(n/handshakesPerLine, 1)-1)
+}
+
+// useEmbryos has programs look into fl_embryos, for the next two minutes at least.
+func (o *Objects) useEmbryos() error {
+	now, _, err := o.Clock()
+	if err != nil {
+		return err
+	}
+	if _, err := o.embryos.WriteAt(binary.NativeEndian.AppendUint64(nil, now), 0); err != nil {
+		return fmt.Errorf("write when embryos were used: %w", err)
+	}
+	return nil
 }
 
 // EachEmbryo calls yield for every entry of a flow that nobody has confirmed
@@ -37,7 +50,7 @@ func (o *Objects) EachEmbryo(yield func(k FlowKey, f Flow) bool) error {
 	return eachFlow(o.maps[lbMapFlEmbryos], yield)
 }
 
-// eachHandshake is EachEmbryo for those that have an entry of the replies alone.
+// eachHandshake is EachEmbryo for those in fl_handshakes.
 func (o *Objects) eachHandshake(yield func(FlowKey, Flow) bool) error {
 	now, _, err := o.Clock()
 	if err != nil {
@@ -67,7 +80,12 @@ func eachOfLine(l *lbHandshakeLine, now uint32, yield func(FlowKey, Flow) bool) 
 		if l.Tag[i] == 0 || now-l.Since[i] > handshakeLife {
 			continue
 		}
-		if e := &l.Entry[i]; !yield(flowKeyOf(&e.Key), flowOf(&e.Flow)) {
+		k, f := flowKeyOf(&l.Entry[i].Key), flowOf(&l.Entry[i].Flow)
+		if !yield(k, f) {
+			return false
+		}
+		// One entry tells both directions.
+		if f.Flags&FlowSingle == 0 && !yield(f.Twin(k.Proto), f.Turned(k)) {
 			return false
 		}
 	}

@@ -35,9 +35,12 @@ func eachFlow(m *ebpf.Map, yield func(FlowKey, Flow) bool) error {
 
 // PutFlow writes one entry among the confirmed or the unconfirmed ones.
 func (o *Objects) PutFlow(k FlowKey, f Flow, confirmed bool) error {
-	name := lbMapFlEmbryos
-	if confirmed {
-		name = lbMapFlFlows
+	name := lbMapFlFlows
+	if !confirmed {
+		name = lbMapFlEmbryos
+		if err := o.useEmbryos(); err != nil {
+			return err
+		}
 	}
 	if err := o.maps[name].Put(k.kernel(), f.kernel()); err != nil {
 		return fmt.Errorf("write flow: %w", err)
@@ -50,7 +53,7 @@ func (o *Objects) PutFlow(k FlowKey, f Flow, confirmed bool) error {
 
 // DeleteFlow removes an entry from wherever it is, if it is still the one that
 // was seen: another connection may have begun on its tuple. deleted tells. That
-// of a handshake under way ends by itself (HANDSHAKE_LIFE) and holds nothing.
+// in fl_handshakes ends by itself (HANDSHAKE_LIFE) and holds no port.
 func (o *Objects) DeleteFlow(k FlowKey, seen Flow) (deleted bool, err error) {
 	key := k.kernel()
 	for _, name := range []string{lbMapFlFlows, lbMapFlEmbryos} {

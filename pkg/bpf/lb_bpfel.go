@@ -254,9 +254,10 @@ type lbVip struct {
 const (
 	lbMapFlAllow       = "fl_allow"
 	lbMapFlBackends    = "fl_backends"
-	lbMapFlClients     = "fl_clients"
+	lbMapFlClientLines = "fl_client_lines"
 	lbMapFlClock       = "fl_clock"
 	lbMapFlEmbryos     = "fl_embryos"
+	lbMapFlEmbryosUsed = "fl_embryos_used"
 	lbMapFlEpoch       = "fl_epoch"
 	lbMapFlFilter      = "fl_filter"
 	lbMapFlFlows       = "fl_flows"
@@ -349,35 +350,36 @@ type lbProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbMapSpecs struct {
-	FlAllow      *ebpf.MapSpec `ebpf:"fl_allow"`
-	FlBackends   *ebpf.MapSpec `ebpf:"fl_backends"`
-	FlClients    *ebpf.MapSpec `ebpf:"fl_clients"`
-	FlClock      *ebpf.MapSpec `ebpf:"fl_clock"`
-	FlEmbryos    *ebpf.MapSpec `ebpf:"fl_embryos"`
-	FlEpoch      *ebpf.MapSpec `ebpf:"fl_epoch"`
-	FlFilter     *ebpf.MapSpec `ebpf:"fl_filter"`
-	FlFlows      *ebpf.MapSpec `ebpf:"fl_flows"`
-	FlFrags      *ebpf.MapSpec `ebpf:"fl_frags"`
-	FlFronts     *ebpf.MapSpec `ebpf:"fl_fronts"`
-	FlHandshakes *ebpf.MapSpec `ebpf:"fl_handshakes"`
-	FlIfaces     *ebpf.MapSpec `ebpf:"fl_ifaces"`
-	FlLoad       *ebpf.MapSpec `ebpf:"fl_load"`
-	FlMend       *ebpf.MapSpec `ebpf:"fl_mend"`
-	FlPending    *ebpf.MapSpec `ebpf:"fl_pending"`
-	FlPortsTcp4  *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
-	FlPortsTcp6  *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
-	FlPortsUdp4  *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
-	FlPortsUdp6  *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
-	FlRecent     *ebpf.MapSpec `ebpf:"fl_recent"`
-	FlScratch    *ebpf.MapSpec `ebpf:"fl_scratch"`
-	FlServices   *ebpf.MapSpec `ebpf:"fl_services"`
-	FlSlots      *ebpf.MapSpec `ebpf:"fl_slots"`
-	FlSources    *ebpf.MapSpec `ebpf:"fl_sources"`
-	FlStats      *ebpf.MapSpec `ebpf:"fl_stats"`
-	FlSvcStats   *ebpf.MapSpec `ebpf:"fl_svc_stats"`
-	FlTraceEnds  *ebpf.MapSpec `ebpf:"fl_trace_ends"`
-	FlTraces     *ebpf.MapSpec `ebpf:"fl_traces"`
-	FlVips       *ebpf.MapSpec `ebpf:"fl_vips"`
+	FlAllow       *ebpf.MapSpec `ebpf:"fl_allow"`
+	FlBackends    *ebpf.MapSpec `ebpf:"fl_backends"`
+	FlClientLines *ebpf.MapSpec `ebpf:"fl_client_lines"`
+	FlClock       *ebpf.MapSpec `ebpf:"fl_clock"`
+	FlEmbryos     *ebpf.MapSpec `ebpf:"fl_embryos"`
+	FlEmbryosUsed *ebpf.MapSpec `ebpf:"fl_embryos_used"`
+	FlEpoch       *ebpf.MapSpec `ebpf:"fl_epoch"`
+	FlFilter      *ebpf.MapSpec `ebpf:"fl_filter"`
+	FlFlows       *ebpf.MapSpec `ebpf:"fl_flows"`
+	FlFrags       *ebpf.MapSpec `ebpf:"fl_frags"`
+	FlFronts      *ebpf.MapSpec `ebpf:"fl_fronts"`
+	FlHandshakes  *ebpf.MapSpec `ebpf:"fl_handshakes"`
+	FlIfaces      *ebpf.MapSpec `ebpf:"fl_ifaces"`
+	FlLoad        *ebpf.MapSpec `ebpf:"fl_load"`
+	FlMend        *ebpf.MapSpec `ebpf:"fl_mend"`
+	FlPending     *ebpf.MapSpec `ebpf:"fl_pending"`
+	FlPortsTcp4   *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
+	FlPortsTcp6   *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
+	FlPortsUdp4   *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
+	FlPortsUdp6   *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
+	FlRecent      *ebpf.MapSpec `ebpf:"fl_recent"`
+	FlScratch     *ebpf.MapSpec `ebpf:"fl_scratch"`
+	FlServices    *ebpf.MapSpec `ebpf:"fl_services"`
+	FlSlots       *ebpf.MapSpec `ebpf:"fl_slots"`
+	FlSources     *ebpf.MapSpec `ebpf:"fl_sources"`
+	FlStats       *ebpf.MapSpec `ebpf:"fl_stats"`
+	FlSvcStats    *ebpf.MapSpec `ebpf:"fl_svc_stats"`
+	FlTraceEnds   *ebpf.MapSpec `ebpf:"fl_trace_ends"`
+	FlTraces      *ebpf.MapSpec `ebpf:"fl_traces"`
+	FlVips        *ebpf.MapSpec `ebpf:"fl_vips"`
 }
 
 // lbVariableSpecs contains global variables before they are loaded into the kernel.
@@ -418,44 +420,46 @@ func (o *lbObjects) Close() error {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbMaps struct {
-	FlAllow      *ebpf.Map `ebpf:"fl_allow"`
-	FlBackends   *ebpf.Map `ebpf:"fl_backends"`
-	FlClients    *ebpf.Map `ebpf:"fl_clients"`
-	FlClock      *ebpf.Map `ebpf:"fl_clock"`
-	FlEmbryos    *ebpf.Map `ebpf:"fl_embryos"`
-	FlEpoch      *ebpf.Map `ebpf:"fl_epoch"`
-	FlFilter     *ebpf.Map `ebpf:"fl_filter"`
-	FlFlows      *ebpf.Map `ebpf:"fl_flows"`
-	FlFrags      *ebpf.Map `ebpf:"fl_frags"`
-	FlFronts     *ebpf.Map `ebpf:"fl_fronts"`
-	FlHandshakes *ebpf.Map `ebpf:"fl_handshakes"`
-	FlIfaces     *ebpf.Map `ebpf:"fl_ifaces"`
-	FlLoad       *ebpf.Map `ebpf:"fl_load"`
-	FlMend       *ebpf.Map `ebpf:"fl_mend"`
-	FlPending    *ebpf.Map `ebpf:"fl_pending"`
-	FlPortsTcp4  *ebpf.Map `ebpf:"fl_ports_tcp4"`
-	FlPortsTcp6  *ebpf.Map `ebpf:"fl_ports_tcp6"`
-	FlPortsUdp4  *ebpf.Map `ebpf:"fl_ports_udp4"`
-	FlPortsUdp6  *ebpf.Map `ebpf:"fl_ports_udp6"`
-	FlRecent     *ebpf.Map `ebpf:"fl_recent"`
-	FlScratch    *ebpf.Map `ebpf:"fl_scratch"`
-	FlServices   *ebpf.Map `ebpf:"fl_services"`
-	FlSlots      *ebpf.Map `ebpf:"fl_slots"`
-	FlSources    *ebpf.Map `ebpf:"fl_sources"`
-	FlStats      *ebpf.Map `ebpf:"fl_stats"`
-	FlSvcStats   *ebpf.Map `ebpf:"fl_svc_stats"`
-	FlTraceEnds  *ebpf.Map `ebpf:"fl_trace_ends"`
-	FlTraces     *ebpf.Map `ebpf:"fl_traces"`
-	FlVips       *ebpf.Map `ebpf:"fl_vips"`
+	FlAllow       *ebpf.Map `ebpf:"fl_allow"`
+	FlBackends    *ebpf.Map `ebpf:"fl_backends"`
+	FlClientLines *ebpf.Map `ebpf:"fl_client_lines"`
+	FlClock       *ebpf.Map `ebpf:"fl_clock"`
+	FlEmbryos     *ebpf.Map `ebpf:"fl_embryos"`
+	FlEmbryosUsed *ebpf.Map `ebpf:"fl_embryos_used"`
+	FlEpoch       *ebpf.Map `ebpf:"fl_epoch"`
+	FlFilter      *ebpf.Map `ebpf:"fl_filter"`
+	FlFlows       *ebpf.Map `ebpf:"fl_flows"`
+	FlFrags       *ebpf.Map `ebpf:"fl_frags"`
+	FlFronts      *ebpf.Map `ebpf:"fl_fronts"`
+	FlHandshakes  *ebpf.Map `ebpf:"fl_handshakes"`
+	FlIfaces      *ebpf.Map `ebpf:"fl_ifaces"`
+	FlLoad        *ebpf.Map `ebpf:"fl_load"`
+	FlMend        *ebpf.Map `ebpf:"fl_mend"`
+	FlPending     *ebpf.Map `ebpf:"fl_pending"`
+	FlPortsTcp4   *ebpf.Map `ebpf:"fl_ports_tcp4"`
+	FlPortsTcp6   *ebpf.Map `ebpf:"fl_ports_tcp6"`
+	FlPortsUdp4   *ebpf.Map `ebpf:"fl_ports_udp4"`
+	FlPortsUdp6   *ebpf.Map `ebpf:"fl_ports_udp6"`
+	FlRecent      *ebpf.Map `ebpf:"fl_recent"`
+	FlScratch     *ebpf.Map `ebpf:"fl_scratch"`
+	FlServices    *ebpf.Map `ebpf:"fl_services"`
+	FlSlots       *ebpf.Map `ebpf:"fl_slots"`
+	FlSources     *ebpf.Map `ebpf:"fl_sources"`
+	FlStats       *ebpf.Map `ebpf:"fl_stats"`
+	FlSvcStats    *ebpf.Map `ebpf:"fl_svc_stats"`
+	FlTraceEnds   *ebpf.Map `ebpf:"fl_trace_ends"`
+	FlTraces      *ebpf.Map `ebpf:"fl_traces"`
+	FlVips        *ebpf.Map `ebpf:"fl_vips"`
 }
 
 func (m *lbMaps) Close() error {
 	return _LbClose(
 		m.FlAllow,
 		m.FlBackends,
-		m.FlClients,
+		m.FlClientLines,
 		m.FlClock,
 		m.FlEmbryos,
+		m.FlEmbryosUsed,
 		m.FlEpoch,
 		m.FlFilter,
 		m.FlFlows,

@@ -16,34 +16,35 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	listenMapFlAllow      = "fl_allow"
-	listenMapFlBackends   = "fl_backends"
-	listenMapFlClients    = "fl_clients"
-	listenMapFlEmbryos    = "fl_embryos"
-	listenMapFlEpoch      = "fl_epoch"
-	listenMapFlFilter     = "fl_filter"
-	listenMapFlFlows      = "fl_flows"
-	listenMapFlFrags      = "fl_frags"
-	listenMapFlFronts     = "fl_fronts"
-	listenMapFlHandshakes = "fl_handshakes"
-	listenMapFlIfaces     = "fl_ifaces"
-	listenMapFlListeners  = "fl_listeners"
-	listenMapFlLoad       = "fl_load"
-	listenMapFlMend       = "fl_mend"
-	listenMapFlPending    = "fl_pending"
-	listenMapFlPortsTcp4  = "fl_ports_tcp4"
-	listenMapFlPortsTcp6  = "fl_ports_tcp6"
-	listenMapFlPortsUdp4  = "fl_ports_udp4"
-	listenMapFlPortsUdp6  = "fl_ports_udp6"
-	listenMapFlRecent     = "fl_recent"
-	listenMapFlScratch    = "fl_scratch"
-	listenMapFlServices   = "fl_services"
-	listenMapFlSlots      = "fl_slots"
-	listenMapFlSources    = "fl_sources"
-	listenMapFlStats      = "fl_stats"
-	listenMapFlSvcStats   = "fl_svc_stats"
-	listenMapFlVips       = "fl_vips"
-	listenProgFlListen    = "fl_listen"
+	listenMapFlAllow       = "fl_allow"
+	listenMapFlBackends    = "fl_backends"
+	listenMapFlClientLines = "fl_client_lines"
+	listenMapFlEmbryos     = "fl_embryos"
+	listenMapFlEmbryosUsed = "fl_embryos_used"
+	listenMapFlEpoch       = "fl_epoch"
+	listenMapFlFilter      = "fl_filter"
+	listenMapFlFlows       = "fl_flows"
+	listenMapFlFrags       = "fl_frags"
+	listenMapFlFronts      = "fl_fronts"
+	listenMapFlHandshakes  = "fl_handshakes"
+	listenMapFlIfaces      = "fl_ifaces"
+	listenMapFlListeners   = "fl_listeners"
+	listenMapFlLoad        = "fl_load"
+	listenMapFlMend        = "fl_mend"
+	listenMapFlPending     = "fl_pending"
+	listenMapFlPortsTcp4   = "fl_ports_tcp4"
+	listenMapFlPortsTcp6   = "fl_ports_tcp6"
+	listenMapFlPortsUdp4   = "fl_ports_udp4"
+	listenMapFlPortsUdp6   = "fl_ports_udp6"
+	listenMapFlRecent      = "fl_recent"
+	listenMapFlScratch     = "fl_scratch"
+	listenMapFlServices    = "fl_services"
+	listenMapFlSlots       = "fl_slots"
+	listenMapFlSources     = "fl_sources"
+	listenMapFlStats       = "fl_stats"
+	listenMapFlSvcStats    = "fl_svc_stats"
+	listenMapFlVips        = "fl_vips"
+	listenProgFlListen     = "fl_listen"
 )
 
 // loadListen returns the embedded CollectionSpec for listen.
@@ -95,33 +96,34 @@ type listenProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type listenMapSpecs struct {
-	FlAllow      *ebpf.MapSpec `ebpf:"fl_allow"`
-	FlBackends   *ebpf.MapSpec `ebpf:"fl_backends"`
-	FlClients    *ebpf.MapSpec `ebpf:"fl_clients"`
-	FlEmbryos    *ebpf.MapSpec `ebpf:"fl_embryos"`
-	FlEpoch      *ebpf.MapSpec `ebpf:"fl_epoch"`
-	FlFilter     *ebpf.MapSpec `ebpf:"fl_filter"`
-	FlFlows      *ebpf.MapSpec `ebpf:"fl_flows"`
-	FlFrags      *ebpf.MapSpec `ebpf:"fl_frags"`
-	FlFronts     *ebpf.MapSpec `ebpf:"fl_fronts"`
-	FlHandshakes *ebpf.MapSpec `ebpf:"fl_handshakes"`
-	FlIfaces     *ebpf.MapSpec `ebpf:"fl_ifaces"`
-	FlListeners  *ebpf.MapSpec `ebpf:"fl_listeners"`
-	FlLoad       *ebpf.MapSpec `ebpf:"fl_load"`
-	FlMend       *ebpf.MapSpec `ebpf:"fl_mend"`
-	FlPending    *ebpf.MapSpec `ebpf:"fl_pending"`
-	FlPortsTcp4  *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
-	FlPortsTcp6  *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
-	FlPortsUdp4  *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
-	FlPortsUdp6  *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
-	FlRecent     *ebpf.MapSpec `ebpf:"fl_recent"`
-	FlScratch    *ebpf.MapSpec `ebpf:"fl_scratch"`
-	FlServices   *ebpf.MapSpec `ebpf:"fl_services"`
-	FlSlots      *ebpf.MapSpec `ebpf:"fl_slots"`
-	FlSources    *ebpf.MapSpec `ebpf:"fl_sources"`
-	FlStats      *ebpf.MapSpec `ebpf:"fl_stats"`
-	FlSvcStats   *ebpf.MapSpec `ebpf:"fl_svc_stats"`
-	FlVips       *ebpf.MapSpec `ebpf:"fl_vips"`
+	FlAllow       *ebpf.MapSpec `ebpf:"fl_allow"`
+	FlBackends    *ebpf.MapSpec `ebpf:"fl_backends"`
+	FlClientLines *ebpf.MapSpec `ebpf:"fl_client_lines"`
+	FlEmbryos     *ebpf.MapSpec `ebpf:"fl_embryos"`
+	FlEmbryosUsed *ebpf.MapSpec `ebpf:"fl_embryos_used"`
+	FlEpoch       *ebpf.MapSpec `ebpf:"fl_epoch"`
+	FlFilter      *ebpf.MapSpec `ebpf:"fl_filter"`
+	FlFlows       *ebpf.MapSpec `ebpf:"fl_flows"`
+	FlFrags       *ebpf.MapSpec `ebpf:"fl_frags"`
+	FlFronts      *ebpf.MapSpec `ebpf:"fl_fronts"`
+	FlHandshakes  *ebpf.MapSpec `ebpf:"fl_handshakes"`
+	FlIfaces      *ebpf.MapSpec `ebpf:"fl_ifaces"`
+	FlListeners   *ebpf.MapSpec `ebpf:"fl_listeners"`
+	FlLoad        *ebpf.MapSpec `ebpf:"fl_load"`
+	FlMend        *ebpf.MapSpec `ebpf:"fl_mend"`
+	FlPending     *ebpf.MapSpec `ebpf:"fl_pending"`
+	FlPortsTcp4   *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
+	FlPortsTcp6   *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
+	FlPortsUdp4   *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
+	FlPortsUdp6   *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
+	FlRecent      *ebpf.MapSpec `ebpf:"fl_recent"`
+	FlScratch     *ebpf.MapSpec `ebpf:"fl_scratch"`
+	FlServices    *ebpf.MapSpec `ebpf:"fl_services"`
+	FlSlots       *ebpf.MapSpec `ebpf:"fl_slots"`
+	FlSources     *ebpf.MapSpec `ebpf:"fl_sources"`
+	FlStats       *ebpf.MapSpec `ebpf:"fl_stats"`
+	FlSvcStats    *ebpf.MapSpec `ebpf:"fl_svc_stats"`
+	FlVips        *ebpf.MapSpec `ebpf:"fl_vips"`
 }
 
 // listenVariableSpecs contains global variables before they are loaded into the kernel.
@@ -150,41 +152,43 @@ func (o *listenObjects) Close() error {
 //
 // It can be passed to loadListenObjects or ebpf.CollectionSpec.LoadAndAssign.
 type listenMaps struct {
-	FlAllow      *ebpf.Map `ebpf:"fl_allow"`
-	FlBackends   *ebpf.Map `ebpf:"fl_backends"`
-	FlClients    *ebpf.Map `ebpf:"fl_clients"`
-	FlEmbryos    *ebpf.Map `ebpf:"fl_embryos"`
-	FlEpoch      *ebpf.Map `ebpf:"fl_epoch"`
-	FlFilter     *ebpf.Map `ebpf:"fl_filter"`
-	FlFlows      *ebpf.Map `ebpf:"fl_flows"`
-	FlFrags      *ebpf.Map `ebpf:"fl_frags"`
-	FlFronts     *ebpf.Map `ebpf:"fl_fronts"`
-	FlHandshakes *ebpf.Map `ebpf:"fl_handshakes"`
-	FlIfaces     *ebpf.Map `ebpf:"fl_ifaces"`
-	FlListeners  *ebpf.Map `ebpf:"fl_listeners"`
-	FlLoad       *ebpf.Map `ebpf:"fl_load"`
-	FlMend       *ebpf.Map `ebpf:"fl_mend"`
-	FlPending    *ebpf.Map `ebpf:"fl_pending"`
-	FlPortsTcp4  *ebpf.Map `ebpf:"fl_ports_tcp4"`
-	FlPortsTcp6  *ebpf.Map `ebpf:"fl_ports_tcp6"`
-	FlPortsUdp4  *ebpf.Map `ebpf:"fl_ports_udp4"`
-	FlPortsUdp6  *ebpf.Map `ebpf:"fl_ports_udp6"`
-	FlRecent     *ebpf.Map `ebpf:"fl_recent"`
-	FlScratch    *ebpf.Map `ebpf:"fl_scratch"`
-	FlServices   *ebpf.Map `ebpf:"fl_services"`
-	FlSlots      *ebpf.Map `ebpf:"fl_slots"`
-	FlSources    *ebpf.Map `ebpf:"fl_sources"`
-	FlStats      *ebpf.Map `ebpf:"fl_stats"`
-	FlSvcStats   *ebpf.Map `ebpf:"fl_svc_stats"`
-	FlVips       *ebpf.Map `ebpf:"fl_vips"`
+	FlAllow       *ebpf.Map `ebpf:"fl_allow"`
+	FlBackends    *ebpf.Map `ebpf:"fl_backends"`
+	FlClientLines *ebpf.Map `ebpf:"fl_client_lines"`
+	FlEmbryos     *ebpf.Map `ebpf:"fl_embryos"`
+	FlEmbryosUsed *ebpf.Map `ebpf:"fl_embryos_used"`
+	FlEpoch       *ebpf.Map `ebpf:"fl_epoch"`
+	FlFilter      *ebpf.Map `ebpf:"fl_filter"`
+	FlFlows       *ebpf.Map `ebpf:"fl_flows"`
+	FlFrags       *ebpf.Map `ebpf:"fl_frags"`
+	FlFronts      *ebpf.Map `ebpf:"fl_fronts"`
+	FlHandshakes  *ebpf.Map `ebpf:"fl_handshakes"`
+	FlIfaces      *ebpf.Map `ebpf:"fl_ifaces"`
+	FlListeners   *ebpf.Map `ebpf:"fl_listeners"`
+	FlLoad        *ebpf.Map `ebpf:"fl_load"`
+	FlMend        *ebpf.Map `ebpf:"fl_mend"`
+	FlPending     *ebpf.Map `ebpf:"fl_pending"`
+	FlPortsTcp4   *ebpf.Map `ebpf:"fl_ports_tcp4"`
+	FlPortsTcp6   *ebpf.Map `ebpf:"fl_ports_tcp6"`
+	FlPortsUdp4   *ebpf.Map `ebpf:"fl_ports_udp4"`
+	FlPortsUdp6   *ebpf.Map `ebpf:"fl_ports_udp6"`
+	FlRecent      *ebpf.Map `ebpf:"fl_recent"`
+	FlScratch     *ebpf.Map `ebpf:"fl_scratch"`
+	FlServices    *ebpf.Map `ebpf:"fl_services"`
+	FlSlots       *ebpf.Map `ebpf:"fl_slots"`
+	FlSources     *ebpf.Map `ebpf:"fl_sources"`
+	FlStats       *ebpf.Map `ebpf:"fl_stats"`
+	FlSvcStats    *ebpf.Map `ebpf:"fl_svc_stats"`
+	FlVips        *ebpf.Map `ebpf:"fl_vips"`
 }
 
 func (m *listenMaps) Close() error {
 	return _ListenClose(
 		m.FlAllow,
 		m.FlBackends,
-		m.FlClients,
+		m.FlClientLines,
 		m.FlEmbryos,
+		m.FlEmbryosUsed,
 		m.FlEpoch,
 		m.FlFilter,
 		m.FlFlows,

@@ -78,6 +78,7 @@ type Objects struct {
 	loads    *ebpf.Memory
 	epoch    *ebpf.Memory
 	mend     *ebpf.Memory
+	embryos  *ebpf.Memory
 	vips     *ebpf.Memory
 	fronts   fronts
 	trace    traceVars
@@ -155,7 +156,14 @@ func (o *Objects) load(lb, sock, listen, ops *ebpf.CollectionSpec) error {
 	if err := o.loadSpec(ops); err != nil {
 		return err
 	}
-	return o.mapIntoMemory()
+	if err := o.mapIntoMemory(); err != nil {
+		return err
+	}
+	// The programs of an earlier version may have left some there, and did not say so.
+	if err := o.useEmbryos(); err != nil {
+		return err
+	}
+	return o.unpinFormer()
 }
 
 // configure sets the sizes of maps and what the packet programs are compiled
@@ -207,6 +215,7 @@ func (o *Objects) mapIntoMemory() (err error) {
 		{&o.filter, lbMapFlFilter},
 		{&o.epoch, lbMapFlEpoch},
 		{&o.mend, lbMapFlMend},
+		{&o.embryos, lbMapFlEmbryosUsed},
 		{&o.vips, lbMapFlVips},
 		{&o.fronts.memory, lbMapFlFronts},
 	} {
@@ -354,27 +363,6 @@ func (o *Objects) Close() error {
 		errs = append(errs, m.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// Remove unpins every map and program in dir and lists what it removed. A
-// directory that is not there holds nothing.
-func Remove(dir string) (removed []string, err error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list pins: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-			errs = append(errs, fmt.Errorf("remove pin: %w", err))
-			continue
-		}
-		removed = append(removed, "pin "+e.Name())
-	}
-	return removed, errors.Join(errs...)
 }
 
 func loadError(err error) error {

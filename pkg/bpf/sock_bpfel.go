@@ -41,8 +41,9 @@ type sockSockVip struct {
 const (
 	sockMapFlAllow         = "fl_allow"
 	sockMapFlBackends      = "fl_backends"
-	sockMapFlClients       = "fl_clients"
+	sockMapFlClientLines   = "fl_client_lines"
 	sockMapFlEmbryos       = "fl_embryos"
+	sockMapFlEmbryosUsed   = "fl_embryos_used"
 	sockMapFlEpoch         = "fl_epoch"
 	sockMapFlFilter        = "fl_filter"
 	sockMapFlFlows         = "fl_flows"
@@ -134,33 +135,34 @@ type sockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockMapSpecs struct {
-	FlAllow      *ebpf.MapSpec `ebpf:"fl_allow"`
-	FlBackends   *ebpf.MapSpec `ebpf:"fl_backends"`
-	FlClients    *ebpf.MapSpec `ebpf:"fl_clients"`
-	FlEmbryos    *ebpf.MapSpec `ebpf:"fl_embryos"`
-	FlEpoch      *ebpf.MapSpec `ebpf:"fl_epoch"`
-	FlFilter     *ebpf.MapSpec `ebpf:"fl_filter"`
-	FlFlows      *ebpf.MapSpec `ebpf:"fl_flows"`
-	FlFrags      *ebpf.MapSpec `ebpf:"fl_frags"`
-	FlFronts     *ebpf.MapSpec `ebpf:"fl_fronts"`
-	FlHandshakes *ebpf.MapSpec `ebpf:"fl_handshakes"`
-	FlIfaces     *ebpf.MapSpec `ebpf:"fl_ifaces"`
-	FlLoad       *ebpf.MapSpec `ebpf:"fl_load"`
-	FlMend       *ebpf.MapSpec `ebpf:"fl_mend"`
-	FlPending    *ebpf.MapSpec `ebpf:"fl_pending"`
-	FlPortsTcp4  *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
-	FlPortsTcp6  *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
-	FlPortsUdp4  *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
-	FlPortsUdp6  *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
-	FlRecent     *ebpf.MapSpec `ebpf:"fl_recent"`
-	FlScratch    *ebpf.MapSpec `ebpf:"fl_scratch"`
-	FlServices   *ebpf.MapSpec `ebpf:"fl_services"`
-	FlSlots      *ebpf.MapSpec `ebpf:"fl_slots"`
-	FlSocks      *ebpf.MapSpec `ebpf:"fl_socks"`
-	FlSources    *ebpf.MapSpec `ebpf:"fl_sources"`
-	FlStats      *ebpf.MapSpec `ebpf:"fl_stats"`
-	FlSvcStats   *ebpf.MapSpec `ebpf:"fl_svc_stats"`
-	FlVips       *ebpf.MapSpec `ebpf:"fl_vips"`
+	FlAllow       *ebpf.MapSpec `ebpf:"fl_allow"`
+	FlBackends    *ebpf.MapSpec `ebpf:"fl_backends"`
+	FlClientLines *ebpf.MapSpec `ebpf:"fl_client_lines"`
+	FlEmbryos     *ebpf.MapSpec `ebpf:"fl_embryos"`
+	FlEmbryosUsed *ebpf.MapSpec `ebpf:"fl_embryos_used"`
+	FlEpoch       *ebpf.MapSpec `ebpf:"fl_epoch"`
+	FlFilter      *ebpf.MapSpec `ebpf:"fl_filter"`
+	FlFlows       *ebpf.MapSpec `ebpf:"fl_flows"`
+	FlFrags       *ebpf.MapSpec `ebpf:"fl_frags"`
+	FlFronts      *ebpf.MapSpec `ebpf:"fl_fronts"`
+	FlHandshakes  *ebpf.MapSpec `ebpf:"fl_handshakes"`
+	FlIfaces      *ebpf.MapSpec `ebpf:"fl_ifaces"`
+	FlLoad        *ebpf.MapSpec `ebpf:"fl_load"`
+	FlMend        *ebpf.MapSpec `ebpf:"fl_mend"`
+	FlPending     *ebpf.MapSpec `ebpf:"fl_pending"`
+	FlPortsTcp4   *ebpf.MapSpec `ebpf:"fl_ports_tcp4"`
+	FlPortsTcp6   *ebpf.MapSpec `ebpf:"fl_ports_tcp6"`
+	FlPortsUdp4   *ebpf.MapSpec `ebpf:"fl_ports_udp4"`
+	FlPortsUdp6   *ebpf.MapSpec `ebpf:"fl_ports_udp6"`
+	FlRecent      *ebpf.MapSpec `ebpf:"fl_recent"`
+	FlScratch     *ebpf.MapSpec `ebpf:"fl_scratch"`
+	FlServices    *ebpf.MapSpec `ebpf:"fl_services"`
+	FlSlots       *ebpf.MapSpec `ebpf:"fl_slots"`
+	FlSocks       *ebpf.MapSpec `ebpf:"fl_socks"`
+	FlSources     *ebpf.MapSpec `ebpf:"fl_sources"`
+	FlStats       *ebpf.MapSpec `ebpf:"fl_stats"`
+	FlSvcStats    *ebpf.MapSpec `ebpf:"fl_svc_stats"`
+	FlVips        *ebpf.MapSpec `ebpf:"fl_vips"`
 }
 
 // sockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -191,41 +193,43 @@ func (o *sockObjects) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockMaps struct {
-	FlAllow      *ebpf.Map `ebpf:"fl_allow"`
-	FlBackends   *ebpf.Map `ebpf:"fl_backends"`
-	FlClients    *ebpf.Map `ebpf:"fl_clients"`
-	FlEmbryos    *ebpf.Map `ebpf:"fl_embryos"`
-	FlEpoch      *ebpf.Map `ebpf:"fl_epoch"`
-	FlFilter     *ebpf.Map `ebpf:"fl_filter"`
-	FlFlows      *ebpf.Map `ebpf:"fl_flows"`
-	FlFrags      *ebpf.Map `ebpf:"fl_frags"`
-	FlFronts     *ebpf.Map `ebpf:"fl_fronts"`
-	FlHandshakes *ebpf.Map `ebpf:"fl_handshakes"`
-	FlIfaces     *ebpf.Map `ebpf:"fl_ifaces"`
-	FlLoad       *ebpf.Map `ebpf:"fl_load"`
-	FlMend       *ebpf.Map `ebpf:"fl_mend"`
-	FlPending    *ebpf.Map `ebpf:"fl_pending"`
-	FlPortsTcp4  *ebpf.Map `ebpf:"fl_ports_tcp4"`
-	FlPortsTcp6  *ebpf.Map `ebpf:"fl_ports_tcp6"`
-	FlPortsUdp4  *ebpf.Map `ebpf:"fl_ports_udp4"`
-	FlPortsUdp6  *ebpf.Map `ebpf:"fl_ports_udp6"`
-	FlRecent     *ebpf.Map `ebpf:"fl_recent"`
-	FlScratch    *ebpf.Map `ebpf:"fl_scratch"`
-	FlServices   *ebpf.Map `ebpf:"fl_services"`
-	FlSlots      *ebpf.Map `ebpf:"fl_slots"`
-	FlSocks      *ebpf.Map `ebpf:"fl_socks"`
-	FlSources    *ebpf.Map `ebpf:"fl_sources"`
-	FlStats      *ebpf.Map `ebpf:"fl_stats"`
-	FlSvcStats   *ebpf.Map `ebpf:"fl_svc_stats"`
-	FlVips       *ebpf.Map `ebpf:"fl_vips"`
+	FlAllow       *ebpf.Map `ebpf:"fl_allow"`
+	FlBackends    *ebpf.Map `ebpf:"fl_backends"`
+	FlClientLines *ebpf.Map `ebpf:"fl_client_lines"`
+	FlEmbryos     *ebpf.Map `ebpf:"fl_embryos"`
+	FlEmbryosUsed *ebpf.Map `ebpf:"fl_embryos_used"`
+	FlEpoch       *ebpf.Map `ebpf:"fl_epoch"`
+	FlFilter      *ebpf.Map `ebpf:"fl_filter"`
+	FlFlows       *ebpf.Map `ebpf:"fl_flows"`
+	FlFrags       *ebpf.Map `ebpf:"fl_frags"`
+	FlFronts      *ebpf.Map `ebpf:"fl_fronts"`
+	FlHandshakes  *ebpf.Map `ebpf:"fl_handshakes"`
+	FlIfaces      *ebpf.Map `ebpf:"fl_ifaces"`
+	FlLoad        *ebpf.Map `ebpf:"fl_load"`
+	FlMend        *ebpf.Map `ebpf:"fl_mend"`
+	FlPending     *ebpf.Map `ebpf:"fl_pending"`
+	FlPortsTcp4   *ebpf.Map `ebpf:"fl_ports_tcp4"`
+	FlPortsTcp6   *ebpf.Map `ebpf:"fl_ports_tcp6"`
+	FlPortsUdp4   *ebpf.Map `ebpf:"fl_ports_udp4"`
+	FlPortsUdp6   *ebpf.Map `ebpf:"fl_ports_udp6"`
+	FlRecent      *ebpf.Map `ebpf:"fl_recent"`
+	FlScratch     *ebpf.Map `ebpf:"fl_scratch"`
+	FlServices    *ebpf.Map `ebpf:"fl_services"`
+	FlSlots       *ebpf.Map `ebpf:"fl_slots"`
+	FlSocks       *ebpf.Map `ebpf:"fl_socks"`
+	FlSources     *ebpf.Map `ebpf:"fl_sources"`
+	FlStats       *ebpf.Map `ebpf:"fl_stats"`
+	FlSvcStats    *ebpf.Map `ebpf:"fl_svc_stats"`
+	FlVips        *ebpf.Map `ebpf:"fl_vips"`
 }
 
 func (m *sockMaps) Close() error {
 	return _SockClose(
 		m.FlAllow,
 		m.FlBackends,
-		m.FlClients,
+		m.FlClientLines,
 		m.FlEmbryos,
+		m.FlEmbryosUsed,
 		m.FlEpoch,
 		m.FlFilter,
 		m.FlFlows,

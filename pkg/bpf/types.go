@@ -110,6 +110,12 @@ type Flow struct {
 // Twin is the key of the flow's other direction.
 func (f Flow) Twin(proto uint8) FlowKey { return FlowKey{Src: f.Dst, Dst: f.Src, Proto: proto} }
 
+// Turned is the entry of the other direction, of a flow whose entry for k this is.
+func (f Flow) Turned(k FlowKey) Flow {
+	f.Src, f.Dst, f.Flags = k.Dst, k.Src, f.Flags^FlowReply
+	return f
+}
+
 // ServiceStats are the counters of one service id, summed over the CPUs.
 type ServiceStats struct {
 	Connections, PacketsIn, BytesIn, PacketsOut, BytesOut uint64

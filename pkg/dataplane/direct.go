@@ -31,12 +31,10 @@ func (t *Target) materialize(services map[tableID]bool) error {
 		return err
 	}
 	for _, s := range found {
-		forward := s.flow
-		forward.Src, forward.Dst, forward.Flags = s.flow.Dst, s.key.Src, 0
-		if err := t.cfg.Maps.PutFlow(s.flow.Twin(s.key.Proto), forward, s.confirmed); err != nil {
+		s.flow.Flags &^= bpf.FlowSingle
+		if err := t.cfg.Maps.PutFlow(s.flow.Twin(s.key.Proto), s.flow.Turned(s.key), s.confirmed); err != nil {
 			return fmt.Errorf("give flows entries: %w", err)
 		}
-		s.flow.Flags &^= bpf.FlowSingle
 		if err := t.cfg.Maps.PutFlow(s.key, s.flow, s.confirmed); err != nil {
 			return fmt.Errorf("give flows entries: %w", err)
 		}
