@@ -20,38 +20,71 @@ static __always_inline __u32 l4_csum_offset(__u8 proto)
 	return proto == IPPROTO_TCP ? 16 : 6;
 }
 
-/*
- * Corrects an L4 checksum by the change of the pseudo-header and of the
- * segment itself. In TC the helper knows what the stack left for the hardware
- * (CHECKSUM_PARTIAL); in XDP the field is always whole. A UDP checksum of 0
- * means none and stays; a computed 0 becomes 0xffff (RFC 768).
- */
-static __always_inline int l4_csum_update(struct pkt *p, __u64 pseudo, __u64 segment)
+/* Are both the same in ones' complement, which has two zeros? */
+static __always_inline bool csum_same(__u16 a, __u16 b)
+{
+	return (a == 0xffff ? 0 : a) == (b == 0xffff ? 0 : b);
+}
+
+/* Changes a whole checksum. One of UDP that is 0 means none and stays; a computed 0 becomes 0xffff (RFC 768). */
+static __always_inline int l4_csum_apply(struct pkt *p, __u32 off, __u64 diff)
 {
 	bool udp = p->key->proto == IPPROTO_UDP;
-	__u32 off = p->l4 + l4_csum_offset(p->key->proto);
-	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
-	__u16 *field;
+	__u16 *field = p->data + off;
 
-	if (p->tc) {
-		__u64 ph = flags | BPF_F_PSEUDO_HDR | (p->v6 && has_csum_ipv6 ? BPF_F_IPV6 : 0);
+	if ((void *)(field + 1) > p->end)
+		return -1;
+	if (udp && !*field)
+		return 0;
+	csum_apply(field, diff);
+	if (udp && !*field)
+		*field = 0xffff;
+	return 0;
+}
 
-		if (bpf_l4_csum_replace(p->ctx, off, 0, csum_fold32(pseudo), ph))
-			return -1;
-		if (segment && bpf_l4_csum_replace(p->ctx, off, 0, csum_fold32(segment), flags))
+/*
+ * In TC the stack may have left the checksum to the hardware (CHECKSUM_PARTIAL):
+ * then the field is the pseudo-header's sum, and what changes in the segment does
+ * not concern it. The helper knows. What it made of the field tells which it is,
+ * so that it need not be called for the segment, too.
+ */
+static __always_inline int l4_csum_skb(struct pkt *p, __u32 off, __u64 pseudo, __u64 segment)
+{
+	__u64 flags = p->key->proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+	__u16 *field = p->data + off, was, left;
+
+	if ((void *)(field + 1) > p->end)
+		return -1;
+	was = *field;
+	left = csum_fold16(was + (__u64)csum_fold32(pseudo));
+	if (bpf_l4_csum_replace(p->ctx, off, 0, csum_fold32(pseudo),
+				flags | BPF_F_PSEUDO_HDR | (p->v6 && has_csum_ipv6 ? BPF_F_IPV6 : 0)))
+		return -1;
+	pkt_reload(p);
+	if (!segment)
+		return 0;
+	if (csum_same(left, was)) { /* both would have come to this */
+		if (bpf_l4_csum_replace(p->ctx, off, 0, csum_fold32(segment), flags))
 			return -1;
 		pkt_reload(p);
 		return 0;
 	}
 	field = p->data + off;
+	opaque(field);
 	if ((void *)(field + 1) > p->end)
 		return -1;
-	if (udp && !*field)
-		return 0;
-	csum_apply(field, pseudo + segment);
-	if (udp && !*field)
-		*field = 0xffff;
-	return 0;
+	return csum_same(*field, left) ? 0 : l4_csum_apply(p, off, segment);
+}
+
+/*
+ * Corrects an L4 checksum by the change of the pseudo-header and of the segment
+ * itself. In XDP the field is always whole.
+ */
+static __always_inline int l4_csum_update(struct pkt *p, __u64 pseudo, __u64 segment)
+{
+	__u32 off = p->l4 + l4_csum_offset(p->key->proto);
+
+	return p->tc ? l4_csum_skb(p, off, pseudo, segment) : l4_csum_apply(p, off, pseudo + segment);
 }
 
 /* Writes new addresses into the IP header and takes one from the TTL. */

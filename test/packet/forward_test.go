@@ -281,3 +281,17 @@ func TestDownBackend(t *testing.T) {
 		p.expect(h, "tcp waits", tcp.bytes(t), h.out, tcp.toBackend(client4, "10.1.0.2", clientPort, 8090).bytes(t), "1/forwarded")
 	})
 }
+
+// The sum of the addresses does not change: of a checksum that is left to the
+// hardware and a whole one, the stack's helper then makes the same.
+func TestAddressesThatCancelOut(t *testing.T) {
+	eachHook(t, func(p *plane, h hook) {
+		const vip, back = "198.18.0.10", "10.1.188.27" // c612 + 000a = 0a01 + bc1b
+		p.apply(service("web", vip, "", webPorts, back))
+		for _, f := range []frame{request4(), datagram4()} {
+			f.dst = vip
+			to := map[bool]uint16{false: 8090, true: 5353}[f.udp]
+			p.expect(h, "request", f.bytes(t), h.out, f.toBackend(client4, back, clientPort, to).bytes(t), "1/forwarded")
+		}
+	})
+}
