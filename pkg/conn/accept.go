@@ -77,6 +77,7 @@ func (a *Acceptor) Serve(ctx context.Context, l *net.TCPListener) error {
 		select {
 		case <-a.cfg.Begin:
 		case <-ctx.Done():
+			return nil // what waits in the socket's queue is a predecessor's, who has the socket too
 		}
 	}
 	for {

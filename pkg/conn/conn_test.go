@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -63,6 +64,37 @@ func listen(t testing.TB) *net.TCPListener {
 	must(t, err)
 	t.Cleanup(func() { _ = l.Close() })
 	return l
+}
+
+// TestL08AcceptorThatNeverBeginsAcceptsNobody: who waits in a socket that a
+// predecessor has, too, is its.
+func TestL08AcceptorThatNeverBeginsAcceptsNobody(t *testing.T) {
+	l := listen(t)
+	c, err := net.Dial("tcp", l.Addr().String())
+	must(t, err)
+	defer c.Close()
+	var taken atomic.Int32
+	a := NewAcceptor(AcceptConfig{Begin: make(chan struct{}), Handle: func(_ context.Context, c *Conn) {
+		taken.Add(1)
+		_ = c.Close()
+	}})
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 200 { // it is a matter of which goroutine is first
+		f, err := l.File()
+		must(t, err)
+		again, err := net.FileListener(f)
+		must(t, err)
+		must(t, f.Close())
+		must(t, a.Serve(ended, again.(*net.TCPListener)))
+		if taken.Load() > 0 {
+			t.Fatal("it took the connection")
+		}
+	}
+	must(t, l.SetDeadline(time.Now().Add(patience)))
+	waits, err := l.Accept()
+	must(t, err)
+	must(t, waits.Close())
 }
 
 // Clients over a limit are closed, and counted; a connection that has said

@@ -165,6 +165,7 @@ func (t *Target) accept(l *listener) {
 		select {
 		case <-t.cfg.Begin:
 		case <-l.closing:
+			return // what waits in the socket's queue is a predecessor's, who has the socket too
 		}
 	}
 	pause := time.Millisecond

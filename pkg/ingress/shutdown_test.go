@@ -152,6 +152,38 @@ func TestUpgradesUnderLoadLoseNothing(t *testing.T) {
 	}
 }
 
+// TestL08FrontThatNeverBeginsAcceptsNobody: one that ends before it may begin, as
+// that of a successor that fails does, leaves who waits to its predecessor: also
+// in the moment between the two steps of stop.
+func TestL08FrontThatNeverBeginsAcceptsNobody(t *testing.T) {
+	socket, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	c, err := net.Dial("tcp", socket.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	f := New(Config{Log: slog.New(slog.DiscardHandler), Begin: make(chan struct{})})
+	defer f.Close()
+	l := &listener{l: socket, closing: make(chan struct{}), done: make(chan struct{})}
+	close(l.closing)
+	go f.accept(l)
+	select {
+	case <-l.done:
+	case <-time.After(long):
+		t.Error("it waits for connections")
+	}
+	_ = socket.SetDeadline(time.Now().Add(long))
+	waits, err := socket.Accept()
+	if err != nil {
+		t.Fatalf("it took the connection: %v", err)
+	}
+	_ = waits.Close()
+}
+
 func TestL08ShutdownWaitsForRequestsUpToItsBudget(t *testing.T) {
 	begun, release := make(chan struct{}), make(chan struct{})
 	f := newFixture(t, Config{Limits: Limits{Patience: 100 * time.Millisecond}}, on("a", "h", "/", backend(t, func(w http.ResponseWriter, r *http.Request) {
