@@ -49,6 +49,14 @@ type Frame struct {
 	Bytes []byte
 }
 
+// Proto is the transport protocol, of IPv4 or IPv6 without extension headers.
+func (f Frame) Proto() uint8 {
+	if f.Bytes[14]>>4 == 6 {
+		return f.Bytes[20]
+	}
+	return f.Bytes[23]
+}
+
 // maxFrames is how many a tuple may have (FRAMES of harness.c).
 const maxFrames = 8
 

@@ -65,6 +65,10 @@ func (b *bench) all() error {
 			tweak: func(s *model.Service) { s.Mode = model.ModeFullNAT },
 		},
 		{
+			name: "udp", what: "1 UDP service × 1 backend", services: 1, backends: 1, cases: datagrams, after: questions, tables: true,
+			tweak: func(s *model.Service) { s.Ports[0].Protocol = model.UDP }, flows: []int{1, 1 << 14},
+		},
+		{
 			name: "churn", what: "1 service × 1 backend, flow table full", services: 1, backends: 1, cases: connections,
 			sizes: func(c *bpf.Config) { c.Flows = 1 << 17 }, flows: []int{1 << 16},
 		},

@@ -117,6 +117,29 @@ func connections(_, _ int) []kase {
 	return []kase{{name: "packet of a connection of 8", traffic: t, warm: t, reason: reasonForwarded, and: reasonReplied, against: subjectBare}}
 }
 
+// datagrams are the cases of a world of IPv4 services over UDP in which no new
+// flow comes: one is answered, the other has a place of its own where flows wait
+// for their first answer.
+func datagrams(services, flows int) []kase {
+	t := to(services, uint64(flows), udp4())
+	silent := t
+	silent.Clients = silent4
+	return []kase{
+		{name: "known UDP/IPv4 flow", traffic: t, live: t, reason: reasonForwarded, against: subjectBare},
+		{name: "UDP/IPv4 flow nobody answers", traffic: silent, warm: silent, reason: reasonForwarded, against: subjectBare},
+	}
+}
+
+// questions are new flows over UDP: nobody answers, or the one backend does.
+func questions(services, _ int) []kase {
+	fresh := to(services, harness.Endless, udp4())
+	asked := to(services, harness.Endless, udp4(), answer4(backend4(0)))
+	return []kase{
+		{name: "new UDP/IPv4 flow", traffic: fresh, warm: fresh, reason: reasonForwarded, against: subjectLRUNew},
+		{name: "packet of a question and its answer", traffic: asked, warm: asked, reason: reasonForwarded, and: reasonReplied, against: subjectLRUNew},
+	}
+}
+
 // peers are the programs of the harness itself, as subjects of every phase.
 func peers(h *harness.Harness, services, flows int, tables bool) []*subject {
 	p := h.Peers()

@@ -18,6 +18,7 @@ const servicePort, containerPort = 80, 8080
 var (
 	clients4 = netip.MustParseAddr("10.0.0.0") // all of 10/8
 	clients6 = netip.MustParseAddr("2001:db8:9::")
+	silent4  = netip.MustParseAddr("11.0.0.0")   // whom nobody answers
 	vips4    = netip.MustParseAddr("198.18.0.0") // 198.18/15
 	vips6    = netip.MustParseAddr("fd00:198:18::")
 	sources4 = netip.MustParseAddr("192.0.2.64") // of mode full-nat
@@ -77,6 +78,17 @@ func reply4(back netip.Addr, s segment) harness.Frame {
 	return harness.Frame{Kind: harness.Reply4, Bytes: frame4(back.AsSlice(), layers.IPProtocolTCP, fromBackend(s))}
 }
 
+// udp4 is a client's datagram, answer4 a backend's.
+func udp4() harness.Frame {
+	u := &layers.UDP{DstPort: servicePort}
+	return harness.Frame{Kind: harness.Request4, Bytes: frame4(zero(4), layers.IPProtocolUDP, u)}
+}
+
+func answer4(back netip.Addr) harness.Frame {
+	u := &layers.UDP{SrcPort: containerPort}
+	return harness.Frame{Kind: harness.Reply4, Bytes: frame4(back.AsSlice(), layers.IPProtocolUDP, u)}
+}
+
 // echo4 is a ping.
 func echo4() harness.Frame {
 	icmp := &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(8, 0), Seq: 1}
@@ -102,6 +114,9 @@ func frame(ether layers.EthernetType, ip, l4 gopacket.SerializableLayer) []byte 
 	switch l := l4.(type) {
 	case *layers.TCP:
 		room -= 20
+		_ = l.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer))
+	case *layers.UDP:
+		room -= 8
 		_ = l.SetNetworkLayerForChecksum(ip.(gopacket.NetworkLayer))
 	case *layers.ICMPv4:
 		room -= 8

@@ -8,7 +8,6 @@ import (
 
 	"github.com/fairlead-lb/fairlead/bench/harness"
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
-	"github.com/fairlead-lb/fairlead/pkg/model"
 )
 
 // first is a backend and where it is.
@@ -44,18 +43,19 @@ func (w *world) live(t harness.Traffic) error {
 	if err != nil {
 		return err
 	}
+	proto := t.Frames[0].Proto()
 	for i := range t.Tuples {
 		// The same arithmetic as in harness.c.
 		n := uint64(uint32(i)*2654435761) * uint64(max(t.Services, 1)) >> 32
 		client := netip.AddrPortFrom(plus(t.Clients, int(i>>15)), uint16(1024+i&0x7fff))
 		vip := netip.AddrPortFrom(plus(t.VIP, int(n)), servicePort)
-		svc, ok := services[bpf.ServiceKey{VIP: vip.Addr(), Port: servicePort, Proto: uint8(model.TCP)}]
+		svc, ok := services[bpf.ServiceKey{VIP: vip.Addr(), Port: servicePort, Proto: proto}]
 		if !ok {
 			return fmt.Errorf("no service at %s", vip)
 		}
 		id := of[svc.ID].id
 		back := netip.AddrPortFrom(of[svc.ID].addr, containerPort)
-		request := bpf.FlowKey{Src: client, Dst: vip, Proto: uint8(model.TCP)}
+		request := bpf.FlowKey{Src: client, Dst: vip, Proto: proto}
 		there := bpf.Flow{Src: client, Dst: back, Backend: id, Service: svc.ID, Seen: uint32(jiffies)}
 		if svc.NAT {
 			if err := w.takeSource(&there, i); err != nil {

@@ -45,7 +45,7 @@ func main() {
 	flag.DurationVar(&cfg.sample, "sample", 10*time.Millisecond, "length of one measurement")
 	flag.IntVar(&cfg.services, "services", 100_000, "services of the large world, each with 10 backends")
 	flag.StringVar(&cfg.flows, "flows", "1,65536,524288", "live flows, powers of two")
-	flag.StringVar(&cfg.only, "only", "", "run these parts only, of one,six,replies,new,affinity,full-nat,churn,many,control")
+	flag.StringVar(&cfg.only, "only", "", "run these parts only, of one,six,replies,new,affinity,full-nat,udp,churn,many,control")
 	flag.DurationVar(&cfg.patience, "patience", 5*time.Minute, "longest fill of the maps that is waited for")
 	flag.StringVar(&cfg.out, "out", "bench/out/packet.json", "where the figures go")
 	flag.StringVar(&cfg.revision, "revision", "unknown", "what is measured, for the record")

@@ -12,7 +12,10 @@
  *
  * A flow starts in fl_handshakes, or in fl_embryos if no line can tell it; it
  * moves to fl_flows when the client's side has answered the backend's (TCP: a
- * segment without SYN) or the backend has (UDP).
+ * segment without SYN), or with the first datagram after the backend's first (UDP).
+ * A question and its answer is most of what some services have: it stays in its
+ * line, and takes the place of no flow that lasts. From fl_embryos the backend's
+ * first one moves it.
  */
 
 /* Jiffies between writes of a flow's time: about a second, less at HZ below 1000. */
@@ -132,7 +135,7 @@ static __always_inline bool pending_fresh(__u8 since)
 /* Is ack what a client says that got the SYN-ACK of these replies? */
 static __always_inline bool flow_proved(const struct flow *replies, __u32 ack)
 {
-	return replies->state & FLOW_SEEN_SYN_ACK && ack == replies->isn + 1;
+	return replies->state & FLOW_ANSWERED && ack == replies->isn + 1;
 }
 
 /* Moves the handshake whose key is in scratch to the table of confirmed flows. */
@@ -256,14 +259,16 @@ static __always_inline void flow_mark(const struct flow_key *key, struct flow *f
 		flow_return(key, f, t);
 }
 
-/* What a segment says of its flow. */
-static __always_inline __u8 flow_said(__u32 tcp_flags, bool reply)
+/* What a packet says of its flow. */
+static __always_inline __u8 flow_said(__u8 proto, __u32 tcp_flags, bool reply)
 {
+	if (proto == IPPROTO_UDP)
+		return reply ? FLOW_ANSWERED : 0;
 	if (tcp_flags & TCP_RST)
 		return FLOW_RST;
 	if (tcp_flags & TCP_FIN)
 		return reply ? FLOW_FIN_BACKEND : FLOW_FIN_CLIENT;
-	return reply && (tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) ? FLOW_SEEN_SYN_ACK : 0;
+	return reply && (tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) ? FLOW_ANSWERED : 0;
 }
 
 /* Notes what was said of a handshake whose key is in scratch, and so is f. */
@@ -286,7 +291,7 @@ static __always_inline void handshake_said(struct scratch *s, struct flow *f, __
 __noinline int flow_event(__u32 tcp_flags, __u32 seq)
 {
 	struct scratch *s = scratch();
-	bool embryo, reply;
+	bool embryo, reply, answered, confirms;
 	struct flow *f;
 	__u8 *pending;
 	__u8 said;
@@ -300,8 +305,9 @@ __noinline int flow_event(__u32 tcp_flags, __u32 seq)
 	f->seen = bpf_jiffies64();
 	if (!reply && !embryo)
 		flow_mend(s, f);
-	said = flow_said(tcp_flags, reply);
-	if (said & FLOW_SEEN_SYN_ACK) {
+	answered = f->state & FLOW_ANSWERED;
+	said = flow_said(s->key.proto, tcp_flags, reply);
+	if (said & FLOW_ANSWERED) {
 		f->isn = seq;
 		pending = f->flags & FLOW_SINGLE ? flow_pending(f->hash) : NULL;
 		if (pending)
@@ -309,7 +315,7 @@ __noinline int flow_event(__u32 tcp_flags, __u32 seq)
 	}
 	if (is_handshake(s, f))
 		handshake_said(s, f, said, seq);
-	else if (said & FLOW_SEEN_SYN_ACK)
+	else if (said & FLOW_ANSWERED)
 		f->state |= said;
 	else if (said)
 		flow_mark(&s->key, f, said);
@@ -317,7 +323,11 @@ __noinline int flow_event(__u32 tcp_flags, __u32 seq)
 		return 0;
 	if (!is_handshake(s, f))
 		embryos_use();
-	if (s->key.proto == IPPROTO_TCP ? (tcp_flags & (TCP_SYN | TCP_RST | TCP_ACK)) != TCP_ACK : !reply)
+	if (s->key.proto == IPPROTO_TCP)
+		confirms = (tcp_flags & (TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK;
+	else
+		confirms = is_handshake(s, f) ? answered : reply;
+	if (!confirms)
 		return 0;
 	return reply ? LOOK_REPLY : LOOK_CLIENT;
 }
@@ -345,7 +355,7 @@ static __always_inline void flow_touch(struct pkt *p, struct flow *f, bool embry
 	s->key = *p->key;
 	confirms = flow_event(tcp ? p->tcp_flags : 0, seq);
 	if (confirms)
-		flow_confirm(ack, confirms == LOOK_CLIENT); /* f itself may be gone afterwards */
+		flow_confirm(ack, tcp && confirms == LOOK_CLIENT); /* f itself may be gone afterwards */
 }
 
 /* Do both translate to the same tuple? */

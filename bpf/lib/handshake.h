@@ -122,9 +122,9 @@ enum {
 	HANDSHAKE_AGAIN, /* it was here before */
 };
 
-static __always_inline bool handshake_young(const struct handshake_line *l, __u32 i, __u32 now)
+static __always_inline bool handshake_young(const struct handshake_line *l, __u32 i, __u8 proto, __u32 now)
 {
-	return now - l->since[i] <= HANDSHAKE_LIFE;
+	return now - l->since[i] <= (proto == IPPROTO_UDP ? DATAGRAM_LIFE : HANDSHAKE_LIFE);
 }
 
 /*
@@ -132,13 +132,13 @@ static __always_inline bool handshake_young(const struct handshake_line *l, __u3
  * make room for a new one, but a client that speaks to many services by one port
  * would have none left to itself.
  */
-static __always_inline bool handshake_crowded(const struct handshake_line *l, __u32 tag, __u32 oldest, __u32 now)
+static __always_inline bool handshake_crowded(const struct handshake_line *l, __u32 tag, __u32 oldest, __u8 proto, __u32 now)
 {
 	__u32 others = 0;
 
 	for (__u32 i = 0; i < HANDSHAKES_PER_LINE; i++)
 		others |= l->tag[i] ^ tag;
-	return !others && handshake_young(l, oldest & (HANDSHAKES_PER_LINE - 1), now);
+	return !others && handshake_young(l, oldest & (HANDSHAKES_PER_LINE - 1), proto, now);
 }
 
 /* Is have the same flow as f, of the same kind? */
@@ -163,7 +163,7 @@ static __always_inline int handshake_put(const struct flow_key *k, const struct 
 	at = handshake_slot(l, tag, k, false);
 	if (at < HANDSHAKES_PER_LINE) {
 		have = &l->entry[at].flow;
-		if (handshake_young(l, at, f->seen)) {
+		if (handshake_young(l, at, k->proto, f->seen)) {
 			if (handshake_same(have, f))
 				was = HANDSHAKE_AGAIN;
 			else if (!((have->flags | f->flags) & FLOW_SINGLE) && !flow_over(have))
@@ -171,7 +171,7 @@ static __always_inline int handshake_put(const struct flow_key *k, const struct 
 		}
 	} else {
 		at = handshake_oldest(l, f->seen);
-		if (handshake_crowded(l, tag, at, f->seen))
+		if (handshake_crowded(l, tag, at, k->proto, f->seen))
 			was = HANDSHAKE_FULL;
 	}
 	at &= HANDSHAKES_PER_LINE - 1;
@@ -210,7 +210,7 @@ static __always_inline void handshake_update(struct handshake_line *l, __u32 at,
 	struct flow *f = &l->entry[at].flow;
 
 	f->state |= s->handshake.state;
-	if (s->handshake.state & FLOW_SEEN_SYN_ACK)
+	if (s->handshake.state & FLOW_ANSWERED)
 		f->isn = s->handshake.isn;
 	if (client)
 		l->since[at] = s->handshake_now;
@@ -229,7 +229,7 @@ static __always_inline bool handshake_look(struct scratch *s, __u32 then, bool c
 		return false;
 	bpf_spin_lock(&l->lock);
 	at = handshake_slot(l, handshake_tag(hash), &s->handshake_key, client);
-	if (at >= HANDSHAKES_PER_LINE || !handshake_young(l, at, s->handshake_now)) {
+	if (at >= HANDSHAKES_PER_LINE || !handshake_young(l, at, s->handshake_key.proto, s->handshake_now)) {
 		bpf_spin_unlock(&l->lock);
 		return false;
 	}
@@ -318,7 +318,7 @@ static __always_inline struct flow *handshake_find(const struct flow_key *k, __u
 }
 
 /*
- * Adds to the state of a handshake; with FLOW_SEEN_SYN_ACK isn is the backend's.
+ * Adds to the state of a handshake; with FLOW_ANSWERED isn is the backend's.
  * Returns what handshake_find does.
  */
 static __always_inline struct flow *handshake_note(const struct flow_key *k, __u32 look, __u8 state, __u32 isn)
@@ -332,6 +332,22 @@ static __always_inline struct flow *handshake_note(const struct flow_key *k, __u
 	s->handshake.state = state;
 	s->handshake.isn = isn;
 	return handshake_seek(s, look | HANDSHAKE_NOTE);
+}
+
+/* handshake_note for a datagram, whose key is in scratch: 1 if its source has a line, and it is of a flow there. */
+__noinline int handshake_datagram(void)
+{
+	struct scratch *s = scratch();
+	struct flow_key *k;
+
+	if (!s)
+		return 0;
+	k = &s->handshake_key;
+	if (!handshake_may_be(hash_client(&k->src, k->sport, k->proto, hash_seed)))
+		return 0;
+	s->handshake_now = bpf_jiffies64();
+	s->handshake.state = 0;
+	return handshake_at(LOOK_ANY | HANDSHAKE_NOTE) > 0;
 }
 
 #endif

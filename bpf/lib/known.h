@@ -15,6 +15,7 @@ struct known {
 	struct backend *b; /* NULL: a reply */
 	__u32 service;
 	__u32 ifindex; /* where the client's packets arrive */
+	__u64 answers; /* the first datagram of the backend: to be noted */
 };
 
 static __always_inline struct vip *vip_of(const struct pkt *p, __u32 service)
@@ -166,6 +167,53 @@ static __always_inline void quick_of(const struct flow *f, struct xlate *x, stru
 	k->ifindex = f->ifindex;
 }
 
+/* A client's datagram, of a flow that nobody has answered; f is its entry, or a copy of that. */
+static __always_inline bool quick_unanswered(const struct flow *f, struct xlate *x, struct known *k)
+{
+	if (f->flags & FLOW_REPLY || f->state & FLOW_ANSWERED)
+		return false;
+	k->b = backend_of(&f->dst, f->dport, f->backend);
+	quick_of(f, x, k);
+	return k->b;
+}
+
+/*
+ * The same, by the line of its client's end. A flow that is there is not in
+ * fl_flows, or is just coming from here (handshake_confirm).
+ */
+static __always_inline bool quick_line(const struct pkt *p, struct xlate *x, struct known *k)
+{
+	struct scratch *s = scratch();
+
+	if (p->key->proto != IPPROTO_UDP || !s)
+		return false;
+	s->handshake_key = *p->key;
+	return handshake_datagram() && quick_unanswered(&s->handshake, x, k);
+}
+
+/* A datagram of a flow that is not in fl_flows: a client's, which no line can tell, or a backend's first one. */
+static __always_inline bool quick_early(const struct pkt *p, struct xlate *x, struct known *k)
+{
+	struct flow *f;
+
+	if (p->key->proto != IPPROTO_UDP)
+		return false;
+	f = embryo_find(p->key);
+	if (f) {
+		if (!quick_unanswered(f, x, k))
+			return false;
+		f->seen = bpf_jiffies64();
+		embryos_use();
+		return true;
+	}
+	f = handshake_find(p->key, LOOK_REPLY);
+	if (!f || f->state & FLOW_ANSWERED)
+		return false;
+	quick_of(f, x, k);
+	k->answers = 1;
+	return true;
+}
+
 /* By the flow's own entry, if nothing but its time has to be noted there. */
 static __always_inline bool quick_entry(const struct pkt *p, struct recent_line *l, __u64 tag, struct xlate *x, struct known *k)
 {
@@ -173,7 +221,7 @@ static __always_inline bool quick_entry(const struct pkt *p, struct recent_line 
 	__u32 now = bpf_jiffies64();
 
 	if (!f)
-		return false;
+		return quick_early(p, x, k);
 	if (!(f->flags & FLOW_REPLY)) {
 		k->b = backend_of(&f->dst, f->dport, f->backend);
 		if (!k->b || quick_mends(f, now))
@@ -210,7 +258,7 @@ static __always_inline bool quick_answer(const struct pkt *p, struct xlate *x, s
 	opaque(th);
 	if ((void *)(th + 1) > p->end || bpf_map_lookup_elem(&fl_flows, p->key) || embryo_find(p->key))
 		return false;
-	f = handshake_note(p->key, LOOK_REPLY, FLOW_SEEN_SYN_ACK, bpf_ntohl(th->seq));
+	f = handshake_note(p->key, LOOK_REPLY, FLOW_ANSWERED, bpf_ntohl(th->seq));
 	if (!f)
 		return false;
 	pending = f->flags & FLOW_SINGLE ? flow_pending(f->hash) : NULL;

@@ -8,10 +8,11 @@
 
 /*
  * Flows nobody has confirmed yet: the entry of the replies, with its key. Without
- * FLOW_SINGLE it tells the client's direction, too. One that is older than
- * HANDSHAKE_LIFE is not there any longer.
+ * FLOW_SINGLE it tells the client's direction, too. One whose client was silent for
+ * longer than its life is not there any longer.
  */
-#define HANDSHAKE_LIFE (1 << 15) /* jiffies: half a minute to five, by HZ */
+#define HANDSHAKE_LIFE (1u << 15) /* jiffies: half a minute to five, by HZ */
+#define DATAGRAM_LIFE (1u << 17)  /* two minutes (RFC 4787) to twenty, of UDP */
 #define HANDSHAKES_PER_LINE 4
 struct handshake {
 	struct flow_key key;

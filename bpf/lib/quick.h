@@ -219,6 +219,9 @@ static __always_inline bool quick_known(const struct pkt *p, struct xlate *x, st
 	if (quick_recent(p, l, tag, x, k))
 		return true;
 	k->b = NULL;
+	if (quick_line(p, x, k))
+		return true;
+	k->b = NULL;
 	return quick_entry(p, l, tag, x, k);
 }
 
@@ -239,6 +242,8 @@ static __always_inline bool quick_flow(const struct pkt *p, struct xlate *x, str
 	}
 	if (!quick_hop(p, h, !k.b))
 		return false;
+	if (k.answers)
+		handshake_note(p->key, LOOK_REPLY, FLOW_ANSWERED, 0);
 	count_bytes(k.service, p->bytes, !k.b);
 	return true;
 }

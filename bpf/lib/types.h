@@ -160,9 +160,9 @@ enum {
 	FLOW_FIN_CLIENT = 1 << 0,
 	FLOW_FIN_BACKEND = 1 << 1,
 	FLOW_RST = 1 << 2,
-	FLOW_SEEN_SYN_ACK = 1 << 3, /* isn is known */
-	FLOW_UNREACHABLE = 1 << 4,  /* an ICMP error said so of the backend, before it answered; in the replies' entry */
-	FLOW_RETURNED = 1 << 5,	    /* what it held is free for others */
+	FLOW_ANSWERED = 1 << 3,	   /* by the backend: TCP with its SYN-ACK, and isn is known */
+	FLOW_UNREACHABLE = 1 << 4, /* an ICMP error said so of the backend, before it answered; in the replies' entry */
+	FLOW_RETURNED = 1 << 5,	   /* what it held is free for others */
 };
 
 /*

@@ -9,12 +9,14 @@ import (
 	"math/bits"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // The lines of fl_handshakes (bpf/lib/lines.h).
 const (
 	handshakesPerLine = 4
-	handshakeLife     = 1 << 15 // jiffies; an older one is none
+	handshakeLife     = 1 << 15 // jiffies without a packet of the client; an older one is none
+	datagramLife      = 1 << 17 // the same, of UDP
 	handshakeBatch    = 256     // lines that one system call reads
 )
 
@@ -77,7 +79,11 @@ func (o *Objects) eachHandshake(yield func(FlowKey, Flow) bool) error {
 
 func eachOfLine(l *lbHandshakeLine, now uint32, yield func(FlowKey, Flow) bool) (more bool) {
 	for i := range l.Entry {
-		if l.Tag[i] == 0 || now-l.Since[i] > handshakeLife {
+		life := uint32(handshakeLife)
+		if l.Entry[i].Key.Proto == unix.IPPROTO_UDP {
+			life = datagramLife
+		}
+		if l.Tag[i] == 0 || now-l.Since[i] > life {
 			continue
 		}
 		k, f := flowKeyOf(&l.Entry[i].Key), flowOf(&l.Entry[i].Flow)

@@ -53,7 +53,7 @@ func (o *Objects) PutFlow(k FlowKey, f Flow, confirmed bool) error {
 
 // DeleteFlow removes an entry from wherever it is, if it is still the one that
 // was seen: another connection may have begun on its tuple. deleted tells. That
-// in fl_handshakes ends by itself (HANDSHAKE_LIFE) and holds no port.
+// in fl_handshakes ends by itself (HANDSHAKE_LIFE, DATAGRAM_LIFE) and holds no port.
 func (o *Objects) DeleteFlow(k FlowKey, seen Flow) (deleted bool, err error) {
 	key := k.kernel()
 	for _, name := range []string{lbMapFlFlows, lbMapFlEmbryos} {

@@ -24,7 +24,7 @@ const (
 	FlowFinClient  uint8 = 1 << 0
 	FlowFinBackend uint8 = 1 << 1
 	FlowRST        uint8 = 1 << 2
-	FlowAnswered   uint8 = 1 << 3 // the backend's SYN-ACK was seen; in the replies' entry
+	FlowAnswered   uint8 = 1 << 3 // the backend's SYN-ACK, or a datagram of it, was seen; in the replies' entry
 	FlowUnreached  uint8 = 1 << 4 // an ICMP error came instead; in the replies' entry
 	FlowReturned   uint8 = 1 << 5 // what it held is free for others
 )

@@ -39,7 +39,7 @@ func (o *Timeouts) defaults() {
 // sweep is what the last look at the flow table saw.
 type sweep struct {
 	entries uint64
-	live    uint64            // of flows that are confirmed
+	live    uint64            // in the table of confirmed ones
 	active  map[uint32]uint64 // by service id
 	load    map[uint32]uint32 // by backend, of services that choose by it
 	ports   map[held]bool     // that flows hold
@@ -104,7 +104,7 @@ func (t *Target) Sweep() error {
 			leaving[k] = f
 		case rate.age(now, f.Seen) > t.lifetime(k, f, confirmed):
 			expired[k] = f
-		case confirmed && isFlow(f) && !over(f):
+		case (confirmed || answered(k, f)) && isFlow(f) && !over(f):
 			seen.active[f.Service]++
 		}
 		return true
@@ -239,7 +239,7 @@ func over(f bpf.Flow) bool {
 func (t *Target) lifetime(k bpf.FlowKey, f bpf.Flow, confirmed bool) time.Duration {
 	o := &t.cfg.Timeouts
 	switch {
-	case !confirmed:
+	case !confirmed && !answered(k, f):
 		return o.Unconfirmed
 	case k.Proto == uint8(model.UDP):
 		return o.UDP
@@ -247,6 +247,12 @@ func (t *Target) lifetime(k bpf.FlowKey, f bpf.Flow, confirmed bool) time.Durati
 		return o.TCPClosed
 	}
 	return o.TCP
+}
+
+// answered tells of a flow over UDP whether its backend has sent something. Of a
+// question and its answer nothing more is confirmed.
+func answered(k bpf.FlowKey, f bpf.Flow) bool {
+	return k.Proto == uint8(model.UDP) && f.State&bpf.FlowAnswered != 0
 }
 
 // released lists the backends whose drain has ended.

@@ -92,7 +92,7 @@ func (t *Target) Flows(ctx context.Context, filter FlowFilter, yield func(Flow) 
 		}
 		flow := Flow{
 			Service: names[f.Service].service, Protocol: model.Protocol(k.Proto),
-			Client: k.Src, VIP: k.Dst, Backend: f.Dst, State: stateOf(f, confirmed), Idle: rate.age(now, f.Seen),
+			Client: k.Src, VIP: k.Dst, Backend: f.Dst, State: stateOf(k, f, confirmed), Idle: rate.age(now, f.Seen),
 		}
 		if f.Src != flow.Client {
 			flow.Source = f.Src
@@ -113,9 +113,9 @@ func (t *Target) Flows(ctx context.Context, filter FlowFilter, yield func(Flow) 
 	return ctx.Err()
 }
 
-func stateOf(f bpf.Flow, confirmed bool) string {
+func stateOf(k bpf.FlowKey, f bpf.Flow, confirmed bool) string {
 	switch {
-	case !confirmed:
+	case !confirmed && !answered(k, f):
 		return "new"
 	case f.State&(bpf.FlowFinClient|bpf.FlowFinBackend|bpf.FlowRST) != 0:
 		return "closing"

@@ -126,15 +126,21 @@ func TestClientThatIsAService(t *testing.T) {
 }
 
 // embryosUnused has this plane's programs believe that fl_embryos was empty since
-// the machine began. Its map is found among this process' descriptors: other
-// packages' tests have some of that name, too.
+// the machine began.
 func (p *plane) embryosUnused() {
+	p.Helper()
+	p.ownMaps("fl_embryos_used", func(m *ebpf.Map) error { return m.Put(uint32(0), uint64(0)) })
+}
+
+// ownMaps does something with the maps of a name that this process has a descriptor
+// of: other packages' tests have some of that name, too.
+func (p *plane) ownMaps(name string, do func(*ebpf.Map) error) {
 	p.Helper()
 	infos, err := filepath.Glob("/proc/self/fdinfo/*")
 	if err != nil {
 		p.Fatal(err)
 	}
-	unused := 0
+	found := 0
 	for _, path := range infos {
 		info, err := os.ReadFile(path)
 		if err != nil {
@@ -151,16 +157,16 @@ func (p *plane) embryosUnused() {
 		if err != nil {
 			continue
 		}
-		if info, err := m.Info(); err == nil && info.Name == "fl_embryos_used" {
-			if err := m.Put(uint32(0), uint64(0)); err != nil {
+		if info, err := m.Info(); err == nil && info.Name == name[:min(len(name), 15)] {
+			if err := do(m); err != nil {
 				p.Error(err)
 			}
-			unused++
+			found++
 		}
 		_ = m.Close()
 	}
-	if unused == 0 {
-		p.Fatal("this process has no map fl_embryos_used")
+	if found == 0 {
+		p.Fatalf("this process has no map %s", name)
 	}
 }
 

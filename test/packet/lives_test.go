@@ -97,23 +97,7 @@ func table(p *plane) (out map[string]string, states map[uint8]int) {
 // forged, given up, and ends of either side (issue 3, 6).
 func TestShortWayKeepsTheSameFlows(t *testing.T) {
 	const n, segments = 600, 9000
-	eachHook(t, func(short *plane, h hook) {
-		long := watched(t)
-		for _, p := range []*plane{short, long} {
-			sticky := service("sticky", stickyVIP4, "", webPorts, stickyBack4)
-			sticky.Balance = model.Balance{Affinity: "client-ip"}
-			p.apply(web(), sticky)
-			p.moved()
-		}
-		r := rand.New(rand.NewPCG(31, 7))
-		both := func(in []byte) {
-			t.Helper()
-			verdict, out := short.send(h.prog(short), bytes.Clone(in))
-			want, wantOut := long.send(h.prog(long), bytes.Clone(in))
-			if verdict != want || !bytes.Equal(out, wantOut) {
-				t.Fatalf("verdict %d and\n%swant %d and\n%sof\n%s", int32(verdict), hex.Dump(out), int32(want), hex.Dump(wantOut), hex.Dump(in))
-			}
-		}
+	bothWays(t, func(short *plane, r *rand.Rand, both func([]byte)) {
 		all := lives(n)
 		for _, l := range all {
 			l.request.tcp = syn()
@@ -122,13 +106,73 @@ func TestShortWayKeepsTheSameFlows(t *testing.T) {
 		for range segments {
 			both(all[r.IntN(n)].segment(t, r))
 		}
-		want, _ := table(long)
 		got, states := table(short)
-		if diff := gocmp.Diff(want, got); diff != "" {
-			t.Errorf("flows (-long +short):\n%s", diff)
-		}
 		if len(got) < n/2 || len(states) < 8 {
 			t.Errorf("%d entries in states %v: too few to compare anything", len(got), states)
+		}
+	})
+}
+
+// The same of datagrams: those that nobody answers, questions and answers, and
+// conversations.
+func TestShortWayKeepsTheSameDatagrams(t *testing.T) {
+	const n, datagrams = 600, 1800
+	bothWays(t, func(short *plane, r *rand.Rand, both func([]byte)) {
+		all := lives(n)
+		for range datagrams {
+			l := all[r.IntN(n)]
+			from := l.request
+			from.dport = 53
+			if r.IntN(3) == 0 {
+				from = l.reply
+				from.sport = 5353
+			}
+			from.udp = true
+			both(from.bytes(t))
+		}
+		type kind struct {
+			answered, confirmed bool
+		}
+		kinds := map[kind]int{}
+		err := short.objects.EachFlow(func(_ bpf.FlowKey, f bpf.Flow, confirmed bool) bool {
+			kinds[kind{f.State&bpf.FlowAnswered != 0, confirmed}]++
+			return true
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range []kind{{false, false}, {true, false}, {true, true}} {
+			if kinds[k] < n/10 {
+				t.Errorf("%d entries of %+v: too few to compare anything", kinds[k], k)
+			}
+		}
+	})
+}
+
+// bothWays has two planes get the same frames, of which the second has all go
+// the long way, and compares what becomes of them, the flows and the counters.
+func bothWays(t *testing.T, play func(short *plane, r *rand.Rand, both func([]byte))) {
+	eachHook(t, func(short *plane, h hook) {
+		long := watched(t)
+		for _, p := range []*plane{short, long} {
+			sticky := service("sticky", stickyVIP4, "", webPorts, stickyBack4)
+			sticky.Balance = model.Balance{Affinity: "client-ip"}
+			p.apply(web(), sticky)
+			p.moved()
+		}
+		both := func(in []byte) {
+			t.Helper()
+			verdict, out := short.send(h.prog(short), bytes.Clone(in))
+			want, wantOut := long.send(h.prog(long), bytes.Clone(in))
+			if verdict != want || !bytes.Equal(out, wantOut) {
+				t.Fatalf("verdict %d and\n%swant %d and\n%sof\n%s", int32(verdict), hex.Dump(out), int32(want), hex.Dump(wantOut), hex.Dump(in))
+			}
+		}
+		play(short, rand.New(rand.NewPCG(31, 7)), both)
+		want, _ := table(long)
+		got, _ := table(short)
+		if diff := gocmp.Diff(want, got); diff != "" {
+			t.Errorf("flows (-long +short):\n%s", diff)
 		}
 		if diff := gocmp.Diff(long.moved(), short.moved()); diff != "" {
 			t.Errorf("counters (-long +short):\n%s", diff)
