@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -139,6 +140,51 @@ func TestDatagramFlowsLive(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A flow that nobody answers leaves a backend that is gone, its drain over.
+func TestSilentFlowsLeaveGoneBackends(t *testing.T) {
+	eachHook(t, func(p *plane, h hook) {
+		for i, back := range []string{back4, "10.1.0.3"} {
+			svc := service("web", vip4, "", webPorts, back)
+			p.apply(svc)
+			p.now = p.now.Add(time.Hour)
+			if err := p.target.Sweep(); err != nil {
+				t.Fatal(err)
+			}
+			f := datagram4()
+			p.expect(h, fmt.Sprint("backend ", i), f.bytes(t), h.out, f.toBackend(client4, back, clientPort, 5353).bytes(t), "1/forwarded")
+		}
+	})
+}
+
+// A client's datagrams keep its flow young, also where no line can tell it.
+func TestSilentFlowsStayYoung(t *testing.T) {
+	eachHook(t, func(p *plane, h hook) {
+		p.apply(web())
+		hairpin := datagram4()
+		hairpin.src = back4
+		for name, f := range map[string]frame{"line": datagram4(), "hairpin": hairpin} {
+			seen := func() (at uint32) {
+				p.run(h.prog(p), f.bytes(t))
+				err := p.objects.EachFlow(func(k bpf.FlowKey, e bpf.Flow, _ bool) bool {
+					if k.Src.Addr().String() == f.src && k.Proto == 17 && e.Flags&bpf.FlowReply == 0 {
+						at = e.Seen
+					}
+					return true
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return at
+			}
+			before := seen()
+			time.Sleep(50 * time.Millisecond) // at least five jiffies
+			if after := seen(); before == 0 || after == before {
+				t.Errorf("%s: seen at %d, and at %d 50 ms later", name, before, after)
+			}
+		}
+	})
 }
 
 // Connections that are idle keep their entries while clients ask more questions
