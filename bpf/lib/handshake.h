@@ -334,7 +334,17 @@ static __always_inline struct flow *handshake_note(const struct flow_key *k, __u
 	return handshake_seek(s, look | HANDSHAKE_NOTE);
 }
 
-/* handshake_note for a datagram, whose key is in scratch: 1 if its source has a line, and it is of a flow there. */
+/* May there be one of this client's end? */
+static __always_inline bool handshake_of_end(const struct addr *a, __be16 port)
+{
+	return handshake_may_be(hash_client(a, port, IPPROTO_UDP, hash_seed));
+}
+
+/*
+ * handshake_find for a datagram, whose key is in scratch: 1 if there is one. Mostly
+ * there is none, and then two lines were looked at and no service looked up. A
+ * client's keeps it; what answers it is the caller's to note.
+ */
 __noinline int handshake_datagram(void)
 {
 	struct scratch *s = scratch();
@@ -343,11 +353,11 @@ __noinline int handshake_datagram(void)
 	if (!s)
 		return 0;
 	k = &s->handshake_key;
-	if (!handshake_may_be(hash_client(&k->src, k->sport, k->proto, hash_seed)))
-		return 0;
 	s->handshake_now = bpf_jiffies64();
 	s->handshake.state = 0;
-	return handshake_at(LOOK_ANY | HANDSHAKE_NOTE) > 0;
+	if (handshake_of_end(&k->src, k->sport) && handshake_at(LOOK_ANY | HANDSHAKE_NOTE) > 0)
+		return 1;
+	return handshake_of_end(&k->dst, k->dport) && handshake_at(LOOK_REPLY) > 0;
 }
 
 #endif

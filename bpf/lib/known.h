@@ -6,8 +6,8 @@
 
 /*
  * The translation of a flow, for quick.h: of a confirmed one by what is
- * remembered of it (recent.h) or by its entry, and of the SYN-ACK that answers a
- * handshake.
+ * remembered of it (recent.h) or by its entry, of the SYN-ACK that answers a
+ * handshake, and of datagrams until the first answer.
  */
 
 /* What the packets of a confirmed flow become, but for the translation itself. */
@@ -167,13 +167,20 @@ static __always_inline void quick_of(const struct flow *f, struct xlate *x, stru
 	k->ifindex = f->ifindex;
 }
 
-/* A client's datagram, of a flow that nobody has answered; f is its entry, or a copy of that. */
+/*
+ * A datagram of a flow that is not confirmed, f being its entry, or a copy of
+ * that: a client's, until there was an answer, or that.
+ */
 static __always_inline bool quick_unanswered(const struct flow *f, struct xlate *x, struct known *k)
 {
-	if (f->flags & FLOW_REPLY || f->state & FLOW_ANSWERED)
+	if (f->state & FLOW_ANSWERED)
 		return false;
-	k->b = backend_of(&f->dst, f->dport, f->backend);
 	quick_of(f, x, k);
+	if (f->flags & FLOW_REPLY) {
+		k->answers = 1;
+		return true;
+	}
+	k->b = backend_of(&f->dst, f->dport, f->backend);
 	return k->b;
 }
 
@@ -191,26 +198,15 @@ static __always_inline bool quick_line(const struct pkt *p, struct xlate *x, str
 	return handshake_datagram() && quick_unanswered(&s->handshake, x, k);
 }
 
-/* A datagram of a flow that is not in fl_flows: a client's, which no line can tell, or a backend's first one. */
-static __always_inline bool quick_early(const struct pkt *p, struct xlate *x, struct known *k)
+/* The same, of a client's that no line can tell. */
+static __always_inline bool quick_embryo(const struct pkt *p, struct xlate *x, struct known *k)
 {
-	struct flow *f;
+	struct flow *f = p->key->proto == IPPROTO_UDP ? embryo_find(p->key) : NULL;
 
-	if (p->key->proto != IPPROTO_UDP)
+	if (!f || f->flags & FLOW_REPLY || !quick_unanswered(f, x, k))
 		return false;
-	f = embryo_find(p->key);
-	if (f) {
-		if (!quick_unanswered(f, x, k))
-			return false;
-		f->seen = bpf_jiffies64();
-		embryos_use();
-		return true;
-	}
-	f = handshake_find(p->key, LOOK_REPLY);
-	if (!f || f->state & FLOW_ANSWERED)
-		return false;
-	quick_of(f, x, k);
-	k->answers = 1;
+	f->seen = bpf_jiffies64();
+	embryos_use();
 	return true;
 }
 
@@ -221,7 +217,7 @@ static __always_inline bool quick_entry(const struct pkt *p, struct recent_line 
 	__u32 now = bpf_jiffies64();
 
 	if (!f)
-		return quick_early(p, x, k);
+		return quick_embryo(p, x, k);
 	if (!(f->flags & FLOW_REPLY)) {
 		k->b = backend_of(&f->dst, f->dport, f->backend);
 		if (!k->b || quick_mends(f, now))

@@ -9,10 +9,10 @@
  * The way of most packets, in few instructions: TCP and UDP over IPv4 or IPv6
  * without options, extension headers, fragments or tags; to a service whose
  * table says all (direct.h), from its SYN to its FIN; in either direction of a
- * confirmed flow; and what concerns nobody here. It does to the packet what
- * process() would do, or leaves the whole of it to process(), and decides that
- * before a byte is changed. What it noted of the flow until then process() notes
- * once more.
+ * confirmed flow; datagrams until the first answer; and what concerns nobody
+ * here. It does to the packet what process() would do, or leaves the whole of it
+ * to process(), and decides that before a byte is changed. What it noted of the
+ * flow until then process() notes once more.
  *
  * What it knows of a packet in the middle of a connection stays in registers and
  * on its own stack. process() hands it on by scratch, and much of what that costs
