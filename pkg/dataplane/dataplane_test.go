@@ -342,6 +342,45 @@ func TestIdleFlowsExpireInPairs(t *testing.T) {
 	}
 }
 
+// What stays in a line, and has been idle for longer than flows like it are
+// remembered, is nothing that a backend is busy with.
+func TestIdleFlowsAreNoLoad(t *testing.T) {
+	m, c := newFakeMaps(), &clock{time.Unix(1e9, 0)}
+	target := newTarget(t, m, c)
+	apply(t, target, stateOfOne(1, "10.1.0.2"))
+	m.jiffies, m.early = 1e6, map[bpf.FlowKey]bool{}
+	for i, f := range []struct {
+		proto uint8
+		idle  time.Duration
+		state uint8
+	}{
+		{6, 50 * time.Second, 0},
+		{6, 70 * time.Second, 0}, // too long
+		{17, 50 * time.Second, 0},
+		{17, 70 * time.Second, 0}, // too long
+		{17, 170 * time.Second, bpf.FlowAnswered},
+		{17, 190 * time.Second, bpf.FlowAnswered}, // too long
+	} {
+		client := netip.AddrPortFrom(netip.MustParseAddr("203.0.113.9"), uint16(i+1))
+		k := bpf.FlowKey{Src: client, Dst: netip.MustParseAddrPort("198.18.0.10:90"), Proto: f.proto}
+		m.early[k] = true
+		m.flows[k] = bpf.Flow{
+			Src: client, Dst: netip.MustParseAddrPort("10.1.0.2:8090"), Backend: 1, Flags: bpf.FlowLeast, State: f.state,
+			Seen: uint32(m.jiffies) - uint32(f.idle.Milliseconds()),
+		}
+	}
+	told := 0
+	if err := target.Flows(t.Context(), FlowFilter{}, func(Flow) bool { told++; return true }); err != nil || told != 3 {
+		t.Errorf("%d flows are told of, want 3: %v", told, err)
+	}
+	if err := target.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	if m.load[1] != 3 {
+		t.Errorf("the backend is busy with %d flows, want 3", m.load[1])
+	}
+}
+
 func TestFullMapsAreReported(t *testing.T) {
 	m, c := newFakeMaps(), &clock{time.Unix(1e9, 0)}
 	m.sizes.Backends = 1

@@ -34,6 +34,7 @@ type fakeMaps struct {
 	sources   []netip.Addr
 	ports     map[bpf.PortClass][]bpf.SourcePort
 	load      map[uint32]uint32
+	early     map[bpf.FlowKey]bool // of flows: those that nobody has confirmed
 	jiffies   uint64
 	mendUntil uint64
 
@@ -190,7 +191,7 @@ func (m *fakeMaps) EachFlow(yield func(bpf.FlowKey, bpf.Flow, bool) bool) error 
 		}
 	}
 	for k, f := range m.flows {
-		if !yield(k, f, true) {
+		if !yield(k, f, !m.early[k]) {
 			return nil
 		}
 	}

@@ -98,11 +98,15 @@ func (t *Target) Sweep() error {
 		}
 		unsettled.see(t.cfg.Maps, k, f)
 		late.see(k, f)
+		idle := rate.age(now, f.Seen) > t.lifetime(k, f, confirmed)
+		if !idle || confirmed { // else it ends now, or stays in a line for nothing
+			seen.count(f)
+		}
 		seen.holdings(k, f)
 		switch {
 		case released[f.Backend]:
 			leaving[k] = f
-		case rate.age(now, f.Seen) > t.lifetime(k, f, confirmed):
+		case idle:
 			expired[k] = f
 		case (confirmed || answered(k, f)) && isFlow(f) && !over(f):
 			seen.active[f.Service]++
@@ -175,13 +179,17 @@ func (t *Target) deleteFlow(k bpf.FlowKey, f bpf.Flow) error {
 	return t.giveBack(k, f)
 }
 
-// holdings notes what a flow holds.
+// count notes a flow that its backend is busy with.
+func (s *sweep) count(f bpf.Flow) {
+	if f.Flags&bpf.FlowLeast != 0 && isFlow(f) && f.State&bpf.FlowReturned == 0 {
+		s.load[f.Backend]++
+	}
+}
+
+// holdings notes the port that a flow holds.
 func (s *sweep) holdings(k bpf.FlowKey, f bpf.Flow) {
 	if h, ok := holds(k, f); ok {
 		s.ports[h] = true
-	}
-	if f.Flags&bpf.FlowLeast != 0 && isFlow(f) && f.State&bpf.FlowReturned == 0 {
-		s.load[f.Backend]++
 	}
 }
 

@@ -87,12 +87,13 @@ func (t *Target) Flows(ctx context.Context, filter FlowFilter, yield func(Flow) 
 		if ctx.Err() != nil {
 			return false
 		}
-		if !isFlow(f) {
+		idle := rate.age(now, f.Seen)
+		if !isFlow(f) || !confirmed && idle > t.lifetime(k, f, confirmed) { // a line keeps what is over
 			return true
 		}
 		flow := Flow{
 			Service: names[f.Service].service, Protocol: model.Protocol(k.Proto),
-			Client: k.Src, VIP: k.Dst, Backend: f.Dst, State: stateOf(k, f, confirmed), Idle: rate.age(now, f.Seen),
+			Client: k.Src, VIP: k.Dst, Backend: f.Dst, State: stateOf(k, f, confirmed), Idle: idle,
 		}
 		if f.Src != flow.Client {
 			flow.Source = f.Src

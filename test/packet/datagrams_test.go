@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/fairlead-lb/fairlead/pkg/bpf"
+	"github.com/fairlead-lb/fairlead/pkg/dataplane"
 	"github.com/fairlead-lb/fairlead/test/feature"
 )
 
@@ -48,6 +49,17 @@ func TestConversationsLast(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			eachHook(t, func(p *plane, h hook) {
 				p.apply(web())
+				state := func(want string) {
+					t.Helper()
+					var got []string
+					err := p.target.Flows(t.Context(), dataplane.FlowFilter{}, func(f dataplane.Flow) bool {
+						got = append(got, f.State)
+						return true
+					})
+					if err != nil || len(got) != 1 || got[0] != want {
+						t.Errorf("flows are %v, %v; want one, %s", got, err, want)
+					}
+				}
 				in, back := datagram4(), answer4(clientPort)
 				for range 3 {
 					p.expect(h, "question", in.bytes(t), h.out, in.toBackend(client4, back4, clientPort, 5353).bytes(t), "1/forwarded")
@@ -55,7 +67,9 @@ func TestConversationsLast(t *testing.T) {
 				if early, lasting := p.datagramFlows(); early != 2 || lasting != 0 {
 					t.Errorf("nobody has answered: %d entries early, %d that last, want 2 and 0", early, lasting)
 				}
+				state("new")
 				p.expect(h, "answer", back.bytes(t), h.out, back.toClient(vip4, client4, 53, clientPort).bytes(t), "1/replied")
+				state("established")
 				if early, lasting := p.datagramFlows(); early != 2 || lasting != 0 {
 					t.Errorf("a question and its answer: %d entries early, %d that last, want 2 and 0", early, lasting)
 				}
@@ -63,6 +77,7 @@ func TestConversationsLast(t *testing.T) {
 					p.send(h.prog(p), f.bytes(t))
 				}
 				p.moved()
+				state("established")
 				if early, lasting := p.datagramFlows(); early != 0 || lasting != 2 {
 					t.Errorf("a conversation: %d entries early, %d that last, want 0 and 2", early, lasting)
 				}
