@@ -111,6 +111,11 @@ __noinline int tc_too_big(struct __sk_buff *ctx)
 	return slow(ctx, true, SLOW_TOO_BIG);
 }
 
+__noinline int tc_split(struct __sk_buff *ctx)
+{
+	return slow(ctx, true, SLOW_SPLIT);
+}
+
 SEC("tc")
 int fl_tc(struct __sk_buff *ctx)
 {
@@ -127,6 +132,9 @@ int fl_tc(struct __sk_buff *ctx)
 		return tc_refuse(ctx);
 	case SLOW_TTL:
 		return tc_ttl(ctx);
+	case SLOW_SPLIT:
+		act = tc_split(ctx);
+		return act != SPLIT_NOT ? act : tc_too_big(ctx);
 	case SLOW_TOO_BIG:
 		return tc_too_big(ctx);
 	}

@@ -331,10 +331,7 @@ static __always_inline int answer_ttl(struct pkt *p)
 	return answer_icmp4(p, ICMP_TIME_EXCEEDED, 0, 0);
 }
 
-/*
- * What fits the next link (RFC 1191, RFC 4443). A program cannot cut a packet
- * into fragments, so a sender that allows it is told as well.
- */
+/* What fits the next link (RFC 1191, RFC 4443). A sender that allows fragments is told, too, where split.h makes none. */
 static __always_inline int answer_too_big(struct pkt *p, __u32 mtu)
 {
 	if (p->v6)

@@ -12,6 +12,14 @@
  * PASS; afterwards it is DROP with a reason.
  */
 
+/* What becomes of a packet that does not fit: only TC can cut it. */
+static __always_inline int too_big(const struct pkt *p)
+{
+	if (!may_split(p))
+		return out_of_line(p, SLOW_TOO_BIG, REASON_TOO_BIG);
+	return p->tc ? out_of_line(p, SLOW_SPLIT, REASON_TOO_BIG) : pass(p, REASON_HANDED_TO_TC);
+}
+
 static __always_inline int forward(struct pkt *p, const struct xlate *x, const struct hop *h, enum reason why)
 {
 	if (h->how == EXIT_TO_TC)
@@ -21,7 +29,7 @@ static __always_inline int forward(struct pkt *p, const struct xlate *x, const s
 	if (p->ttl <= 1)
 		return out_of_line(p, SLOW_TTL, REASON_TTL_EXCEEDED);
 	if (h->how == EXIT_TOO_BIG || ((why == REASON_FORWARDED || !fits_client(h)) && !fits(p, h)))
-		return out_of_line(p, SLOW_TOO_BIG, REASON_TOO_BIG);
+		return too_big(p);
 	if (p->fragment)
 		frag_remember(p, x, h, why);
 	if (rewrite(p, x))
@@ -209,6 +217,8 @@ static __always_inline int fragment(struct pkt *p)
 	h = f->hop;
 	if (p->ttl <= 1)
 		return drop(p, REASON_FRAGMENT);
+	if (may_split(p) && !fits(p, &h))
+		return too_big(p);
 	if (frag_rewrite(p, f))
 		return drop(p, REASON_REWRITE);
 	return emit(p, &h, f->reason == REASON_REPLIED ? REASON_REPLIED : REASON_FORWARDED);

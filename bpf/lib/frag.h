@@ -50,7 +50,7 @@ static __always_inline struct frag *frag_find(const struct pkt *p)
 	frag_key_fill(&s->frag_key, p);
 	f = bpf_map_lookup_elem(&fl_frags, &s->frag_key);
 	/* What TC remembers XDP cannot send. */
-	if (!f || bpf_jiffies64() - f->seen > FRAG_LIFE || f->tc != p->tc)
+	if (!f || bpf_jiffies64() - f->seen > FRAG_LIFE || (f->tc && !p->tc))
 		return NULL;
 	return f;
 }

@@ -5,6 +5,7 @@
 #include "answer.h"
 #include "frag.h"
 #include "icmp.h"
+#include "split.h"
 
 /*
  * What is rare lies out of line: the balancer's own answers and ICMP. The
@@ -17,6 +18,7 @@ enum slow {
 	SLOW_REFUSE = 100, /* a packet to a VIP that nobody will get */
 	SLOW_TTL,	   /* its time to live ends here */
 	SLOW_TOO_BIG,	   /* it does not fit the link it must leave by */
+	SLOW_SPLIT,	   /* the same, and it may be fragmented */
 	SLOW_ICMP,	   /* an echo request, or an error about a flow */
 };
 
@@ -121,6 +123,7 @@ static __always_inline int slow(void *ctx, bool tc, enum slow what)
 {
 	struct pkt p = { .ctx = ctx, .tc = tc };
 	struct scratch *s = scratch();
+	int act;
 
 	if (!s)
 		return verdict_drop(&p);
@@ -132,6 +135,10 @@ static __always_inline int slow(void *ctx, bool tc, enum slow what)
 		return refuse(&p, s->slow.why);
 	case SLOW_TOO_BIG:
 		return answered(&p, answer_too_big(&p, s->mtu), REASON_TOO_BIG);
+	case SLOW_SPLIT:
+		act = split(&p, s->mtu);
+		/* Of a later fragment nobody is told (RFC 1122, 3.2.2). */
+		return act == SPLIT_NOT && p.fragment && !p.first ? drop(&p, REASON_FRAGMENT) : act;
 	default:
 		return answered(&p, answer_ttl(&p), REASON_TTL_EXCEEDED);
 	}

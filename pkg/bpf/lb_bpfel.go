@@ -277,6 +277,7 @@ const (
 	lbMapFlServices    = "fl_services"
 	lbMapFlSlots       = "fl_slots"
 	lbMapFlSources     = "fl_sources"
+	lbMapFlSplit       = "fl_split"
 	lbMapFlStats       = "fl_stats"
 	lbMapFlSvcStats    = "fl_svc_stats"
 	lbMapFlTraceEnds   = "fl_trace_ends"
@@ -375,6 +376,7 @@ type lbMapSpecs struct {
 	FlServices    *ebpf.MapSpec `ebpf:"fl_services"`
 	FlSlots       *ebpf.MapSpec `ebpf:"fl_slots"`
 	FlSources     *ebpf.MapSpec `ebpf:"fl_sources"`
+	FlSplit       *ebpf.MapSpec `ebpf:"fl_split"`
 	FlStats       *ebpf.MapSpec `ebpf:"fl_stats"`
 	FlSvcStats    *ebpf.MapSpec `ebpf:"fl_svc_stats"`
 	FlTraceEnds   *ebpf.MapSpec `ebpf:"fl_trace_ends"`
@@ -445,6 +447,7 @@ type lbMaps struct {
 	FlServices    *ebpf.Map `ebpf:"fl_services"`
 	FlSlots       *ebpf.Map `ebpf:"fl_slots"`
 	FlSources     *ebpf.Map `ebpf:"fl_sources"`
+	FlSplit       *ebpf.Map `ebpf:"fl_split"`
 	FlStats       *ebpf.Map `ebpf:"fl_stats"`
 	FlSvcStats    *ebpf.Map `ebpf:"fl_svc_stats"`
 	FlTraceEnds   *ebpf.Map `ebpf:"fl_trace_ends"`
@@ -479,6 +482,7 @@ func (m *lbMaps) Close() error {
 		m.FlServices,
 		m.FlSlots,
 		m.FlSources,
+		m.FlSplit,
 		m.FlStats,
 		m.FlSvcStats,
 		m.FlTraceEnds,

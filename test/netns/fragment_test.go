@@ -323,3 +323,45 @@ func TestOthersFragments(t *testing.T) {
 		}
 	})
 }
+
+// TestFragmentedByTheNode: what its sender lets be fragmented, and does not fit the
+// node's own link, arrives whole at the first try, also what is a fragment already;
+// nobody is told that it was too big.
+func TestFragmentedByTheNode(t *testing.T) {
+	lab.Beside(t, wires, func(t *testing.T, l *lab.Lab) {
+		for _, side := range []string{"client", "replica"} {
+			t.Run("towards the "+side, func(t *testing.T) {
+				m := l
+				if side == "replica" {
+					m = lab.New(t, l.Mode)
+				}
+				p := narrowNode(t, m, side)
+				if side == "replica" { // eight pieces each
+					m.Client.Run(t, "ip", "link", "set", "eth0", "mtu", "9000")
+					m.Node.Run(t, "ip", "link", "set", "up0", "mtu", "9000")
+				}
+				for _, n := range []*lab.Netns{p.client, p.replica.NS} {
+					n.Sysctl(t, "net/ipv4/ip_no_pmtu_disc", "1")   // fragments are welcome
+					n.Run(t, "ethtool", "-K", "eth0", "tx", "off") // as on a wire, checksums are whole
+				}
+				p.replica.ServeUDP(t, lab.UDPPort)
+				a := p.Balance(t, p.services())
+				for _, size := range []int{1253, 1400, 1472, 1473, 4000, 20_000} {
+					c, err := p.client.Dial("udp", netip.AddrPort{}, vip(lab.V4, 41, 71), time.Second)
+					must(t, err)
+					payload := strings.Repeat("12345", size/5+1)[:size]
+					got, err := lab.AskUDP(c, payload, lab.Patience(2*time.Second))
+					_ = c.Close()
+					if err != nil || got.Rest != payload {
+						t.Errorf("%d bytes: %d came back, %v", size, len(got.Rest), err)
+					}
+				}
+				if a != nil {
+					if n := reasonCount(t, p.Lab, "too_big"); n != 0 {
+						t.Errorf("%d packets were answered as too big", n)
+					}
+				}
+			})
+		}
+	})
+}

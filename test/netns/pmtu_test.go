@@ -261,17 +261,23 @@ func TestPathMTUOfTheNode(t *testing.T) {
 	})
 }
 
-func testNodePathMTU(t *testing.T, l *lab.Lab, side string) {
-	var p narrowPath
+// narrowNode is a path whose narrow link is one of the node's.
+func narrowNode(t *testing.T, l *lab.Lab, side string) (p narrowPath) {
+	t.Helper()
 	if side == "client" {
 		p = beyondClient(t, l, 1500)
 		l.Node.Run(t, "ip", "link", "set", "up0", "mtu", fmt.Sprint(narrow))
 		l.Client.Run(t, "ip", "link", "set", "eth0", "mtu", fmt.Sprint(narrow))
-	} else {
-		p = beyondReplica(t, l, 1500)
-		l.Node.Run(t, "ip", "link", "set", "rep1", "mtu", fmt.Sprint(narrow))
-		l.Replicas[0].NS.Run(t, "ip", "link", "set", "eth0", "mtu", fmt.Sprint(narrow))
+		return p
 	}
+	p = beyondReplica(t, l, 1500)
+	l.Node.Run(t, "ip", "link", "set", "rep1", "mtu", fmt.Sprint(narrow))
+	l.Replicas[0].NS.Run(t, "ip", "link", "set", "eth0", "mtu", fmt.Sprint(narrow))
+	return p
+}
+
+func testNodePathMTU(t *testing.T, l *lab.Lab, side string) {
+	p := narrowNode(t, l, side)
 	p.replica.ServeUDP(t, lab.UDPPort)
 	run := bulkPair(t, p.replica, p.client, 4<<20)
 	l.Node.EveryError(t)

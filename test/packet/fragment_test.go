@@ -24,11 +24,17 @@ func fragments4(whole []byte, size int) [][]byte {
 		}
 		binary.BigEndian.PutUint16(f[eth+2:], uint16(ip+end-at))
 		binary.BigEndian.PutUint16(f[eth+6:], frag)
-		f[eth+10], f[eth+11] = 0, 0
-		binary.BigEndian.PutUint16(f[eth+10:], ^uint16(onesSum(f[eth:eth+ip])))
+		checksum4(f)
 		out = append(out, f)
 	}
 	return out
+}
+
+// checksum4 makes the checksum of an IPv4 header without options right.
+func checksum4(frame []byte) {
+	const eth, ip = 14, 20
+	frame[eth+10], frame[eth+11] = 0, 0
+	binary.BigEndian.PutUint16(frame[eth+10:], ^uint16(onesSum(frame[eth:eth+ip])))
 }
 
 // fragments6 does the same with fragment headers (RFC 8200, 4.5).

@@ -30,6 +30,7 @@ type frame struct {
 	proto          layers.IPProtocol // of the L4 header, from the fields below
 	fragOffset     uint16
 	moreFragments  bool
+	whole          bool // may not be fragmented (IPv4)
 	sport, dport   uint16
 	tcp            *layers.TCP
 	udp            bool
@@ -56,6 +57,9 @@ func (f frame) ipLayer(t testing.TB) (gopacket.NetworkLayer, gopacket.Serializab
 		}
 		if f.moreFragments {
 			l.Flags = layers.IPv4MoreFragments
+		}
+		if f.whole {
+			l.Flags |= layers.IPv4DontFragment
 		}
 		return l, l, layers.EthernetTypeIPv4
 	}
