@@ -247,11 +247,14 @@ func listing(t *testing.T) string {
 		{"sh", "-c", "ip -o link show | sed 's/state [A-Z]*//'"},
 		{"bpftool", "net", "show"},
 	} {
-		out, err := exec.Command(cmd[0], cmd[1:]...).CombinedOutput()
-		if err != nil && cmd[0] != "bpftool" {
-			t.Fatalf("%v: %v: %s", cmd, err, out)
+		// Not its errors: ip and tc complain of names in /run/netns that a test
+		// of another package is about to mount or to remove.
+		c := exec.Command(cmd[0], cmd[1:]...)
+		var complaints strings.Builder
+		c.Stdout, c.Stderr = &b, &complaints
+		if err := c.Run(); err != nil && cmd[0] != "bpftool" {
+			t.Fatalf("%v: %v: %s", cmd, err, complaints.String())
 		}
-		b.Write(out)
 	}
 	return b.String()
 }
