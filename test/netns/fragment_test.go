@@ -365,3 +365,36 @@ func TestFragmentedByTheNode(t *testing.T) {
 		}
 	})
 }
+
+// TestUnsummedTooBig: a datagram whose checksum is left to the hardware, as a
+// container's is, is not cut, which would leave that to each fragment: its sender is
+// told what fits, sends fragments from then on, and nothing wrong arrives.
+func TestUnsummedTooBig(t *testing.T) {
+	lab.Beside(t, []string{"tcx"}, func(t *testing.T, l *lab.Lab) {
+		p := narrowNode(t, l, "client")
+		for _, n := range []*lab.Netns{p.client, p.replica.NS} {
+			n.Sysctl(t, "net/ipv4/ip_no_pmtu_disc", "1")
+		}
+		l.Node.Run(t, "ethtool", "-K", "up0", "tx", "off") // what leaves the node has a whole one
+		p.replica.ServeUDP(t, lab.UDPPort)
+		a := p.Balance(t, p.services())
+		for _, size := range []int{1400, 4000} {
+			payload := strings.Repeat("12345", size/5)
+			c, err := p.client.Dial("udp", netip.AddrPort{}, vip(lab.V4, 41, 71), time.Second)
+			must(t, err)
+			lab.Poll(t, 10*time.Second, func() error {
+				got, err := lab.AskUDP(c, payload, time.Second)
+				if err == nil && got.Rest != payload {
+					t.Fatalf("%d bytes: something else came back, of %d", size, len(got.Rest))
+				}
+				return err
+			})
+			_ = c.Close()
+		}
+		if a != nil {
+			if n := reasonCount(t, p.Lab, "too_big"); n == 0 {
+				t.Error("no packet was answered as too big")
+			}
+		}
+	})
+}
