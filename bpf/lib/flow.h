@@ -2,6 +2,7 @@
 #ifndef FL_FLOW_H
 #define FL_FLOW_H
 
+#include "pending.h"
 #include "recent.h"
 #include "source.h"
 
@@ -106,30 +107,6 @@ static __always_inline void flow_close(const struct flow_key *key, struct flow *
 	bpf_map_delete_elem(&fl_embryos, key);
 	recent_forget(&s->other);
 	recent_forget(key);
-}
-
-/* The byte of a flow's hash in fl_pending. */
-static __always_inline __u8 *flow_pending(__u32 hash)
-{
-	__u32 line = hash / 64 % (PENDING / 64);
-	struct pending_line *l = bpf_map_lookup_elem(&fl_pending, &line);
-
-	return l ? &l->syn[hash % 64] : NULL;
-}
-
-/*
- * The time in units of 1024 jiffies (1 to 10 seconds, by HZ), never 0. A byte of
- * it comes again every few minutes; a stale one costs a lookup and no more.
- */
-static __always_inline __u8 pending_now(void)
-{
-	return (bpf_jiffies64() >> 10 & 0x7f) | 0x80;
-}
-
-/* Is this the time of a SYN at most one to two units ago? */
-static __always_inline bool pending_fresh(__u8 since)
-{
-	return since && ((pending_now() - since) & 0x7f) <= 1;
 }
 
 /* Is ack what a client says that got the SYN-ACK of these replies? */
