@@ -247,8 +247,8 @@ func listing(t *testing.T) string {
 		{"sh", "-c", "ip -o link show | sed 's/state [A-Z]*//'"},
 		{"bpftool", "net", "show"},
 	} {
-		// Not its errors: ip and tc complain of names in /run/netns that a test
-		// of another package is about to mount or to remove.
+		// Not its errors: ip and tc complain of names in /run/netns that another
+		// process is about to mount or to remove.
 		c := exec.Command(cmd[0], cmd[1:]...)
 		var complaints strings.Builder
 		c.Stdout, c.Stderr = &b, &complaints
