@@ -25,7 +25,7 @@ C_FILES = $(wildcard bpf/*.c bpf/lib/*.h bench/bpf/*.c)
 C_STYLE := --style=file:bpf/.clang-format
 BENCH_PACKAGES := iproute2 ethtool iperf3 iptables nftables nginx libnginx-mod-stream haproxy
 # Tests share the kernel: one package at a time, never from the cache.
-TEST := -count=1 -p 1 -timeout 20m
+TEST := -count=1 -p 1 -timeout 30m
 
 .DEFAULT_GOAL := help
 
